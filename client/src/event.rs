@@ -1,0 +1,195 @@
+//! What is known about each machine. One model feeds the terminal and `--json`.
+//!
+//! Facts are observed by the servers (a packet came, so many bytes went) and told to a
+//! [`Witness`]; statements ("it stopped here, try this") are drawn from facts and time, in one
+//! place. Text that came from a machine is never part of a fact unless it was reduced to
+//! printable ASCII first.
+
+use serde::Serialize;
+
+use crate::mac::MacAddr;
+
+/// Receives facts as they happen. Must not block.
+pub trait Witness: Send + Sync {
+    /// `mac` did, or was given, `fact`.
+    fn fact(&self, mac: MacAddr, fact: Fact);
+}
+
+/// What asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// A PXE ROM or UEFI's PXE.
+    Pxe,
+    /// iPXE, ours or a ROM's.
+    Ipxe,
+    /// UEFI HTTP boot.
+    Http,
+}
+
+/// How the machine was told what to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferForm {
+    /// Everything is in the offer (PXE_DISCOVERY_CONTROL bit 3).
+    Complete,
+    /// The machine is sent to the boot server on UDP 4011.
+    BootServer,
+    /// iPXE is given the URL of its script.
+    Script,
+}
+
+/// Why a machine that asked was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "why")]
+pub enum Ignored {
+    /// `--for-mac` does not name it.
+    NotSelected,
+    /// `--once` or `--count`: it has booted, and now boots from its disk.
+    AlreadyBooted,
+    /// No loader for its architecture (DHCP option 93, RFC 4578 section 2.1).
+    NoLoader {
+        /// The architecture's number.
+        arch: u16,
+    },
+    /// An architecture that is not in the table.
+    UnknownArchitecture {
+        /// Its number.
+        arch: u16,
+    },
+}
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// RFC 1350.
+    Tftp,
+    /// RFC 9110.
+    Http,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// First-stage loader.
+    Loader,
+    /// iPXE script.
+    Script,
+    /// Kernel.
+    Kernel,
+    /// The initrd with this number, from 0.
+    Initrd(usize),
+    /// Any other.
+    Other,
+}
+
+/// One observed step of one machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "fact")]
+pub enum Fact {
+    /// It asked for network boot.
+    Seen {
+        /// DHCP option 93.
+        arch: u16,
+        /// What asked.
+        firmware: Firmware,
+    },
+    /// It was offered something.
+    Offered {
+        /// How.
+        form: OfferForm,
+        /// File name or URL.
+        file: String,
+    },
+    /// It asked, and was left alone.
+    Ignored(Ignored),
+    /// It asked the boot server on 4011 and was answered.
+    BootServer {
+        /// File name.
+        file: String,
+    },
+    /// A download began.
+    TransferStarted {
+        /// Number of this download, unique in the run.
+        transfer: u64,
+        /// How.
+        protocol: Protocol,
+        /// What for.
+        role: Role,
+        /// Octets in all.
+        size: u64,
+    },
+    /// So much of it has been sent (at most a few of these a second).
+    TransferProgress {
+        /// The download.
+        transfer: u64,
+        /// Octets.
+        sent: u64,
+    },
+    /// It was sent whole.
+    TransferDone {
+        /// The download.
+        transfer: u64,
+        /// Octets.
+        sent: u64,
+        /// How long it took.
+        milliseconds: u64,
+        /// Packets or windows sent again (TFTP).
+        retransmissions: u32,
+    },
+    /// It ended early.
+    TransferEnded {
+        /// The download.
+        transfer: u64,
+        /// Octets.
+        sent: u64,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It asked for a file that there is not.
+    NotFound {
+        /// How.
+        protocol: Protocol,
+        /// The name, printable ASCII, shortened.
+        file: String,
+    },
+}
+
+/// What follows from the facts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "statement")]
+pub enum Statement {
+    /// It has the kernel and every initrd: the rest is the image's own work.
+    HandedOver,
+    /// Nothing has come from it for a while.
+    Stalled {
+        /// The last step that it took, in words.
+        step: String,
+        /// Likely reasons, most likely first, each with what to try.
+        advice: Vec<String>,
+    },
+}
+
+/// A fact or statement about a machine, in the order in which they happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Milliseconds since the run began.
+    pub at: u64,
+    /// The machine.
+    pub mac: MacAddr,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// See [`Event`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum What {
+    /// Observed.
+    Fact(Fact),
+    /// Concluded.
+    Statement(Statement),
+}

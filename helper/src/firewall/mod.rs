@@ -1,0 +1,92 @@
+//! The opening: what a lease changes in the firewall, as values, and the trait that applies them.
+//!
+//! Guarantees (DESIGN of the mechanism: ARCHITECTURE.md, "The opening"): an opening is one
+//! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
+
+use crate::{interface::InterfaceName, mark::LeaseMark};
+
+/// What is opened for one lease. Immutable: authorised, opened and closed as one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The mark of the lease's sockets.
+    pub mark: LeaseMark,
+    /// Name of the interface, for the rule in the host's own chain.
+    pub interface: InterfaceName,
+    /// Index of the interface, for the rules in our table.
+    pub index: u32,
+    /// UDP 67 is served.
+    pub dhcp: bool,
+    /// UDP 4011 is served.
+    pub boot_server: bool,
+    /// UDP 69 is served.
+    pub tftp: bool,
+    /// TCP port of the boot images, if any.
+    pub http: Option<u16>,
+    /// The caller may hand out addresses: the output guard does not ask for yiaddr 0.
+    pub full_dhcp: bool,
+}
+
+/// A firewall that the helper knows how to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `table inet nixos-fw`, chain `input-allow`.
+    NixosNftables,
+    /// `table ip filter`, chain `nixos-fw` (iptables, nf_tables variant).
+    NixosIptables,
+    /// No input chain that drops.
+    None,
+}
+
+/// Why the firewall could not be changed. Nothing of the attempt is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// A layout the helper does not know; the text says what was found and what to configure.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The kernel refused.
+    #[error("the kernel refused to {step}: {source}")]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel answered.
+        source: std::io::Error,
+    },
+    /// The kernel's answer was not one that netlink allows here.
+    #[error("the kernel's answer to {step} was not understood")]
+    Protocol {
+        /// What was being done.
+        step: &'static str,
+    },
+    /// The table of another running helper is there.
+    #[error("another helper holds the table inet portcullis")]
+    AnotherHelper,
+}
+
+/// Whether what was opened still stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The rules of this lease are all there.
+    Whole,
+    /// The host's chain is there (not empty), and one of our rules is gone: an administrator removed it.
+    Revoked,
+    /// The host's chain is gone or empty: a reload under way, or the firewall was stopped.
+    ChainGone,
+}
+
+/// Opens and closes. One implementation talks to the kernel; tests have one that fails on demand.
+pub trait Firewall {
+    /// The back end of this host, found anew on every call.
+    fn backend(&mut self) -> Result<Backend, FirewallError>;
+    /// Opens in one transaction. On error nothing is left.
+    fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError>;
+    /// Closes in one transaction, including the rule in the host's chain. Closing what is not open
+    /// succeeds.
+    fn close(&mut self, opening: &Opening) -> Result<(), FirewallError>;
+    /// Whether the rules of an opening still stand.
+    fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError>;
+    /// Puts the rules back in the host's chain after a reload, only when that is safe
+    /// (iptables: INPUT jumps to nixos-fw again). `false`: not yet safe, ask again.
+    fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError>;
+    /// Removes what a helper that died has left. Returns the number of rules removed.
+    fn sweep(&mut self) -> Result<usize, FirewallError>;
+}

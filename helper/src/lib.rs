@@ -1,0 +1,12 @@
+//! The privileged helper: request -> authority -> lease -> sockets + firewall.
+//!
+//! Guarantees: nothing is bound or opened before polkit's yes for this caller and this request, and
+//! everything is bound to the life of the sockets and of this process. Trusts: the kernel, the bus
+//! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
+//! client names, logs text that a client chose, starts a program.
+
+pub mod firewall;
+pub mod interface;
+pub mod limits;
+pub mod mark;
+pub mod sockdiag;

@@ -1,0 +1,43 @@
+//! Every number that bounds the helper, each with its reason.
+
+use std::time::Duration;
+
+/// Leases at once, all users together: the slots of [`crate::mark::LeaseMark`] are 255, and a slot
+/// rests while a socket of its last lease lives.
+pub const LEASES: usize = 64;
+/// Leases at once of one user: more interfaces than a desktop has.
+pub const LEASES_PER_USER: usize = 8;
+/// Longest lease, seconds: a backstop, since a lease ends with its client. One week.
+pub const MAX_SECONDS_CEILING: u32 = 7 * 24 * 60 * 60;
+/// Shortest lease, seconds: below this a machine cannot load an image.
+pub const MAX_SECONDS_FLOOR: u32 = 10;
+/// Keys in a request: six are defined, one more is already refused.
+pub const REQUEST_KEYS: usize = 6;
+/// Longest interface name, bytes (IFNAMSIZ without the NUL).
+pub const INTERFACE_NAME: usize = 15;
+/// How long a person may think about a dialog before the question is withdrawn.
+pub const DIALOG: Duration = Duration::from_secs(120);
+/// How long polkit may take to answer a question that shows no dialog.
+pub const POLKIT: Duration = Duration::from_secs(10);
+/// Calls of `Check` that one user may make in a burst, and one more per second after that.
+pub const CHECK_BURST: u32 = 20;
+/// Users whose `Check` rate is remembered; the oldest is forgotten first.
+pub const CHECK_USERS: usize = 64;
+/// How long the helper stays without a lease before it leaves the bus.
+pub const IDLE: Duration = Duration::from_secs(10);
+/// How often leases are held against the world: interface, address, sockets, end.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Receive buffer of UDP 67 and 4011, bytes: a thousand machines that power on at once, each a
+/// datagram that the kernel accounts with about 2 KiB.
+pub const DHCP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// Backlog of the TCP listener: a lab of machines that fetch their script at once.
+pub const TCP_BACKLOG: i32 = 512;
+/// Longest wait for one answer of the kernel on a netlink socket.
+pub const NETLINK: Duration = Duration::from_secs(2);
+/// Largest netlink answer that is read, bytes (the kernel's own dump limit is 32 KiB a message).
+pub const NETLINK_BUFFER: usize = 64 * 1024;
+/// Messages of one netlink dump: a host with more rules, links or sockets is beyond what is read,
+/// and the request is refused.
+pub const DUMP_MESSAGES: usize = 65_536;
+/// Attempts to commit a firewall change while others commit theirs (each fails with ERESTART).
+pub const COMMIT_ATTEMPTS: u32 = 20;
