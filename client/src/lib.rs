@@ -3,6 +3,13 @@
 //! The data's way: arguments -> source (`image`) -> session on the bus (sockets) -> packets
 //! (`wire` -> decision -> reply) -> facts about each machine (`event`) -> what a person sees.
 
+pub mod agent;
+pub mod cli;
 pub mod event;
+pub mod exit;
 pub mod image;
+pub mod interfaces;
+pub mod loaders;
 pub mod mac;
+pub mod session;
+pub mod source;
