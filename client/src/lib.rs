@@ -11,5 +11,6 @@ pub mod image;
 pub mod interfaces;
 pub mod loaders;
 pub mod mac;
+pub mod report;
 pub mod session;
 pub mod source;

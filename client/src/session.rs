@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use portcullis_dbus::{
     BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
     keys::{fact, reason, request, socket},
@@ -161,8 +161,11 @@ impl Session {
     ///
     /// # Errors
     /// Those of the contract.
-    pub async fn open(&self, request: &Request) -> Result<(Lease, Sockets), Failure> {
+    pub async fn open(&mut self, request: &Request) -> Result<(Lease, Sockets), Failure> {
         let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
+        // The bus keeps messages in order: what it has said of the helper's name so far was before
+        // the answer, such as an idle helper that left and the one that was started for us.
+        while let Some(Some(_)) = self.owner.next().now_or_never() {}
         let mut take = |key: &str| {
             fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
                 Failure::new(
