@@ -255,7 +255,7 @@ impl Boot {
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
-        if self.status_port.is_some() {
+        if self.status_port.is_some() && self.debug {
             notes.push("--status-port is not needed: progress is shown here");
         }
         if self.bootmsg.is_some() {

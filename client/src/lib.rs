@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod commands;
 pub mod event;
 pub mod exit;
 pub mod image;
@@ -12,5 +13,6 @@ pub mod interfaces;
 pub mod loaders;
 pub mod mac;
 pub mod report;
+pub mod serve;
 pub mod session;
 pub mod source;
