@@ -6,13 +6,16 @@
 pub mod agent;
 pub mod cli;
 pub mod commands;
+pub mod dhcp;
 pub mod event;
 pub mod exit;
 pub mod image;
 pub mod interfaces;
 pub mod loaders;
 pub mod mac;
+pub mod machines;
 pub mod report;
 pub mod serve;
 pub mod session;
 pub mod source;
+pub mod wire;
