@@ -1,0 +1,3 @@
+//! Packets as octets: checked when read, built when written. No sockets, no clock, no decisions.
+
+pub mod tftp;
