@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use self::book::Book;
 use crate::{
+    admission::Admission,
     dhcp::{Memory, Policy},
     event::{Event, Fact, What, Witness},
     mac::MacAddr,
@@ -48,12 +49,6 @@ impl Machines {
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
-    }
-
-    /// Whether this machine is served at all: `--for-mac`.
-    #[must_use]
-    pub fn admitted(&self, mac: MacAddr) -> bool {
-        self.policy.admits(mac)
     }
 
     /// Whether this machine is left to boot from its disk: `--once` and `--count`.
@@ -96,6 +91,13 @@ impl Machines {
         }
         // Full or closed: whoever reads has stopped, or cannot keep up. The book is right anyway.
         let _ = self.events.try_send(Event { at, mac, what });
+    }
+}
+
+/// The file servers follow the same `--for-mac` as DHCP does.
+impl Admission for Machines {
+    fn admitted(&self, mac: MacAddr) -> bool {
+        self.policy.admits(mac)
     }
 }
 

@@ -333,6 +333,10 @@ impl Narrator {
                     ),
                 )),
             },
+            Fact::NotSent { reason } => Some(Line::toned(
+                Tone::Attention,
+                format!("asks, and the answer could not be sent: {reason}"),
+            )),
             Fact::TransferStarted {
                 transfer,
                 protocol,

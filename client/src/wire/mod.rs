@@ -1,4 +1,5 @@
-//! Packets as bytes: checked views for reading, plain values for writing. No sockets, no clock.
+//! Packets as octets: checked when read, built when written. No sockets, no clock, no decisions.
 
 pub mod dhcp;
 pub mod dhcp_reply;
+pub mod tftp;
