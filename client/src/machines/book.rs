@@ -356,3 +356,6 @@ impl Book {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
