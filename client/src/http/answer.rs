@@ -128,10 +128,7 @@ impl Content {
                     .ok()
                     .zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
-                Body::from(
-                    text.map(|text| Bytes::copy_from_slice(text))
-                        .unwrap_or_default(),
-                )
+                Body::from(text.map(Bytes::copy_from_slice).unwrap_or_default())
             }
         }
     }

@@ -138,6 +138,3 @@ async fn serve_connection(stream: TcpStream, stall: Duration, router: Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
 }
-
-#[cfg(test)]
-mod tests;
