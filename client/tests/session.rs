@@ -1,6 +1,8 @@
 //! The whole program against a fake helper: a small service on a private bus that hands out
 //! sockets on loopback. No privileges are needed, and nothing of the system's own bus is touched.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -54,6 +56,7 @@ impl Bus {
             ])
             .arg(&config)
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .expect("dbus-daemon (package dbus-daemon)");
         let mut address = String::new();
@@ -75,11 +78,14 @@ impl Drop for Bus {
     }
 }
 
+type Facts = HashMap<String, OwnedVariant>;
+type MakeError = fn(String) -> Error;
+
 /// How the fake helper answers `Open`.
 #[derive(Clone, Copy, Debug)]
 enum Mood {
     Grants,
-    Refuses(fn(String) -> Error),
+    Refuses(MakeError),
     NeverAnswers,
     Forgets,
 }
@@ -107,7 +113,7 @@ impl FakeHelper {
         &self,
         #[zbus(header)] header: Header<'_>,
         request: HashMap<String, OwnedVariant>,
-    ) -> Result<(u64, HashMap<String, OwnedFd>, HashMap<String, OwnedVariant>), Error> {
+    ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let mut keys: Vec<_> = request.keys().cloned().collect();
         keys.sort();
         self.asked
@@ -148,7 +154,7 @@ impl FakeHelper {
         Ok(())
     }
 
-    fn list(&self) -> Result<Vec<(u64, HashMap<String, OwnedVariant>)>, Error> {
+    fn list(&self) -> Result<Vec<(u64, Facts)>, Error> {
         Ok(vec![(7, facts(64172))])
     }
 
@@ -157,7 +163,7 @@ impl FakeHelper {
     -> zbus::Result<()>;
 }
 
-fn facts(http: u16) -> HashMap<String, OwnedVariant> {
+fn facts(http: u16) -> Facts {
     let value = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
     HashMap::from([
         (fact::BACKEND.to_owned(), value("none".into())),
@@ -378,7 +384,7 @@ fn sigterm_ends_like_ctrl_c_and_the_text_says_what_was_closed() {
 
 #[test]
 fn every_refusal_of_the_helper_keeps_its_exit_code_and_sentence() {
-    let refusals: [(fn(String) -> Error, i32); 5] = [
+    let refusals: [(MakeError, i32); 5] = [
         (Error::NotAuthorized, 10),
         (Error::AuthenticationDismissed, 11),
         (Error::NoAgent, 12),

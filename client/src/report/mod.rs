@@ -19,7 +19,6 @@ use crate::{
     exit::Failure,
     interfaces::Interface,
     session::Lease,
-    source::timestamp,
 };
 
 use text::{Line, Narrator, Tone};
@@ -260,10 +259,7 @@ impl Report {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        format!(
-            "{} ",
-            timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
-        )
+        format!("{} ", units::timestamp(now.as_secs()))
     }
 
     /// Replaces the line at the bottom of a terminal that shows downloads as they run.
