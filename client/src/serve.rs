@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     cli::{self, Boot},
-    commands::{agent, pick_interface, runtime},
+    commands::{pick_interface, runtime, with_agent},
     dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
     event::Event,
     exit::{Code, Failure},
@@ -111,7 +111,6 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         tcp_ports: vec![plan.request.http_port],
         max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
     });
-    let agent = agent(&plan.boot.common).await;
     let (lease, sockets) = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
@@ -119,9 +118,8 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
             let text = "you ended it before it was allowed: nothing was opened".to_owned();
             return Err(Error::AuthenticationDismissed(text).into());
         }
-        opened = session.open(&plan.request) => opened?,
+        opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
     };
-    drop(agent);
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
     report.ready(&ready(plan, &lease));
