@@ -339,6 +339,6 @@ mod tests {
         assert_eq!(message.flags(), [10, 11]);
         assert_eq!(message.ciaddr(), Ipv4Addr::new(12, 13, 14, 15));
         assert_eq!(message.giaddr(), Ipv4Addr::new(24, 25, 26, 27));
-        assert_eq!(message.chaddr(), std::array::from_fn(|i| 28 + i as u8));
+        assert_eq!(message.chaddr().to_vec(), (28..44).collect::<Vec<u8>>());
     }
 }
