@@ -201,6 +201,14 @@ fn message(kind: u8, number: u32) -> Vec<u8> {
     bytes
 }
 
+/// The same of a client that does not boot from the network.
+fn ordinary(kind: u8, number: u32) -> Vec<u8> {
+    let mut bytes = message(kind, number);
+    let class = bytes.len() - 33;
+    bytes[class..class + 8].copy_from_slice(b"MSFT 5.0");
+    bytes
+}
+
 fn number(reply: &[u8]) -> u32 {
     u32::from_be_bytes(reply[4..8].try_into().unwrap())
 }
@@ -224,10 +232,7 @@ fn wire_09_a_thousand_machines_that_ask_at_once_are_all_answered() {
     let client = Lan::socket(&lan.client, Ipv4Addr::UNSPECIFIED, 68);
     let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
     // An ordinary DHCP client among them is not answered.
-    let mut ordinary = message(1, MACHINES);
-    let class = ordinary.len() - 33;
-    ordinary[class..class + 8].copy_from_slice(b"MSFT 5.0");
-    client.send_to(&ordinary, to).unwrap();
+    client.send_to(&ordinary(1, MACHINES), to).unwrap();
     let begun = Instant::now();
     for number in 0..MACHINES {
         client.send_to(&message(1, number), to).unwrap();
@@ -256,7 +261,7 @@ fn wire_09_a_thousand_machines_that_ask_at_once_are_all_answered() {
 }
 
 #[test]
-fn wire_30_the_boot_server_answers_from_4011_to_the_asker_and_to_no_other_port() {
+fn wire_28_30_33_the_boot_server_needs_no_earlier_packet_and_answers_boot_clients_only() {
     if skipped() {
         return;
     }
@@ -265,6 +270,8 @@ fn wire_30_the_boot_server_answers_from_4011_to_the_asker_and_to_no_other_port()
     let to = SocketAddrV4::new(SERVER, 4011);
     let stranger = Lan::socket(&lan.client, CLIENT, 40_000);
     stranger.send_to(&message(3, 1), to).unwrap();
+    let ordinary_client = Lan::socket(&lan.client, CLIENT, 67);
+    ordinary_client.send_to(&ordinary(3, 1), to).unwrap();
     let mut reply = [0; 1024];
     for port in [4011, 68] {
         let client = Lan::socket(&lan.client, CLIENT, port);
@@ -273,10 +280,13 @@ fn wire_30_the_boot_server_answers_from_4011_to_the_asker_and_to_no_other_port()
         assert_eq!(from, SocketAddr::V4(to));
         assert_eq!(reply[240..243], [53, 1, 5]);
     }
-    stranger.set_nonblocking(true).unwrap();
-    assert!(stranger.recv_from(&mut reply).is_err());
+    for unanswered in [stranger, ordinary_client] {
+        unanswered.set_nonblocking(true).unwrap();
+        assert!(unanswered.recv_from(&mut reply).is_err());
+    }
     let notes = server.notes.lock().unwrap();
     assert!(matches!(notes[0].what, What::Ignored(_)), "{notes:?}");
+    assert!(matches!(notes[1].what, What::NotBootClient(_)), "{notes:?}");
 }
 
 #[test]
