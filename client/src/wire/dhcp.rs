@@ -297,6 +297,7 @@ mod tests {
             (2, b"ac"),
             (3, b"abc"),
             (4, b"a"),
+            (7, b"a"),
         ] {
             let mut bytes = request(&[52, 1, overload, 77, 1, b'a', 255]);
             bytes[108..112].copy_from_slice(&[77, 1, b'b', 255]);
