@@ -313,6 +313,23 @@ fn a_loader_without_consequence_names_secure_boot_and_the_next_try_gets_another(
 }
 
 #[test]
+fn the_end_of_a_download_from_before_a_restart_is_no_step_of_the_new_boot() {
+    let mut book = book();
+    ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+    book.fact(1_000, A, started(1, Role::Loader));
+    ask(
+        &mut book,
+        2_000,
+        A,
+        UEFI,
+        Firmware::Pxe,
+        OfferForm::Complete,
+    );
+    book.fact(3_000, A, done(1));
+    says(&mut book, 3_000, 32, "offered a loader", "No DHCP server");
+}
+
+#[test]
 fn a_loader_that_was_only_slow_has_not_failed() {
     let mut book = book();
     ask(&mut book, 0, A, BIOS, Firmware::Pxe, OfferForm::Complete);
@@ -346,6 +363,27 @@ fn an_ipxe_that_loaded_our_ipxe_is_remembered_until_it_has_the_script() {
     assert!(book.memory(5_000, A).chained);
     load(&mut book, 6_000, A, 2, Role::Script);
     assert!(!book.memory(6_000, A).chained);
+    // Nor for ever: what does not come for the script may begin anew.
+    ask(
+        &mut book,
+        100_000,
+        A,
+        BIOS,
+        Firmware::Ipxe,
+        OfferForm::Complete,
+    );
+    load(&mut book, 100_000, A, 4, Role::Loader);
+    ask(
+        &mut book,
+        101_000,
+        A,
+        BIOS,
+        Firmware::Ipxe,
+        OfferForm::Script,
+    );
+    assert!(book.memory(101_000, A).chained);
+    assert_eq!(book.tick(131_000).len(), 1);
+    assert!(!book.memory(131_000, A).chained);
     // A ROM that is no iPXE and loads ours is no loop.
     ask(&mut book, 0, B, BIOS, Firmware::Pxe, OfferForm::Complete);
     load(&mut book, 1_000, B, 3, Role::Loader);
@@ -407,6 +445,11 @@ fn count_lets_machines_finish_that_are_on_their_way() {
     assert!(book.memory(20, A).local_boot);
     assert!(!book.memory(20, B).local_boot);
     assert!(book.memory(20, MacAddr([2; 6])).local_boot);
+    // One that was never offered anything is not on its way by asking again.
+    let late = MacAddr([2; 6]);
+    book.fact(30, late, seen(UEFI, Firmware::Pxe));
+    book.fact(30, late, Fact::Ignored(Ignored::AlreadyBooted));
+    assert!(book.memory(40, late).local_boot);
     // Not one that went away and comes back later.
     assert!(book.memory(100_000, B).local_boot);
 }
