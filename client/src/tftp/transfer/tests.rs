@@ -311,7 +311,7 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
             Action::Oack(packet) => out.push(Event::ToReader(packet)),
             Action::Window { first, count } => {
                 for number in (first..).take(count.into()) {
-                    let from = (number as usize - 1) * usize::from(block);
+                    let from = (usize::try_from(number).unwrap() - 1) * usize::from(block);
                     let to = file.len().min(from + usize::from(block));
                     let mut packet = data_header(number).to_vec();
                     packet.extend_from_slice(&file[from..to]);
@@ -372,7 +372,9 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
 }
 
 fn content(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+    (0..length)
+        .map(|at| (at * 31 + at / 251).to_le_bytes()[0])
+        .collect()
 }
 
 const CALM: Weather = Weather {
