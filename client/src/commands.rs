@@ -39,7 +39,7 @@ pub fn close(lease: Option<u64>, common: &Common, report: &mut Report) -> Result
             Some(number) => number,
             None => match session.list().await?.as_slice() {
                 [] => {
-                    report.note("Nothing is open.");
+                    report.note("Nothing is open that you may see.");
                     return Ok(());
                 }
                 [one] => one.number,

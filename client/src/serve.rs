@@ -115,6 +115,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
         () = interrupts.next() => {
+            report.interrupted();
             let text = "you ended it before it was allowed: nothing was opened".to_owned();
             return Err(Error::AuthenticationDismissed(text).into());
         }
@@ -138,6 +139,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     }
     match stop {
         Stop::Asked => {
+            report.interrupted();
             tokio::select! {
                 () = interrupts.next() => {}
                 closed = timeout(CLOSING, session.close(lease.number)) => {
@@ -316,7 +318,20 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
             .collect(),
         can,
         cannot,
+        only: only(plan.boot),
     }
+}
+
+/// What the user limits it to, in words.
+fn only(boot: &Boot) -> Vec<String> {
+    let macs: Vec<_> = boot.for_mac.iter().map(ToString::to_string).collect();
+    let macs = (!macs.is_empty()).then(|| macs.join(", "));
+    let once = boot.once.then(|| "each machine once".to_owned());
+    let count = boot.count.map(|count| match count {
+        1 => "one machine".to_owned(),
+        count => format!("{count} machines"),
+    });
+    [macs, once, count].into_iter().flatten().collect()
 }
 
 /// Octets that the interface carries in one packet.
