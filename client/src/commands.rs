@@ -208,7 +208,7 @@ pub async fn with_agent<T>(
     }
     let Some(_agent) = Agent::start().await else {
         return Err(failure
-            .advise("or install pkttyagent (package pkexec or polkit), which asks in a terminal"));
+            .advise("polkit's text agent, pkttyagent (package pkexec or polkit), is missing or could not register"));
     };
     ask().await
 }
