@@ -200,7 +200,8 @@ pub struct Boot {
     /// Pixiecore's directory of its status page.
     #[arg(long, value_name = "DIR", hide = true)]
     pub ui_assets_dir: Option<PathBuf>,
-    /// Pixiecore's way to serve beside another DHCP server on this host: not in this version.
+    /// Pixiecore's way to serve beside another DHCP server on this host: not in this version, and
+    /// not needed when there is none.
     #[arg(long, hide = true)]
     pub dhcp_no_bind: bool,
 
@@ -213,13 +214,7 @@ impl Boot {
     /// Why this version cannot do what was asked, if it cannot.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
-        if self.dhcp_no_bind {
-            Some(
-                "--dhcp-no-bind is not in this version: serving beside another DHCP server on this \
-                 same computer comes later. If no DHCP server runs on this computer, leave the flag \
-                 out: a DHCP server elsewhere on the network, such as your router, is no problem",
-            )
-        } else if self.ipxe_efi32.is_some() {
+        if self.ipxe_efi32.is_some() {
             Some(
                 "--ipxe-efi32 is not in this version: 32-bit UEFI machines cannot be served yet. \
                  Leave the flag out to serve all others",
@@ -255,6 +250,12 @@ impl Boot {
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
+        if self.dhcp_no_bind {
+            notes.push(
+                "--dhcp-no-bind is not needed while no DHCP server runs on this same computer \
+                 (your router is no problem); serving beside one comes in a later version",
+            );
+        }
         if self.status_port.is_some() && self.debug {
             notes.push("--status-port is not needed: progress is shown here");
         }
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recipe_of_the_wiki_parses_and_says_which_flag_to_leave_out() {
+    fn the_recipe_of_the_wiki_runs_and_says_which_flag_it_can_leave_out() {
         let boot = boot(
             "bzImage initrd --cmdline loglevel=4 --debug --dhcp-no-bind --port 64172 --status-port 64172",
         );
@@ -336,11 +337,9 @@ mod tests {
             (boot.port, boot.status_port, boot.debug),
             (64172, Some(64172), true)
         );
-        assert!(
-            boot.refusal()
-                .is_some_and(|text| text.starts_with("--dhcp-no-bind"))
-        );
-        assert_eq!(boot.notes().len(), 1);
+        assert_eq!(boot.refusal(), None);
+        assert!(boot.notes()[0].starts_with("--dhcp-no-bind"));
+        assert_eq!(boot.notes().len(), 2);
     }
 
     #[test]

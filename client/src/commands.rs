@@ -15,6 +15,10 @@ use crate::{
     session::Session,
 };
 
+/// Threads that read image files for all machines together: more would only queue at the disk, and
+/// each holds its chunk in memory.
+const FILE_READERS: usize = 8;
+
 /// `status`.
 ///
 /// # Errors
@@ -218,7 +222,9 @@ pub async fn with_agent<T>(
 /// # Errors
 /// The system gives no threads or descriptors.
 pub fn runtime() -> Result<Runtime, Failure> {
-    Runtime::new().map_err(|error| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.max_blocking_threads(FILE_READERS).enable_all();
+    builder.build().map_err(|error| {
         Failure::new(
             Code::Internal,
             format!("the program cannot start its tasks: {error}"),

@@ -1,0 +1,21 @@
+//! Writes the man pages and the shell completions into a folder, from the same table that parses
+//! the command line: `cargo run -p portcullis --example generate -- FOLDER`.
+
+use std::{io, path::PathBuf};
+
+use clap::{CommandFactory as _, ValueEnum as _};
+use clap_complete::{Shell, generate_to};
+use portcullis::cli::Cli;
+
+fn main() -> io::Result<()> {
+    let folder = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "which folder?"))?;
+    std::fs::create_dir_all(&folder)?;
+    clap_mangen::generate_to(Cli::command(), &folder)?;
+    for shell in Shell::value_variants() {
+        generate_to(*shell, &mut Cli::command(), "portcullis", &folder)?;
+    }
+    Ok(())
+}
