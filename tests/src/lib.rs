@@ -5,11 +5,14 @@
 //! ordinary tools (ip, nft, iptables, dnsmasq, QEMU). Never: pretends; without root or a tool a test
 //! says that it was skipped.
 
+pub mod lan;
+pub mod machine;
 pub mod netns;
 pub mod nixos;
 pub mod probe;
 pub mod process;
 pub mod require;
+pub mod rival;
 pub mod snapshot;
 
 pub use require::{Needs, missing};
