@@ -27,8 +27,8 @@ pub const CHECK_USERS: usize = 64;
 pub const IDLE: Duration = Duration::from_secs(10);
 /// How often leases are held against the world: interface, address, sockets, end.
 pub const TICK: Duration = Duration::from_secs(1);
-/// How soon a firewall that is being reloaded is looked at again.
-pub const RELOAD_TICK: Duration = Duration::from_millis(100);
+/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again.
+pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).
 pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);

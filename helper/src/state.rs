@@ -2,8 +2,8 @@
 //! against the world. Synchronous, and the only place where the kernel and the firewall are changed.
 //!
 //! Guarantees: sockets first, then the firewall in one transaction, then the record; a failure
-//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall, or stays
-//! on the list of what has to be closed until it is. Trusts that its caller has asked polkit.
+//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall; if the
+//! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller has asked polkit.
 
 use std::{
     collections::HashMap,
@@ -45,8 +45,11 @@ pub struct State {
     pub rates: Rates,
     kernel: Box<dyn Kernel>,
     firewall: Box<dyn Firewall + Send>,
-    /// Ended leases whose opening the kernel has refused to remove so far, and since when.
-    unclosed: Vec<(Opening, Duration)>,
+    /// Since when something of ended leases may be left in the firewall: our table, as long as a
+    /// process outlives its lease and holds the sockets.
+    untidy_since: Option<Duration>,
+    /// Since when the kernel has been refusing to close an opening.
+    unclosed_since: Option<Duration>,
     last_used: Duration,
 }
 
@@ -88,7 +91,8 @@ impl State {
             rates: Rates::default(),
             kernel,
             firewall,
-            unclosed: Vec::new(),
+            untidy_since: None,
+            unclosed_since: None,
             last_used,
         }
     }
@@ -144,6 +148,11 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if self.unclosed_since.is_some() {
+            return Err(Error::FirewallFailed(
+                "the kernel has not closed an earlier lease yet: ask again in a moment".to_owned(),
+            ));
+        }
         // The world may have changed while the dialog stood open.
         if self.admit(request, caller.uid)? != *site {
             return Err(Error::NoSuchInterface(format!(
@@ -194,7 +203,7 @@ impl State {
     pub fn end(&mut self, id: u64, reason: &'static str) -> Option<Ended> {
         let lease = self.leases.remove(id)?;
         self.touch();
-        self.close(lease.opening);
+        self.close(&lease.opening);
         log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
         Some(Ended {
             lease: id,
@@ -216,7 +225,7 @@ impl State {
     /// # Errors
     /// [`CannotClose`], when the helper has to leave.
     pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
-        self.close_again()?;
+        self.tidy()?;
         if self.leases.iter().next().is_none() {
             return Ok(Vec::new());
         }
@@ -244,24 +253,26 @@ impl State {
     /// How soon to tick again.
     #[must_use]
     pub fn next_tick(&self) -> Duration {
+        let now = self.now();
+        let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
         let reloading = self
             .leases
             .iter()
             .any(|(_, lease)| lease.chain_gone_since.is_some());
-        if reloading {
-            limits::RELOAD_TICK
+        if reloading || self.untidy_since.is_some_and(recent) {
+            limits::SOON
         } else {
             limits::TICK
         }
     }
 
-    /// Whether the helper may leave: nothing open, asked or unclosed for [`limits::IDLE`], and no
+    /// Whether the helper may leave: nothing open, asked or left over for [`limits::IDLE`], and no
     /// socket of an earlier lease alive, whose slot a new helper would not know.
     pub fn may_leave(&mut self) -> bool {
         let unused = self.now().saturating_sub(self.last_used) >= limits::IDLE;
         unused
             && self.leases.is_idle()
-            && self.unclosed.is_empty()
+            && self.untidy_since.is_none()
             && self.kernel.tagged().is_ok_and(|living| living.is_empty())
     }
 
@@ -349,11 +360,7 @@ impl State {
     }
 
     fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
-        let taken: Vec<LeaseMark> = living
-            .iter()
-            .map(|socket| socket.mark)
-            .chain(self.unclosed.iter().map(|(opening, _)| opening.mark))
-            .collect();
+        let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
         self.leases.next_mark(&taken).ok_or_else(|| {
             Error::LimitsExceeded(
                 "every slot is taken by a lease, or by a process that still holds the sockets of \
@@ -363,28 +370,47 @@ impl State {
         })
     }
 
-    fn close(&mut self, opening: Opening) {
-        if let Err(error) = self.firewall.close(&opening) {
+    fn close(&mut self, opening: &Opening) {
+        let now = self.now();
+        self.untidy_since = Some(now);
+        if let Err(error) = self.firewall.close(opening) {
             log::firewall("close", &error);
-            self.unclosed.push((opening, self.now()));
+            self.unclosed_since.get_or_insert(now);
         }
     }
 
-    fn close_again(&mut self) -> Result<(), CannotClose> {
-        let now = self.now();
-        let firewall = self.firewall.as_mut();
-        self.unclosed.retain(|(opening, _)| {
-            firewall
-                .close(opening)
-                .inspect_err(|error| log::firewall("close", error))
-                .is_err()
-        });
-        let patient = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
-        if self.unclosed.iter().all(|(_, since)| patient(*since)) {
-            Ok(())
-        } else {
-            Err(CannotClose)
+    /// Takes away what ended leases have left: a rule that could not be removed at once, and our
+    /// table when the last process that holds a socket of ours is gone.
+    fn tidy(&mut self) -> Result<(), CannotClose> {
+        if self.untidy_since.is_none() {
+            return Ok(());
         }
+        let now = self.now();
+        match self.firewall.sweep() {
+            Ok(_) => {
+                self.unclosed_since = None;
+                // Our table stands anyway while a lease is open; the end of that one tidies up.
+                if self.leases.iter().next().is_some() || !self.is_any_held() {
+                    self.untidy_since = None;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                log::firewall("tidy up", &error);
+                match self.unclosed_since {
+                    Some(since) if now.saturating_sub(since) >= limits::FIREWALL_PATIENCE => {
+                        Err(CannotClose)
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Whether some process holds a socket of ours; if the kernel does not say, yes.
+    fn is_any_held(&mut self) -> bool {
+        let living = self.kernel.tagged();
+        living.map_or(true, |living| living.iter().any(|socket| socket.inode != 0))
     }
 }
 
@@ -439,7 +465,7 @@ fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'static 
     let living = living?;
     let mut own = living
         .iter()
-        .filter(|socket| socket.mark == lease.opening.mark)
+        .filter(|socket| socket.mark == lease.opening.mark && socket.inode != 0)
         .peekable();
     if own.peek().is_none() {
         return Some(reason::CLOSED);
