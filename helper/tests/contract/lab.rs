@@ -35,18 +35,21 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// For a helper in this process.
     pub fn start() -> Self {
+        Self::start_for(nix::unistd::getuid().as_raw())
+    }
+
+    /// For a helper that runs as this user.
+    pub fn start_for(helper: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users must reach the socket.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).unwrap();
-        let user = nix::unistd::User::from_uid(nix::unistd::getuid())
-            .unwrap()
-            .unwrap()
-            .name;
+        let user = nix::unistd::getuid();
         let shipped = include_str!("../../../dbus/org.portcullis.Netboot1.conf");
         assert!(shipped.contains("user=\"portcullis\""));
-        let policy = shipped.replace("user=\"portcullis\"", &format!("user=\"{user}\""));
+        let policy = shipped.replace("user=\"portcullis\"", &format!("user=\"{helper}\""));
         let socket = directory.path().join("bus");
         // The rest is what every distribution's system.conf says.
         let config = format!(

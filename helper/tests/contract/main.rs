@@ -2,7 +2,7 @@
 //! that takes nothing unexpected, and a kernel and firewall that fail on demand. No privileges.
 //! Tests whose names begin with a promise (P1 ...) show that promise.
 //!
-//! `real` and `sockets` use the real kernel in network namespaces of their own, and need root;
+//! `process`, `real` and `sockets` use the real kernel in network namespaces of their own, and need root;
 //! without it they say SKIPPED.
 
 // A test that panics has done its work.
@@ -20,6 +20,7 @@ mod ending;
 mod lab;
 mod netns;
 mod opening;
+mod process;
 mod real;
 mod shape;
 mod sockets;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// NixOS' nftables firewall, as far as it matters here.
-const NIXOS: &str = "nft -f - <<'END'
+pub const NIXOS: &str = "nft -f - <<'END'
 table inet nixos-fw {
   chain input {
     type filter hook input priority filter; policy drop;
