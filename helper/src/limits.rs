@@ -19,7 +19,8 @@ pub const INTERFACE_NAME: usize = 15;
 pub const DIALOG: Duration = Duration::from_secs(120);
 /// How long polkit may take to answer a question that shows no dialog.
 pub const POLKIT: Duration = Duration::from_secs(10);
-/// Calls of `Check` that one user may make in a burst, and one more per second after that.
+/// Questions without a dialog (`Check`, and `List` when there are leases of others) that one user may
+/// cause in a burst, and one more per second after that.
 pub const CHECK_BURST: u32 = 20;
 /// Users whose `Check` rate is remembered; the oldest is forgotten first.
 pub const CHECK_USERS: usize = 64;

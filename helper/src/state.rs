@@ -30,7 +30,7 @@ use crate::{
     mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
-    sockdiag::{Protocol, Tagged},
+    sockdiag::{Holder, Protocol, Tagged},
     sockets::BindError,
 };
 
@@ -41,7 +41,7 @@ pub type Facts = HashMap<String, OwnedVariant>;
 pub struct State {
     /// Who has what.
     pub leases: Leases,
-    /// How often each user has asked for a dry run.
+    /// How often each user has had polkit asked without a dialog.
     pub rates: Rates,
     kernel: Box<dyn Kernel>,
     firewall: Box<dyn Firewall + Send>,
@@ -116,12 +116,10 @@ impl State {
     pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
         self.leases.check_quota(uid)?;
         let site = self.site(request)?;
-        if let Some((protocol, port, holder)) = self.leases.overlapping(request, site.index) {
-            return Err(Error::AddressInUse(format!(
-                "{} port {port} on {} is leased to uid {holder}",
-                request::word(protocol),
-                site.name
-            )));
+        for (protocol, port) in request.ports() {
+            if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
+                return Err(Error::AddressInUse(leased(protocol, port, uid)));
+            }
         }
         Ok(site)
     }
@@ -318,24 +316,28 @@ impl State {
     ) -> Vec<(String, u16, u32)> {
         let mut taken = Vec::new();
         for (protocol, port) in request.ports() {
-            match self.holder(protocol, port, site) {
-                Ok(Some(uid)) => {
-                    problems.push(in_use(protocol, port, Some(uid)));
-                    taken.push((request::word(protocol).to_owned(), port, uid));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    problems.push(format!("the kernel did not list its sockets: {error}"))
-                }
-            }
+            let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
+                Some(uid) => (uid.get(), leased(protocol, port, uid)),
+                None => match self.holder(protocol, port, site) {
+                    Ok(None) => continue,
+                    Ok(Some(holder)) => (holder.uid, in_use(protocol, port, Some(holder))),
+                    Err(error) => {
+                        problems.push(format!("the kernel did not list its sockets: {error}"));
+                        continue;
+                    }
+                },
+            };
+            problems.push(problem);
+            taken.push((request::word(protocol).to_owned(), port, uid));
         }
         taken
     }
 
-    /// The user of a socket that keeps us from binding a port: bound to the wildcard or to our
-    /// address, and to no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<u32>> {
+    /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
+    /// no other interface. One on 127.0.0.1 is not in the way.
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Holder>> {
         let ours = |address: IpAddr| match address {
+            // Ours is on the wildcard address, so any other is in the way.
             _ if port == DHCP_PORT => true,
             IpAddr::V4(address) => address.is_unspecified() || address == site.address,
             IpAddr::V6(address) => {
@@ -343,18 +345,15 @@ impl State {
             }
         };
         let holders = self.kernel.holders(protocol, port)?;
-        Ok(holders
-            .iter()
-            .find(|holder| {
-                ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
-            })
-            .map(|holder| holder.uid))
+        Ok(holders.into_iter().find(|holder| {
+            ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+        }))
     }
 
     fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
         if error.source.kind() == io::ErrorKind::AddrInUse {
-            let uid = self.holder(error.protocol, error.port, site).ok().flatten();
-            return Error::AddressInUse(in_use(error.protocol, error.port, uid));
+            let holder = self.holder(error.protocol, error.port, site).ok().flatten();
+            return Error::AddressInUse(in_use(error.protocol, error.port, holder));
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
@@ -425,12 +424,7 @@ fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result
                 .any(|wanted| wanted == (socket.protocol, socket.port))
     });
     leftover.map_or(Ok(()), |socket| {
-        Err(Error::AddressInUse(format!(
-            "{} port {} on {} is still held by a process whose lease has ended: end that process",
-            request::word(socket.protocol),
-            socket.port,
-            site.name
-        )))
+        Err(Error::AddressInUse(outlived(socket.protocol, socket.port)))
     })
 }
 
@@ -565,13 +559,28 @@ fn name_of(found: Backend) -> &'static str {
     }
 }
 
-fn in_use(protocol: Protocol, port: u16, uid: Option<u32>) -> String {
-    let holder = uid.map_or_else(
+fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+    if holder.is_some_and(|holder| LeaseMark::from_socket(holder.mark).is_some()) {
+        return outlived(protocol, port);
+    }
+    let holder = holder.map_or_else(
         || "another program".to_owned(),
-        |uid| format!("a program of uid {uid}"),
+        |holder| format!("a program of uid {}", holder.uid),
     );
     let protocol = request::word(protocol);
     format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
+}
+
+fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
+    let protocol = request::word(protocol);
+    format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
+}
+
+fn outlived(protocol: Protocol, port: u16) -> String {
+    let protocol = request::word(protocol);
+    format!(
+        "{protocol} port {port} is still held by a process whose lease has ended: end that process"
+    )
 }
 
 fn firewall_error(error: FirewallError) -> Error {
