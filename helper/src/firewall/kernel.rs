@@ -42,9 +42,12 @@ enum Holder {
     AnotherHelper,
 }
 
+/// Family, name and handle of each table.
+type Tables = Vec<(Family, String, u64)>;
+
 /// What was found in one reading of the ruleset.
 struct Survey {
-    tables: Vec<(Family, String, u64)>,
+    tables: Tables,
     holder: Holder,
     listing: Vec<(Chain, Vec<Rule>)>,
 }
@@ -93,6 +96,23 @@ impl Nftables {
     }
 
     fn read(&mut self) -> io::Result<Survey> {
+        let (holder, tables) = self.read_tables()?;
+        let mut listing = Vec::new();
+        for (family, attributes) in self.ruleset.chains()? {
+            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
+            if host::decisive(&chain) {
+                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
+                listing.push((chain, rules));
+            }
+        }
+        Ok(Survey {
+            tables,
+            holder,
+            listing,
+        })
+    }
+
+    fn read_tables(&mut self) -> io::Result<(Holder, Tables)> {
         let mut holder = Holder::Nobody;
         let mut tables = Vec::new();
         for (family, attributes) in self.ruleset.tables()? {
@@ -114,19 +134,7 @@ impl Nftables {
             }
             tables.push((family, name, handle));
         }
-        let mut listing = Vec::new();
-        for (family, attributes) in self.ruleset.chains()? {
-            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
-            if host::decisive(&chain) {
-                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
-                listing.push((chain, rules));
-            }
-        }
-        Ok(Survey {
-            tables,
-            holder,
-            listing,
-        })
+        Ok((holder, tables))
     }
 
     fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> io::Result<Vec<Rule>> {
@@ -160,18 +168,24 @@ impl Nftables {
         )))
     }
 
-    /// What deletes every rule of a lease that is not open, wherever it stands.
-    fn leftovers(&mut self, survey: &Survey) -> Result<Vec<Change>, FirewallError> {
-        let mut changes = Vec::new();
-        if survey.holder == Holder::Ourselves {
-            let list = kernel("list its own table");
-            let own = self.rules(table::FAMILY, table::NAME, None).map_err(list)?;
-            changes.extend(self.ended(table::FAMILY, table::NAME, &own));
-        }
+    /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
+    /// our table.
+    fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
+        let mut changes = self.ended(table::FAMILY, table::NAME, own);
         for path in [host::NIXOS_NFTABLES, host::NIXOS_IPTABLES] {
             changes.extend(self.ended(path.family, path.table, survey.rules(path)));
         }
-        Ok(changes)
+        changes
+    }
+
+    /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
+    /// before the rest, so that the time between reading and committing is short.
+    fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
+        let mut read = || match self.read_tables()? {
+            (Holder::Ourselves, _) => self.rules(table::FAMILY, table::NAME, None),
+            _ => Ok(Vec::new()),
+        };
+        read().map_err(kernel("list its own table"))
     }
 
     fn ended(&self, family: Family, table: &str, rules: &[Rule]) -> Vec<Change> {
@@ -182,11 +196,14 @@ impl Nftables {
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
     /// Returns the number of rules deleted.
     fn tidy(&mut self) -> Result<usize, FirewallError> {
+        // Asked once and first: only the helper makes such sockets.
+        let needed = !self.open.is_empty() || is_any_held();
+        let own = self.own_rules()?;
         self.transact("remove rules that are no longer needed", |this, survey| {
-            let mut changes = this.leftovers(survey)?;
+            let mut changes = this.leftovers(survey, &own);
             let rules = changes.len();
             let needless = match survey.holder {
-                Holder::Ourselves => this.open.is_empty() && !is_any_held(),
+                Holder::Ourselves => !needed,
                 Holder::Leftover => true,
                 Holder::Nobody | Holder::AnotherHelper => false,
             };
@@ -214,9 +231,10 @@ impl Firewall for Nftables {
         if self.open.contains_key(&opening.mark) {
             return Err(kernel(step)(io::ErrorKind::AlreadyExists.into()));
         }
+        let own = self.own_rules()?;
         let (backend, identity) = self.transact(step, |this, survey| {
             let (backend, path) = host::judge(&survey.listing)?;
-            let mut changes = this.leftovers(survey)?;
+            let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
                 Holder::Ourselves => {}
