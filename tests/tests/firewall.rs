@@ -8,14 +8,14 @@ mod scene;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use portcullis_helper::{
-    firewall::{Backend, Firewall, FirewallError, Standing},
+    firewall::{Backend, Firewall, FirewallError, Nftables, Standing},
     sockdiag::{self, Holder, Protocol, Tagged},
 };
 use portcullis_lab::{
@@ -25,6 +25,7 @@ use portcullis_lab::{
     process::{mortal, wait_until},
     snapshot::{Snapshot, assert_same},
 };
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use scene::{HOST, HTTP, Scene, Sockets};
 
 const OPEN: [bool; 5] = [true; 5];
@@ -44,6 +45,7 @@ both_flavours!(
     p3_without_its_holder_the_port_is_closed,
     p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest,
     p8_an_ended_lease_is_cut_both_ways,
+    no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer,
     one_lease_ends_and_the_other_goes_on,
     a_reload_is_told_from_a_revocation_and_is_repaired,
     an_emptied_chain_is_neither_repaired_nor_a_revocation,
@@ -84,6 +86,12 @@ impl Scene {
     fn sh(&self, script: &str) -> String {
         self.host.sh(script).unwrap()
     }
+}
+
+/// How often: `ROUNDS` of `make soak`, or this.
+fn rounds(usual: u32) -> u32 {
+    let wanted = std::env::var("ROUNDS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Does something with the helper's firewall, in the host.
@@ -327,6 +335,29 @@ fn p8_an_ended_lease_is_cut_both_ways(flavour: Flavour) {
     assert_eq!(scene.doors(&sockets), CLOSED);
 }
 
+fn no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer(flavour: Flavour) {
+    let scene = Scene::new(Some(flavour));
+    let opening = scene.opening(1);
+    let sockets = scene.sockets(&opening);
+    let mut firewall = scene.firewall();
+    inside!(scene, firewall.open(&opening)).unwrap();
+    let peer = scene
+        .lan
+        .run(|| UdpSocket::bind("192.0.2.2:5000").unwrap())
+        .unwrap();
+    let mut buffer = [0; 8];
+    peer.send_to(b"ask", (HOST, 69)).unwrap();
+    let (_, from) = sockets.tftp.recv_from(&mut buffer).unwrap();
+    sockets.tftp.send_to(b"answer", from).unwrap();
+    assert_eq!(peer.recv(&mut buffer).unwrap(), 6);
+    drop(sockets);
+    inside!(scene, firewall.close(&opening)).unwrap();
+
+    let other = inside!(scene, scene::udp(0, SocketAddrV4::new(HOST, 69)));
+    peer.send_to(b"again", (HOST, 69)).unwrap();
+    assert!(!probe::received(&other, b"again").unwrap());
+}
+
 fn one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let before = Snapshot::take(&scene.host).unwrap();
@@ -431,7 +462,7 @@ fn other_changes_at_the_same_time_are_waited_for(flavour: Flavour) {
             "while nft 'add table ip busy; delete table ip busy'; do sleep 0.005; done",
         ],
     );
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         inside!(scene, firewall.open(&opening)).unwrap();
         inside!(scene, firewall.close(&opening)).unwrap();
     }
@@ -456,7 +487,7 @@ fn p6_the_rules_come_back_and_the_reload_is_never_disturbed(flavour: Flavour) {
                 }
             }
         });
-        for round in 0..5 {
+        for round in 0..rounds(5) {
             let result = nixos::reload(&scene.host, flavour, &Settings::default());
             if result.is_err() {
                 reloading.store(false, Ordering::Relaxed);
@@ -675,14 +706,39 @@ fn tagged_sockets_and_holders_of_ports_are_seen_whoever_owns_them() {
     // The listener, not its connections.
     assert_eq!(holders(Protocol::Tcp, HTTP), [holder(HOST.into())]);
     assert_eq!(holders(Protocol::Tcp, 67), []);
-    let six = inside!(
-        scene,
-        std::net::UdpSocket::bind("[2001:db8::1]:4012").unwrap()
-    );
+    let six = inside!(scene, UdpSocket::bind("[2001:db8::1]:4012").unwrap());
     let address = "2001:db8::1".parse().unwrap();
     assert_eq!(holders(Protocol::Udp, 4012)[0].address, IpAddr::V6(address));
     drop((six, accepted, machine, sockets));
     let held = |one: &Tagged| one.inode != 0;
     let found = inside!(scene, sockdiag::tagged()).unwrap();
     assert!(!found.iter().any(held), "{found:?}");
+}
+
+#[test]
+fn p10_net_admin_alone_is_enough() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(Some(Flavour::Nftables));
+    let before = Snapshot::take(&scene.host).unwrap();
+    let opening = scene.opening(1);
+    let sockets = scene.sockets(&opening);
+    // On a thread of its own, which alone becomes another user.
+    inside!(scene, {
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_keep_capabilities(true).unwrap();
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let sets = CapabilitySets {
+            effective: CapabilitySet::NET_ADMIN,
+            permitted: CapabilitySet::NET_ADMIN,
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let mut firewall = Nftables::new().unwrap();
+        firewall.open(&opening).unwrap();
+        assert_eq!(firewall.standing(&opening).unwrap(), Standing::Whole);
+        assert_eq!(sockdiag::tagged().unwrap().len(), 4);
+        drop(sockets);
+        firewall.close(&opening).unwrap();
+    });
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap());
 }

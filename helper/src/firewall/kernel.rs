@@ -259,8 +259,10 @@ impl Firewall for Nftables {
         }
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
         let closed = self.ruleset.commit(&[table::kill(opening.mark)], None);
-        self.tidy()?;
-        closed.map_err(kernel("close the ports"))
+        match self.tidy() {
+            Ok(_) => Ok(()),
+            Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
+        }
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
