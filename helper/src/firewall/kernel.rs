@@ -79,6 +79,10 @@ fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
     }
 }
 
+fn busy() -> io::Error {
+    io::Error::other("others keep changing the firewall at the same time: try again")
+}
+
 impl Nftables {
     /// Opens the netlink socket. Changes nothing.
     ///
@@ -91,8 +95,18 @@ impl Nftables {
         })
     }
 
-    fn survey(&mut self) -> Result<Survey, FirewallError> {
-        self.read().map_err(kernel("list the firewall"))
+    /// The ruleset at one moment, and the generation that it had: read again while it changes,
+    /// since a reload that is half read looks like a revocation.
+    fn survey(&mut self) -> Result<(u32, Survey), FirewallError> {
+        let error = kernel("list the firewall");
+        for _ in 0..limits::COMMIT_ATTEMPTS {
+            let generation = self.ruleset.generation().map_err(&error)?;
+            let survey = self.read().map_err(&error)?;
+            if self.ruleset.generation().map_err(&error)? == generation {
+                return Ok((generation, survey));
+            }
+        }
+        Err(error(busy()))
     }
 
     fn read(&mut self) -> io::Result<Survey> {
@@ -151,8 +165,7 @@ impl Nftables {
     ) -> Result<T, FirewallError> {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
-            let generation = self.ruleset.generation().map_err(&error)?;
-            let survey = self.survey()?;
+            let (generation, survey) = self.survey()?;
             let (changes, outcome) = plan(self, &survey)?;
             if changes.is_empty() {
                 return Ok(outcome);
@@ -163,9 +176,7 @@ impl Nftables {
                 Err(refused) => return Err(error(refused)),
             }
         }
-        Err(error(io::Error::other(
-            "others keep changing the firewall at the same time: try again",
-        )))
+        Err(error(busy()))
     }
 
     /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
@@ -196,9 +207,10 @@ impl Nftables {
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
     /// Returns the number of rules deleted.
     fn tidy(&mut self) -> Result<usize, FirewallError> {
-        // Asked once and first: only the helper makes such sockets.
-        let needed = !self.open.is_empty() || is_any_held();
         let own = self.own_rules()?;
+        // Asked once and first: only the helper makes such sockets. Without a table of ours there
+        // is nothing to ask for.
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held());
         self.transact("remove rules that are no longer needed", |this, survey| {
             let mut changes = this.leftovers(survey, &own);
             let rules = changes.len();
@@ -222,7 +234,7 @@ fn is_any_held() -> bool {
 
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
-        let survey = self.survey()?;
+        let (_, survey) = self.survey()?;
         host::judge(&survey.listing).map(|(backend, _)| backend)
     }
 
@@ -269,7 +281,7 @@ impl Firewall for Nftables {
         let Some(identity) = self.open.get(&opening.mark).copied() else {
             return Ok(Standing::Revoked);
         };
-        let survey = self.survey()?;
+        let (_, survey) = self.survey()?;
         let now = match host::judge(&survey.listing) {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
@@ -323,7 +335,7 @@ impl Firewall for Nftables {
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
-        if self.survey()?.holder == Holder::AnotherHelper {
+        if self.survey()?.1.holder == Holder::AnotherHelper {
             return Err(FirewallError::AnotherHelper);
         }
         self.tidy()
