@@ -29,10 +29,11 @@ use zbus::{
 use crate::{
     authority::{Answer, Authority, Dialog},
     caller::{Caller, Departure},
+    facts::{self, Facts},
     lease::{Relation, no_such_lease},
     log::{self, Decision},
     request::{self, Details, Request},
-    state::{self, Ended, Facts, State},
+    state::{Ended, State},
 };
 
 /// The object at [`OBJECT_PATH`].
@@ -115,7 +116,7 @@ impl Netboot {
             )
             .await;
         let mut facts = self.state().facts(&request, caller.uid);
-        state::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
+        facts::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
         Ok(facts)
     }
 
@@ -149,9 +150,7 @@ impl Netboot {
             .leases
             .iter()
             .filter(|(_, lease)| all || lease.owner.name == caller.name);
-        Ok(shown
-            .map(|(id, lease)| (id, state::entry_of(lease)))
-            .collect())
+        Ok(shown.map(|(id, lease)| (id, facts::entry(lease))).collect())
     }
 
     /// A lease of this connection has ended. Sent to its owner alone.
