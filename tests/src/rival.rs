@@ -34,7 +34,9 @@ impl Rival {
                 "--keep-in-foreground",
                 "--conf-file=/dev/null",
                 "--port=0",
+                // Not another user or group: that would take the death signal away.
                 "--user=root",
+                "--group=root",
             ])
             .args([
                 "--no-hosts",
