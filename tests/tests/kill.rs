@@ -7,17 +7,21 @@
     reason = "a test says what failed by panicking"
 )]
 
-use std::time::Duration;
+use std::{os::fd::AsFd, time::Duration};
 
-use nix::sys::signal::Signal;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+};
 use portcullis_lab::{
     host::{SOON, Site},
     need_host,
     nixos::Flavour,
     probe::Answer,
-    process::{send, wait_until},
+    process::send,
     scene::{CLOSED, Scene},
 };
+use rustix::process::{PidfdFlags, pidfd_open};
 
 /// Promise P2: the ruleset is what it was within this time.
 const RESTORED: Duration = Duration::from_secs(1);
@@ -62,17 +66,21 @@ fn closed_at_once(scene: &Scene, round: &Round) {
     assert_eq!(heard, CLOSED, "round {}: 67, 69, 4011, TCP", round.number);
 }
 
-/// When a process with these sockets is gone from the kernel's view: SIGKILL is asynchronous, and
-/// "at once" counts from the death.
+/// Waits for the death that "at once" counts from: SIGKILL is asynchronous, and the sockets of a
+/// process are closed by the last of its threads, which may outlive the first.
 fn dead(pid: u32) {
-    let gone = wait_until(SOON, || {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
-            stat.rsplit(") ")
-                .next()
-                .is_some_and(|rest| rest.starts_with('Z'))
-        })
-    });
-    assert!(gone, "process {pid} does not die");
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    // It may be reaped already.
+    let Ok(descriptor) = pidfd_open(process, PidfdFlags::empty()) else {
+        return;
+    };
+    let mut watched = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(SOON).unwrap();
+    assert_eq!(
+        poll(&mut watched, limit),
+        Ok(1),
+        "process {pid} does not die"
+    );
 }
 
 fn client_killed(flavour: Flavour) {
