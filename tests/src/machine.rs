@@ -214,6 +214,7 @@ mod tests {
         let lan = Lan::new().unwrap();
         let router = Netns::new("router").unwrap();
         lan.attach(&router, "eth0", Some("192.0.2.1/24")).unwrap();
+        router.address("eth0", "fd00::1/64").unwrap();
         let _rival = Rival::start(
             &router,
             "eth0",

@@ -19,7 +19,8 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Serves addresses `192.0.2.100` to `.150` on `interface` and nothing about network boot, unless
+    /// Serves addresses `192.0.2.100` to `.150` on `interface`, announces the IPv6 prefix that the
+    /// interface has, and nothing about network boot, unless
     /// `more` arguments say so.
     pub fn start(router: &Netns, interface: &str, more: &[String]) -> Result<Self> {
         let directory = tempfile::Builder::new()
@@ -48,10 +49,10 @@ impl Rival {
             .args(["--dhcp-authoritative", "--no-ping", "--log-dhcp"])
             .args(["--dhcp-range=192.0.2.100,192.0.2.150,255.255.255.0,1h"])
             // Announces a prefix, as home routers do; iPXE waits long for a router that does not.
-            .args([
-                "--enable-ra",
-                "--dhcp-range=::,constructor:eth0,ra-only,64,1h",
-            ])
+            .arg("--enable-ra")
+            .arg(format!(
+                "--dhcp-range=::,constructor:{interface},ra-only,64,1h"
+            ))
             .arg(format!("--interface={interface}"))
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--log-facility={}", log.display()))
