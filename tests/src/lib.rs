@@ -7,8 +7,10 @@
 
 pub mod netns;
 pub mod nixos;
+pub mod nspawn;
 pub mod probe;
 pub mod process;
+pub mod pty;
 pub mod require;
 pub mod snapshot;
 
