@@ -500,7 +500,8 @@ mod tests {
 
     /// Asks polkit, with a dialog by an agent on the terminal that there is.
     const ASK: &str =
-        "trap 'exit 130' INT; pkttyagent --process $$ --notify-fd 3 3>/tmp/agent-$$ & sleep 0.5;
+        "trap 'exit 130' INT; mkfifo /tmp/agent-$$;
+        pkttyagent --process $$ --notify-fd 3 3>/tmp/agent-$$ & cat /tmp/agent-$$;
         pkcheck --action-id org.example.try --process $$ --allow-user-interaction";
 
     #[test]
