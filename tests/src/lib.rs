@@ -5,6 +5,8 @@
 //! ordinary tools (ip, nft, iptables, dnsmasq, QEMU). Never: pretends; without root or a tool a test
 //! says that it was skipped.
 
+pub mod lan;
+pub mod machine;
 pub mod netns;
 pub mod nixos;
 pub mod nspawn;
@@ -12,6 +14,7 @@ pub mod probe;
 pub mod process;
 pub mod pty;
 pub mod require;
+pub mod rival;
 pub mod snapshot;
 
 pub use require::{Needs, missing};
