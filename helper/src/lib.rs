@@ -9,4 +9,5 @@ pub mod firewall;
 pub mod interface;
 pub mod limits;
 pub mod mark;
+pub mod netlink;
 pub mod sockdiag;

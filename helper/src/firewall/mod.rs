@@ -3,6 +3,14 @@
 //! Guarantees (DESIGN of the mechanism: ARCHITECTURE.md, "The opening"): an opening is one
 //! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
 
+mod expr;
+mod host;
+mod kernel;
+mod nft;
+mod table;
+
+pub use kernel::Nftables;
+
 use crate::{interface::InterfaceName, mark::LeaseMark};
 
 /// What is opened for one lease. Immutable: authorised, opened and closed as one value.
