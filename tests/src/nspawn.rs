@@ -246,6 +246,16 @@ impl<'a> Debian<'a> {
             .map_err(|error| LabError::of(path, error))
     }
 
+    /// Copies a directory of the host into it.
+    pub fn copy(&self, from: &Path, to: &str) -> Result<()> {
+        let mut command = Command::new("cp");
+        command
+            .args(["--recursive", "--dereference", "--no-target-directory"])
+            .arg(from)
+            .arg(self.root().join(to.trim_start_matches('/')));
+        finish(command).map(|_| ())
+    }
+
     /// Removes a file inside.
     pub fn remove(&self, path: &str) -> Result<()> {
         std::fs::remove_file(self.root().join(path.trim_start_matches('/')))
@@ -499,8 +509,7 @@ mod tests {
 });"#;
 
     /// Asks polkit, with a dialog by an agent on the terminal that there is.
-    const ASK: &str =
-        "trap 'exit 130' INT; mkfifo /tmp/agent-$$;
+    const ASK: &str = "trap 'exit 130' INT; mkfifo /tmp/agent-$$;
         pkttyagent --process $$ --notify-fd 3 3>/tmp/agent-$$ & cat /tmp/agent-$$;
         pkcheck --action-id org.example.try --process $$ --allow-user-interaction";
 
