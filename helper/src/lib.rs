@@ -5,9 +5,24 @@
 //! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
 //! client names, logs text that a client chose, starts a program.
 
+pub mod authority;
+pub mod caller;
 pub mod firewall;
 pub mod interface;
+pub mod kernel;
+pub mod lease;
 pub mod limits;
+pub mod log;
 pub mod mark;
 pub mod netlink;
+pub mod notify;
+pub mod privileges;
+pub mod rate;
+pub mod request;
+mod rtnetlink;
+pub mod run;
+pub mod service;
 pub mod sockdiag;
+pub mod sockets;
+mod sockopt;
+pub mod state;

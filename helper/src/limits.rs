@@ -27,9 +27,20 @@ pub const CHECK_USERS: usize = 64;
 pub const IDLE: Duration = Duration::from_secs(10);
 /// How often leases are held against the world: interface, address, sockets, end.
 pub const TICK: Duration = Duration::from_secs(1);
+/// How soon a firewall that is being reloaded is looked at again.
+pub const RELOAD_TICK: Duration = Duration::from_millis(100);
+/// How long a firewall may be away before its leases end, and how long the removal of an opening is
+/// tried again before the helper gives up (its end takes the table along).
+pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);
+/// Ended leases whose owner is remembered, so that closing twice succeeds.
+pub const ENDED_LEASES: usize = 256;
+/// How long calls that were on their way may take when the helper leaves the bus.
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// Receive buffer of UDP 67 and 4011, bytes: a thousand machines that power on at once, each a
 /// datagram that the kernel accounts with about 2 KiB.
 pub const DHCP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// Receive buffer of UDP 69, bytes: a thousand read requests, each accounted with under 1 KiB.
+pub const TFTP_RECEIVE_BUFFER: usize = 1024 * 1024;
 /// Backlog of the TCP listener: a lab of machines that fetch their script at once.
 pub const TCP_BACKLOG: i32 = 512;
 /// Longest wait for one answer of the kernel on a netlink socket.

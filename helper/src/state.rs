@@ -1,0 +1,560 @@
+//! What the helper does between two questions to the bus: admit, grant, end, and hold every lease
+//! against the world. Synchronous, and the only place where the kernel and the firewall are changed.
+//!
+//! Guarantees: sockets first, then the firewall in one transaction, then the record; a failure
+//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall, or stays
+//! on the list of what has to be closed until it is. Trusts that its caller has asked polkit.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use portcullis_dbus::{
+    DHCP_PORT, Error,
+    keys::{backend, fact, reason},
+};
+use zbus::{OwnedVariant, Variant, names::OwnedUniqueName};
+
+use crate::{
+    caller::{Caller, Uid},
+    firewall::{Backend, Firewall, FirewallError, Opening, Standing},
+    interface::{Link, Site},
+    kernel::Kernel,
+    lease::{Lease, Leases},
+    limits,
+    log::{self, Decision},
+    mark::LeaseMark,
+    rate::Rates,
+    request::{self, Request},
+    sockdiag::{Protocol, Tagged},
+    sockets::BindError,
+};
+
+/// Facts as they go over the bus.
+pub type Facts = HashMap<String, OwnedVariant>;
+
+/// The owned state of the helper.
+pub struct State {
+    /// Who has what.
+    pub leases: Leases,
+    /// How often each user has asked for a dry run.
+    pub rates: Rates,
+    kernel: Box<dyn Kernel>,
+    firewall: Box<dyn Firewall + Send>,
+    /// Ended leases whose opening the kernel has refused to remove so far, and since when.
+    unclosed: Vec<(Opening, Duration)>,
+    last_used: Duration,
+}
+
+/// What a granted request gives.
+#[derive(Debug)]
+pub struct Granted {
+    /// Id of the lease.
+    pub lease: u64,
+    /// The sockets, for the client alone.
+    pub sockets: Vec<(&'static str, OwnedFd)>,
+    /// Facts about the lease.
+    pub facts: Facts,
+}
+
+/// A lease that is over, for the signal to its owner.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub lease: u64,
+    /// The connection it belonged to.
+    pub owner: OwnedUniqueName,
+    /// One of [`portcullis_dbus::keys::reason`].
+    pub reason: &'static str,
+}
+
+/// An opening could not be removed in time: the helper has to end, since the kernel then removes
+/// its table with everything in it.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel refuses to close an opening; leaving, so that it removes the whole table")]
+pub struct CannotClose;
+
+impl State {
+    /// A state without leases.
+    #[must_use]
+    pub fn new(kernel: Box<dyn Kernel>, firewall: Box<dyn Firewall + Send>) -> Self {
+        let last_used = kernel.boottime();
+        Self {
+            leases: Leases::default(),
+            rates: Rates::default(),
+            kernel,
+            firewall,
+            unclosed: Vec::new(),
+            last_used,
+        }
+    }
+
+    /// Time since boot, suspend included.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.kernel.boottime()
+    }
+
+    /// Notes that somebody uses the helper.
+    pub fn touch(&mut self) {
+        self.last_used = self.now();
+    }
+
+    /// Whether this request of this user could be granted now, polkit aside; and where. Asked
+    /// before the dialog, so that nobody types a password in vain, and again after it.
+    ///
+    /// # Errors
+    /// The quota, the interface, or the port that is in the way.
+    pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
+        self.leases.check_quota(uid)?;
+        let site = self.site(request)?;
+        if let Some((protocol, port, holder)) = self.leases.overlapping(request, site.index) {
+            return Err(Error::AddressInUse(format!(
+                "{} port {port} on {} is leased to uid {holder}",
+                request::word(protocol),
+                site.name
+            )));
+        }
+        Ok(site)
+    }
+
+    /// The interface of a request, if it can be served on.
+    ///
+    /// # Errors
+    /// `NoSuchInterface`.
+    pub fn site(&mut self, request: &Request) -> Result<Site, Error> {
+        let name = request.interface();
+        let link = self.kernel.link(name).map_err(|error| {
+            Error::NoSuchInterface(format!("the kernel did not say what {name} is: {error}"))
+        })?;
+        Site::judge(name, link.as_ref())
+    }
+
+    /// Carries out a request that polkit has allowed.
+    ///
+    /// # Errors
+    /// Whatever is in the way; nothing is left of the attempt.
+    pub fn grant(
+        &mut self,
+        request: &Request,
+        site: &Site,
+        caller: &Caller,
+    ) -> Result<Granted, Error> {
+        // The world may have changed while the dialog stood open.
+        if self.admit(request, caller.uid)? != *site {
+            return Err(Error::NoSuchInterface(format!(
+                "{} changed while the question was open: ask again",
+                site.name
+            )));
+        }
+        let living = self.kernel.tagged().map_err(|error| {
+            Error::FirewallFailed(format!("the kernel did not list its sockets: {error}"))
+        })?;
+        refuse_leftovers(&living, request, site)?;
+        let opening = Opening {
+            mark: self.next_mark(&living)?,
+            interface: site.name.clone(),
+            index: site.index,
+            dhcp: request.dhcp(),
+            boot_server: request.boot_server(),
+            tftp: request.tftp(),
+            http: request.http(),
+            full_dhcp: false,
+        };
+        let bound = self
+            .kernel
+            .bind(&opening, site.address)
+            .map_err(|error| self.bind_error(error, site))?;
+        let backend = self.firewall.open(&opening).map_err(firewall_error)?;
+        let opened = self.now();
+        let lease = Lease {
+            owner: caller.clone(),
+            opening,
+            address: site.address,
+            backend,
+            opened,
+            ends: opened.saturating_add(Duration::from_secs(request.max_seconds().into())),
+            chain_gone_since: None,
+            placeholders: bound.placeholders,
+        };
+        let facts = facts_of(&lease);
+        log::decision(&Decision::Granted, caller, Some(request));
+        Ok(Granted {
+            lease: self.leases.insert(lease),
+            sockets: bound.handed,
+            facts,
+        })
+    }
+
+    /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
+    pub fn end(&mut self, id: u64, reason: &'static str) -> Option<Ended> {
+        let lease = self.leases.remove(id)?;
+        self.touch();
+        self.close(lease.opening);
+        log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
+        Some(Ended {
+            lease: id,
+            owner: lease.owner.name,
+            reason,
+        })
+    }
+
+    /// Ends every lease, as the helper stops.
+    pub fn end_all(&mut self) -> Vec<Ended> {
+        let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
+        ids.into_iter()
+            .filter_map(|id| self.end(id, reason::HELPER_STOPPING))
+            .collect()
+    }
+
+    /// Holds every lease against the world and ends those that no longer fit into it.
+    ///
+    /// # Errors
+    /// [`CannotClose`], when the helper has to leave.
+    pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
+        self.close_again()?;
+        if self.leases.iter().next().is_none() {
+            return Ok(Vec::new());
+        }
+        let now = self.now();
+        let living = self
+            .kernel
+            .tagged()
+            .inspect_err(|error| log::kernel("list sockets", error))
+            .ok();
+        let mut over = Vec::new();
+        for (id, lease) in self.leases.iter_mut() {
+            let link = self.kernel.link(&lease.opening.interface);
+            let reason = expired(lease, now)
+                .or_else(|| interface_changed(lease, &link))
+                .or_else(|| sockets_changed(lease, living.as_deref()))
+                .or_else(|| firewall_changed(lease, now, self.firewall.as_mut()));
+            over.extend(reason.map(|reason| (id, reason)));
+        }
+        Ok(over
+            .into_iter()
+            .filter_map(|(id, reason)| self.end(id, reason))
+            .collect())
+    }
+
+    /// How soon to tick again.
+    #[must_use]
+    pub fn next_tick(&self) -> Duration {
+        let reloading = self
+            .leases
+            .iter()
+            .any(|(_, lease)| lease.chain_gone_since.is_some());
+        if reloading {
+            limits::RELOAD_TICK
+        } else {
+            limits::TICK
+        }
+    }
+
+    /// Whether the helper may leave: nothing open, asked or unclosed for [`limits::IDLE`], and no
+    /// socket of an earlier lease alive, whose slot a new helper would not know.
+    pub fn may_leave(&mut self) -> bool {
+        let unused = self.now().saturating_sub(self.last_used) >= limits::IDLE;
+        unused
+            && self.leases.is_idle()
+            && self.unclosed.is_empty()
+            && self.kernel.tagged().is_ok_and(|living| living.is_empty())
+    }
+
+    /// What `Check` says about a request, apart from polkit's part. Changes nothing.
+    pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
+        let mut problems = Vec::new();
+        let mut facts = Facts::new();
+        put(
+            &mut facts,
+            fact::INTERFACE,
+            request.interface().as_str().into(),
+        );
+        match self.site(request) {
+            Ok(site) => {
+                put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
+                put(&mut facts, fact::ADDRESS, site.address.to_string().into());
+                let taken = self.ports_taken(request, &site, &mut problems);
+                put(&mut facts, fact::PORTS_TAKEN, taken.into());
+            }
+            Err(error) => problems.push(error.message()),
+        }
+        if let Err(error) = self.leases.check_quota(uid) {
+            problems.push(error.message());
+        }
+        let backend = match self.firewall.backend() {
+            Ok(found) => name_of(found),
+            Err(error) => {
+                problems.push(firewall_error(error).message());
+                backend::UNSUPPORTED
+            }
+        };
+        put(&mut facts, fact::BACKEND, backend.into());
+        put_ports(&mut facts, request.ports());
+        put(&mut facts, fact::PROBLEMS, problems.into());
+        facts
+    }
+
+    fn ports_taken(
+        &mut self,
+        request: &Request,
+        site: &Site,
+        problems: &mut Vec<String>,
+    ) -> Vec<(String, u16, u32)> {
+        let mut taken = Vec::new();
+        for (protocol, port) in request.ports() {
+            match self.holder(protocol, port, site) {
+                Ok(Some(uid)) => {
+                    problems.push(in_use(protocol, port, Some(uid)));
+                    taken.push((request::word(protocol).to_owned(), port, uid));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    problems.push(format!("the kernel did not list its sockets: {error}"))
+                }
+            }
+        }
+        taken
+    }
+
+    /// The user of a socket that keeps us from binding a port: bound to the wildcard or to our
+    /// address, and to no other interface. One on 127.0.0.1 is not in the way.
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<u32>> {
+        let ours = |address: IpAddr| match address {
+            _ if port == DHCP_PORT => true,
+            IpAddr::V4(address) => address.is_unspecified() || address == site.address,
+            IpAddr::V6(address) => {
+                address.is_unspecified() || address.to_ipv4_mapped() == Some(site.address)
+            }
+        };
+        let holders = self.kernel.holders(protocol, port)?;
+        Ok(holders
+            .iter()
+            .find(|holder| {
+                ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+            })
+            .map(|holder| holder.uid))
+    }
+
+    fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
+        if error.source.kind() == io::ErrorKind::AddrInUse {
+            let uid = self.holder(error.protocol, error.port, site).ok().flatten();
+            return Error::AddressInUse(in_use(error.protocol, error.port, uid));
+        }
+        Error::FirewallFailed(format!("the kernel refused to open {error}"))
+    }
+
+    fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
+        let taken: Vec<LeaseMark> = living
+            .iter()
+            .map(|socket| socket.mark)
+            .chain(self.unclosed.iter().map(|(opening, _)| opening.mark))
+            .collect();
+        self.leases.next_mark(&taken).ok_or_else(|| {
+            Error::LimitsExceeded(
+                "every slot is taken by a lease, or by a process that still holds the sockets of \
+                 an ended one"
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn close(&mut self, opening: Opening) {
+        if let Err(error) = self.firewall.close(&opening) {
+            log::firewall("close", &error);
+            self.unclosed.push((opening, self.now()));
+        }
+    }
+
+    fn close_again(&mut self) -> Result<(), CannotClose> {
+        let now = self.now();
+        let firewall = self.firewall.as_mut();
+        self.unclosed.retain(|(opening, _)| {
+            firewall
+                .close(opening)
+                .inspect_err(|error| log::firewall("close", error))
+                .is_err()
+        });
+        let patient = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
+        if self.unclosed.iter().all(|(_, since)| patient(*since)) {
+            Ok(())
+        } else {
+            Err(CannotClose)
+        }
+    }
+}
+
+/// A process that outlived its lease shares no port with a new one: SO_REUSEPORT would let the
+/// kernel give it half of the packets.
+fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result<(), Error> {
+    let leftover = living.iter().find(|socket| {
+        socket.protocol == Protocol::Udp
+            && (socket.ifindex == site.index || socket.ifindex == 0)
+            && request
+                .ports()
+                .any(|wanted| wanted == (socket.protocol, socket.port))
+    });
+    leftover.map_or(Ok(()), |socket| {
+        Err(Error::AddressInUse(format!(
+            "{} port {} on {} is still held by a process whose lease has ended: end that process",
+            request::word(socket.protocol),
+            socket.port,
+            site.name
+        )))
+    })
+}
+
+fn expired(lease: &Lease, now: Duration) -> Option<&'static str> {
+    (now >= lease.ends).then_some(reason::EXPIRED)
+}
+
+/// An interface that is down for a moment keeps its leases, as it keeps its index and address. One
+/// unanswered question to the kernel ends nothing.
+fn interface_changed(lease: &Lease, link: &io::Result<Option<Link>>) -> Option<&'static str> {
+    let link = match link {
+        Ok(link) => link.as_ref(),
+        Err(error) => {
+            log::kernel("look an interface up", error);
+            return None;
+        }
+    };
+    let same = |link: &&Link| {
+        link.index == lease.opening.index
+            && link.name == lease.opening.interface.as_str()
+            && link.master.is_none()
+    };
+    let Some(link) = link.filter(same) else {
+        return Some(reason::INTERFACE_CHANGED);
+    };
+    let keeps = link.addresses.contains(&lease.address);
+    (!keeps).then_some(reason::ADDRESS_CHANGED)
+}
+
+/// A lease whose last socket is gone was closed by its owner, or its sockets never arrived.
+fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'static str> {
+    let living = living?;
+    let mut own = living
+        .iter()
+        .filter(|socket| socket.mark == lease.opening.mark)
+        .peekable();
+    if own.peek().is_none() {
+        return Some(reason::CLOSED);
+    }
+    own.any(|socket| socket.ifindex != lease.opening.index)
+        .then_some(reason::SOCKET_MOVED)
+}
+
+fn firewall_changed(
+    lease: &mut Lease,
+    now: Duration,
+    firewall: &mut dyn Firewall,
+) -> Option<&'static str> {
+    let whole = match firewall.standing(&lease.opening) {
+        Ok(Standing::Whole) => true,
+        Ok(Standing::Revoked) => return Some(reason::REVOKED),
+        Ok(Standing::ChainGone) => firewall
+            .restore(&lease.opening)
+            .inspect_err(|error| log::firewall("restore", error))
+            .unwrap_or(false),
+        Err(error) => {
+            log::firewall("look at", &error);
+            false
+        }
+    };
+    if whole {
+        lease.chain_gone_since = None;
+        return None;
+    }
+    let since = *lease.chain_gone_since.get_or_insert(now);
+    (now.saturating_sub(since) >= limits::FIREWALL_PATIENCE).then_some(reason::FIREWALL_GONE)
+}
+
+/// Facts about an open lease.
+#[must_use]
+pub fn facts_of(lease: &Lease) -> Facts {
+    let mut facts = Facts::new();
+    put(&mut facts, fact::BACKEND, name_of(lease.backend).into());
+    put(
+        &mut facts,
+        fact::INTERFACE,
+        lease.opening.interface.as_str().into(),
+    );
+    put(
+        &mut facts,
+        fact::INTERFACE_INDEX,
+        lease.opening.index.into(),
+    );
+    put(
+        &mut facts,
+        fact::ADDRESS,
+        Ipv4Addr::to_string(&lease.address).into(),
+    );
+    put(&mut facts, fact::OPENED, microseconds(lease.opened).into());
+    put(&mut facts, fact::ENDS, microseconds(lease.ends).into());
+    put_ports(&mut facts, lease.ports());
+    facts
+}
+
+/// The same for `List`, which also names the user.
+#[must_use]
+pub fn entry_of(lease: &Lease) -> Facts {
+    let mut facts = facts_of(lease);
+    put(&mut facts, fact::UID, lease.owner.uid.get().into());
+    facts
+}
+
+fn put_ports(facts: &mut Facts, ports: impl Iterator<Item = (Protocol, u16)>) {
+    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+    for (protocol, port) in ports {
+        match protocol {
+            Protocol::Udp => udp.push(port),
+            Protocol::Tcp => tcp.push(port),
+        }
+    }
+    put(facts, fact::UDP_PORTS, udp.into());
+    put(facts, fact::TCP_PORTS, tcp.into());
+}
+
+/// Puts a fact in. The only value that cannot be owned is a descriptor that cannot be duplicated,
+/// and no fact is one.
+pub fn put(facts: &mut Facts, name: &str, value: Variant<'_>) {
+    if let Ok(value) = value.try_to_owned() {
+        facts.insert(name.to_owned(), value);
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn name_of(found: Backend) -> &'static str {
+    match found {
+        Backend::NixosNftables => backend::NIXOS_NFTABLES,
+        Backend::NixosIptables => backend::NIXOS_IPTABLES,
+        Backend::None => backend::NONE,
+    }
+}
+
+fn in_use(protocol: Protocol, port: u16, uid: Option<u32>) -> String {
+    let holder = uid.map_or_else(
+        || "another program".to_owned(),
+        |uid| format!("a program of uid {uid}"),
+    );
+    let protocol = request::word(protocol);
+    format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
+}
+
+fn firewall_error(error: FirewallError) -> Error {
+    match error {
+        FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
+        FirewallError::Kernel { .. }
+        | FirewallError::Protocol { .. }
+        | FirewallError::AnotherHelper => {
+            Error::FirewallFailed(format!("the firewall was not changed: {error}"))
+        }
+    }
+}
