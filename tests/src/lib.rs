@@ -5,6 +5,7 @@
 //! ordinary tools (ip, nft, iptables, dnsmasq, QEMU). Never: pretends; without root or a tool a test
 //! says that it was skipped.
 
+pub mod host;
 pub mod lan;
 pub mod machine;
 pub mod netns;
@@ -15,6 +16,7 @@ pub mod process;
 pub mod pty;
 pub mod require;
 pub mod rival;
+pub mod scene;
 pub mod snapshot;
 
 pub use require::{Needs, missing};
