@@ -265,13 +265,7 @@ impl<'a> Debian<'a> {
     /// Installs the package from the repository with `make install`, as a packager would, and does
     /// what a package's scripts do: users, reloads. bob becomes a member of the group.
     pub fn install(&self) -> Result<()> {
-        let mut make = Command::new("make");
-        make.args(["--silent", "-C"])
-            .arg(repository())
-            .arg("install")
-            .arg(format!("DESTDIR={}", self.root().display()))
-            .arg("PREFIX=/usr");
-        finish(make)?;
+        crate::host::install(&self.root())?;
         self.sh("systemd-sysusers
              systemctl daemon-reload
              busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig

@@ -34,6 +34,7 @@ const SERVE: [&str; 6] = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--j
 const READY: &str = "\"event\":\"ready\"";
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
+const NO_SUCH_LEASE: i32 = 21;
 const NOT_AUTHORIZED: i32 = 10;
 const DISMISSED: i32 = 11;
 const NO_AGENT: i32 = 12;
@@ -152,7 +153,8 @@ impl Stage<'_> {
 
     /// Whether a program of this name runs inside.
     fn runs(&self, name: &str) -> bool {
-        self.debian.sh(&format!("pgrep -x {name}")).is_ok()
+        let found = self.debian.sh(&format!("pgrep -x {name} || :")).unwrap();
+        !found.is_empty()
     }
 
     /// The user's program on a terminal, when it asks for carol's password; nothing is bound yet.
@@ -306,7 +308,39 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
 }
 
 #[test]
-fn p2_a_lease_ends_with_its_session_and_its_program() {
+fn p9_a_lease_is_its_owners_and_the_managers() {
+    need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
+    on_stage(Flavour::Iptables, |stage| {
+        let debian = stage.debian;
+        let mut session = stage.serving(BOB);
+        // Another user cannot tell that it is there, and cannot end it.
+        let (code, said) = debian.run(ALICE, &["portcullis", "status"], SOON).unwrap();
+        assert_eq!(code, DONE, "{said}");
+        assert!(!said.contains("eth0"), "{said}");
+        let (code, said) = debian
+            .run(ALICE, &["portcullis", "close", "1"], SOON)
+            .unwrap();
+        assert_eq!(code, NO_SUCH_LEASE, "{said}");
+        // Nobody but the helper's own user can be the helper.
+        let claim = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus \
+            RequestName su org.portcullis.Netboot1 4";
+        let (code, said) = debian.run(ALICE, &["sh", "-c", claim], SOON).unwrap();
+        assert_ne!(code, 0);
+        assert!(said.contains("Access denied"), "{said}");
+        assert_eq!(stage.http(), Answer::Open);
+
+        // root, who may manage, sees and ends it.
+        assert!(debian.sh("portcullis status").unwrap().contains("eth0"));
+        debian.sh("portcullis close 1").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        let said = session.said().unwrap();
+        assert!(said.contains("\"reason\":\"manager\""), "{said}");
+        stage.assert_closed();
+    });
+}
+
+#[test]
+fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
     need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
     on_stage(Flavour::Iptables, |stage| {
         // A member at the machine is not asked.
@@ -323,6 +357,11 @@ fn p2_a_lease_ends_with_its_session_and_its_program() {
         session.kill("KILL").unwrap();
         stage.assert_closed();
         assert_ne!(session.exit(SOON), Ok(DONE));
+
+        // A new bus knows none of us any more. (Last, since polkit and logind go with the old one.)
+        let mut session = stage.serving(BOB);
+        stage.debian.sh("systemctl restart dbus").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
     });
 }
 
