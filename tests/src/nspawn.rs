@@ -25,16 +25,6 @@ use crate::{
     pty::Pty,
 };
 
-/// Tools that a booted Debian needs on the host, for [`crate::need_root!`].
-pub const TOOLS: [&str; 6] = [
-    "systemd-nspawn",
-    "debootstrap",
-    "nsenter",
-    "unshare",
-    "setpriv",
-    "ip",
-];
-
 /// The password of carol, who as a member of the group sudo is whom Debian's polkit asks for.
 pub const ADMIN_PASSWORD: &str = "correct horse";
 

@@ -51,6 +51,17 @@ struct Stage<'a> {
 /// Sets the stage, plays, and looks whether everything is as it was.
 #[track_caller]
 fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
+    need_root!(
+        "systemd-nspawn",
+        "debootstrap",
+        "nsenter",
+        "unshare",
+        "setpriv",
+        "ip",
+        "nft",
+        "iptables",
+        "cpio"
+    );
     let lan = Lan::new().unwrap();
     let host = Netns::new("debian").unwrap();
     let outside = Netns::new("outside").unwrap();
@@ -174,7 +185,6 @@ impl Stage<'_> {
 
 #[test]
 fn p1_what_polkit_does_not_grant_is_not_opened() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "ip");
     on_stage(Flavour::Nftables, |stage| {
         let debian = stage.debian;
         // Nobody to ask: alice is in no group, bob's membership counts only at the machine.
@@ -213,7 +223,6 @@ fn p1_what_polkit_does_not_grant_is_not_opened() {
 
 #[test]
 fn p1_the_password_is_asked_for_on_the_terminal() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
     on_stage(Flavour::Iptables, |stage| {
         // Right.
         let mut session = stage.asked(ALICE);
@@ -245,6 +254,21 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
         assert!(!stage.runs("pkttyagent"));
         stage.assert_closed();
 
+        // polkit dies while it asks.
+        let mut session = stage.asked(ALICE);
+        stage
+            .debian
+            .sh("systemctl kill --signal=KILL polkit")
+            .unwrap();
+        assert_eq!(
+            session.exit(SOON),
+            Ok(NOT_AUTHORIZED),
+            "{:?}",
+            session.said()
+        );
+        assert!(session.terminal().unwrap().echo().unwrap());
+        stage.assert_closed();
+
         // Killed: what is typed afterwards opens nothing, and nobody is left who asks.
         let mut session = stage.asked(ALICE);
         session.kill("KILL").unwrap();
@@ -266,7 +290,6 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
 
 #[test]
 fn p10_neither_client_nor_helper_has_more_than_it_needs() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "ip");
     on_stage(Flavour::Nftables, |stage| {
         let mut session = stage.serving(BOB);
         let client = stage.status(session.pid().unwrap());
@@ -309,7 +332,6 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
 
 #[test]
 fn p9_a_lease_is_its_owners_and_the_managers() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
     on_stage(Flavour::Iptables, |stage| {
         let debian = stage.debian;
         let mut session = stage.serving(BOB);
@@ -341,7 +363,6 @@ fn p9_a_lease_is_its_owners_and_the_managers() {
 
 #[test]
 fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
     on_stage(Flavour::Iptables, |stage| {
         // A member at the machine is not asked.
         let mut session = stage.serving(BOB);
@@ -367,7 +388,6 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
 
 #[test]
 fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "ip");
     on_stage(Flavour::Nftables, |stage| {
         let debian = stage.debian;
         assert_eq!(stage.helper(), 0, "installed is not started");
@@ -414,7 +434,6 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
 
 #[test]
 fn p3_a_hung_helper_is_ended_by_its_watchdog() {
-    need_root!("systemd-nspawn", "debootstrap", "nft", "iptables", "ip");
     on_stage(Flavour::Iptables, |stage| {
         let mut session = stage.serving(BOB);
         stage
@@ -434,14 +453,7 @@ fn p3_a_hung_helper_is_ended_by_its_watchdog() {
 
 #[test]
 fn a_machine_boots_from_an_ordinary_user() {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nft",
-        "ip",
-        "dnsmasq",
-        "qemu-system-x86_64"
-    );
+    need_root!("dnsmasq", "qemu-system-x86_64");
     on_stage(Flavour::Nftables, |stage| {
         let router = Netns::new("router").unwrap();
         stage
