@@ -1,8 +1,11 @@
 //! polkit's text agent, so that a password can be asked for in a plain terminal.
 //!
-//! Guarantees: it runs only while somebody needs it and only if a person sits at a terminal; a
-//! graphical agent keeps the right of way (`--fallback`); afterwards it is gone and the terminal
-//! echoes as before. A missing agent is no error: the desktop may have one.
+//! Guarantees: it is started only after the helper said that nobody is there to be asked, so that a
+//! desktop's own agent keeps the right of way, and a caller who needs no password waits for nothing;
+//! afterwards it is gone and the terminal echoes as before. A missing agent is no error of its own.
+//!
+//! `pkttyagent --fallback`, registered beforehand, would keep the desktop's right of way as well, but
+//! polkit passes a fallback agent over for callers outside of any login session.
 
 use std::{
     fs::File,
@@ -59,7 +62,7 @@ impl Agent {
             None => Command::new(&program),
         };
         let child = command
-            .args(["--process", &subject, "--fallback", "--notify-fd"])
+            .args(["--process", &subject, "--notify-fd"])
             .arg(writer.as_raw_fd().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

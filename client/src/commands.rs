@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use nix::time::{ClockId, clock_gettime};
+use portcullis_dbus::Error;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -38,7 +39,7 @@ pub fn close(lease: Option<u64>, common: &Common, report: &mut Report) -> Result
             Some(number) => number,
             None => match session.list().await?.as_slice() {
                 [] => {
-                    report.note("Nothing is open.");
+                    report.note("Nothing is open that you may see.");
                     return Ok(());
                 }
                 [one] => one.number,
@@ -54,9 +55,7 @@ pub fn close(lease: Option<u64>, common: &Common, report: &mut Report) -> Result
                 }
             },
         };
-        let agent = agent(common).await;
-        session.close(number).await?;
-        drop(agent);
+        with_agent(common, async || session.close(number).await).await?;
         report.note(&format!("Lease {number} is closed."));
         Ok(())
     })
@@ -126,7 +125,8 @@ pub fn pick_interface(boot: &Boot, report: &mut Report) -> Result<String, Failur
                 "no network interface will do: one must be connected and have an IPv4 address",
             ),
             &all,
-        )),
+        )
+        .advise("one of them is right nevertheless: -i NAME")),
     }
 }
 
@@ -180,14 +180,28 @@ fn list(failure: Failure, all: &[Interface]) -> Failure {
     })
 }
 
-/// The text agent, if a person sits at a terminal and may be asked.
-pub async fn agent(common: &Common) -> Option<Agent> {
+/// Asks the helper; if it says that nobody is there to be asked for a password, and a person sits at
+/// this terminal, asks again with polkit's text agent here.
+///
+/// # Errors
+/// Those of `ask`.
+pub async fn with_agent<T>(
+    common: &Common,
+    mut ask: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let failure = match ask().await {
+        Err(failure) if failure.code == Error::NoAgent(String::new()).exit_code() => failure,
+        answer => return answer,
+    };
     let person = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if person && !common.no_ask_password {
-        Agent::start().await
-    } else {
-        None
+    if common.no_ask_password || !person {
+        return Err(failure);
     }
+    let Some(_agent) = Agent::start().await else {
+        return Err(failure
+            .advise("or install pkttyagent (package pkexec or polkit), which asks in a terminal"));
+    };
+    ask().await
 }
 
 /// A runtime for the bus and the servers.

@@ -99,7 +99,10 @@ fn unreachable_helper(cause: &zbus::Error, failure: impl Fn(String) -> Failure) 
                 .advise("install the package portcullis system-wide; on NixOS: programs.portcullis.enable = true;")
                 .advise("if it was installed just now: systemctl reload dbus.service")
         }
-        zbus::Error::InputOutput(_) | zbus::Error::Address(_) | zbus::Error::Handshake(_) => {
+        zbus::Error::Connection(..)
+        | zbus::Error::InputOutput(_)
+        | zbus::Error::Address(_)
+        | zbus::Error::Handshake(_) => {
             failure(format!("the system bus cannot be reached: {text}"))
                 .advise("is dbus running on this system? (systemctl status dbus)")
         }

@@ -79,6 +79,14 @@ pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<Strin
     Ok(script)
 }
 
+/// Whether [`script`] can write this command line: to be asked before anything is opened.
+///
+/// # Errors
+/// It cannot.
+pub fn check_cmdline(cmdline: &str) -> Result<(), CmdlineError> {
+    quote(cmdline).map(drop)
+}
+
 /// What a person at the machine reads; five minutes, or a key, then the next boot device.
 const FAILURES: &str = "\
 exit
@@ -132,4 +140,137 @@ fn quote(cmdline: &str) -> Result<String, CmdlineError> {
         words.push(std::mem::take(&mut blanks) + &quoted);
     }
     Ok(words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::image::Blob;
+
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
+
+    fn generation(initrds: usize, cmdline: &str) -> Generation {
+        let blob = Blob {
+            name: "file".into(),
+            file: Arc::new(tempfile::tempfile().unwrap()),
+            length: 0,
+            etag: String::new(),
+            last_modified: String::new(),
+        };
+        Generation {
+            token: "0123456789abcdef0123456789abcdef".into(),
+            kernel: blob.clone(),
+            initrds: vec![blob; initrds],
+            cmdline: cmdline.into(),
+        }
+    }
+
+    fn written(initrds: usize, cmdline: &str) -> String {
+        script(&generation(initrds, cmdline), "http://10.0.0.1:64172", MAC).unwrap()
+    }
+
+    #[test]
+    fn the_whole_script() {
+        let url = "http://10.0.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-12-34-fe";
+        let head = format!(
+            "#!ipxe\n\
+             kernel --name kernel {url}/kernel || goto no_kernel\n\
+             initrd --name initrd0 {url}/initrd0 || goto no_initrd\n\
+             initrd --name initrd1 {url}/initrd1 || goto no_initrd\n\
+             boot kernel initrd=initrd0 initrd=initrd1 init=/nix/store/x/init loglevel=4 \
+             || goto no_boot\n"
+        );
+        let script = written(2, "init=/nix/store/x/init loglevel=4");
+        assert_eq!(script, head + FAILURES);
+        for label in ["no_kernel", "no_initrd", "no_boot", "failed"] {
+            assert!(FAILURES.contains(&format!(":{label}\n")), "{label}");
+        }
+    }
+
+    #[test]
+    fn without_initrd_and_command_line() {
+        assert!(written(0, "").contains("\nboot kernel || goto no_boot\n"));
+    }
+
+    #[test]
+    fn special_words_are_written_with_a_setting() {
+        let script = written(0, "a || b #c; ; d  e");
+        assert!(script.starts_with(
+            "#!ipxe\nset blank:hex 20\nset hash:hex 23\nset pipe:hex 7c\nset semicolon:hex 3b\n"
+        ));
+        assert!(script.contains(
+            "\nboot kernel a ${pipe:string}| b ${hash:string}c; ${semicolon:string} d \
+             ${blank:string}e || goto no_boot\n"
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused() {
+        let expansion = |word: &str| Err(CmdlineError::Expansion(word.into()));
+        assert_eq!(check_cmdline("a ${net0/mac} b"), expansion("${net0/mac}"));
+        assert_eq!(check_cmdline("x=${${}"), expansion("x=${${}"));
+        assert_eq!(check_cmdline("a\nb"), Err(CmdlineError::Control(10)));
+        assert_eq!(check_cmdline("a\tb"), Err(CmdlineError::Control(9)));
+        assert_eq!(check_cmdline("a\rb"), Err(CmdlineError::Control(13)));
+        assert_eq!(check_cmdline("$a ${b c} }${ \\ é"), Ok(()));
+    }
+
+    /// What iPXE does with the `boot` line: words, terminator, expansion, joined by blanks.
+    fn as_ipxe_reads(script: &str) -> String {
+        let mut settings = HashMap::new();
+        for line in script.lines().filter_map(|line| line.strip_prefix("set ")) {
+            let (name, hex) = line.split_once(":hex ").unwrap();
+            let octet = u8::from_str_radix(hex, 16).unwrap();
+            settings.insert(format!("{name}:string"), char::from(octet).to_string());
+        }
+        let boot = script
+            .lines()
+            .find(|line| line.starts_with("boot "))
+            .unwrap();
+        let words = boot
+            .split([' ', '\t', '\r', '\x0b', '\x0c'])
+            .filter(|word| !word.is_empty());
+        words
+            .take_while(|word| !matches!(*word, "||" | "&&" | ";") && !word.starts_with('#'))
+            .map(|word| expand(word, &settings))
+            .skip(2)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// The last `${` before the first `}` that follows one, replaced until there is none.
+    fn expand(word: &str, settings: &HashMap<String, String>) -> String {
+        let mut word = word.to_owned();
+        while let Some(first) = word.find("${") {
+            let Some(end) = word[first..].find('}').map(|end| first + end) else {
+                break;
+            };
+            let start = word[..end].rfind("${").unwrap();
+            let value = settings
+                .get(&word[start + 2..end])
+                .cloned()
+                .unwrap_or_default();
+            word.replace_range(start..=end, &value);
+        }
+        word
+    }
+
+    proptest! {
+        #[test]
+        fn the_kernel_gets_exactly_the_command_line(cmdline in "[-ab#|&; ${}=\"\\\\é]{0,24}") {
+            match script(&generation(0, &cmdline), "http://10.0.0.1:1", MAC) {
+                Ok(script) => prop_assert_eq!(as_ipxe_reads(&script), cmdline.trim_matches(' ')),
+                Err(error) => {
+                    let expands = cmdline
+                        .split(' ')
+                        .any(|word| expand(word, &HashMap::new()) != word);
+                    prop_assert!(expands, "refused for nothing: {}", error);
+                }
+            }
+        }
+    }
 }

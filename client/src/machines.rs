@@ -111,3 +111,90 @@ impl Witness for Machines {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+    use crate::{
+        dhcp::UefiOffer,
+        event::{Firmware, OfferForm, Statement},
+    };
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    fn machines(room: usize) -> (Arc<Machines>, mpsc::Receiver<Event>) {
+        let policy = Policy {
+            for_mac: [MAC].into(),
+            once: true,
+            count: None,
+            initrds: 0,
+            loaders: [].into(),
+            address: Ipv4Addr::LOCALHOST,
+            http_port: 1,
+            token: String::new(),
+            uefi_offer: UefiOffer::Auto,
+            boot_server: true,
+        };
+        let (sender, events) = mpsc::channel(room);
+        (Machines::new(policy, sender), events)
+    }
+
+    fn seen() -> Fact {
+        let firmware = Firmware::Pxe;
+        Fact::Seen { arch: 7, firmware }
+    }
+
+    #[test]
+    fn only_selected_machines_are_admitted() {
+        let (machines, _events) = machines(1);
+        assert!(machines.admitted(MAC));
+        assert!(!machines.admitted(MacAddr([3; 6])));
+        assert!(!machines.should_boot_locally(MAC));
+    }
+
+    #[test]
+    fn facts_become_events_and_silence_becomes_a_statement() {
+        let (machines, mut events) = machines(8);
+        let file = "file".to_owned();
+        let form = OfferForm::Complete;
+        machines.fact(MAC, seen());
+        machines.fact(MAC, Fact::Offered { form, file });
+        machines.tick(Instant::now() + Duration::from_secs(29));
+        machines.tick(Instant::now() + Duration::from_secs(31));
+        let told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let [one, two, three] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!((one.mac, &one.what), (MAC, &What::Fact(seen())));
+        assert!(matches!(two.what, What::Fact(Fact::Offered { .. })));
+        assert!(matches!(
+            three.what,
+            What::Statement(Statement::Stalled { .. })
+        ));
+        assert!(one.at <= two.at && (30_000..40_000).contains(&three.at));
+    }
+
+    #[test]
+    fn progress_leaves_room_for_steps_and_a_full_channel_blocks_nobody() {
+        let (machines, mut events) = machines(8);
+        for sent in 0..100 {
+            machines.fact(MAC, Fact::TransferProgress { transfer: 1, sent });
+        }
+        machines.fact(MAC, seen());
+        let told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        assert_eq!(told.len(), 6);
+        assert_eq!(told[5].what, What::Fact(seen()));
+        for transfer in 0..100 {
+            let (sent, reason) = (0, String::new());
+            let ended = Fact::TransferEnded {
+                transfer,
+                sent,
+                reason,
+            };
+            machines.fact(MAC, ended);
+        }
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 8);
+    }
+}

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     cli::{self, Boot},
-    commands::{agent, pick_interface, runtime},
+    commands::{pick_interface, runtime, with_agent},
     dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
     event::Event,
     exit::{Code, Failure},
@@ -111,17 +111,16 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         tcp_ports: vec![plan.request.http_port],
         max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
     });
-    let agent = agent(&plan.boot.common).await;
     let (lease, sockets) = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
         () = interrupts.next() => {
+            report.interrupted();
             let text = "you ended it before it was allowed: nothing was opened".to_owned();
             return Err(Error::AuthenticationDismissed(text).into());
         }
-        opened = session.open(&plan.request) => opened?,
+        opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
     };
-    drop(agent);
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
     report.ready(&ready(plan, &lease));
@@ -140,6 +139,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     }
     match stop {
         Stop::Asked => {
+            report.interrupted();
             tokio::select! {
                 () = interrupts.next() => {}
                 closed = timeout(CLOSING, session.close(lease.number)) => {
@@ -318,7 +318,20 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
             .collect(),
         can,
         cannot,
+        only: only(plan.boot),
     }
+}
+
+/// What the user limits it to, in words.
+fn only(boot: &Boot) -> Vec<String> {
+    let macs: Vec<_> = boot.for_mac.iter().map(ToString::to_string).collect();
+    let macs = (!macs.is_empty()).then(|| macs.join(", "));
+    let once = boot.once.then(|| "each machine once".to_owned());
+    let count = boot.count.map(|count| match count {
+        1 => "one machine".to_owned(),
+        count => format!("{count} machines"),
+    });
+    [macs, once, count].into_iter().flatten().collect()
 }
 
 /// Octets that the interface carries in one packet.

@@ -58,7 +58,8 @@ password for anything. Everything is real: the kernel's firewall, D-Bus, polkit,
                 Flavour::Nftables => "nftables",
             }
         ));
-        chapter(&screen, firmware, flavour)?;
+        // Our table is the same in both: shown once.
+        chapter(&screen, firmware, flavour, number == 0)?;
     }
     screen.title(&format!(
         "Both machines ran what alice served. {:.0} s in all; nothing is left.",
@@ -68,9 +69,16 @@ password for anything. Everything is real: the kernel's firewall, D-Bus, polkit,
 }
 
 /// One machine, from switched off to userspace, and the firewall around it.
-fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour) -> Result<()> {
+fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour, whole_table: bool) -> Result<()> {
     let scene = Scene::start(Some(flavour), Site::AllowsAlice)?;
-    screen.heading("The firewall before");
+    screen.heading("The firewall before: the chain of NixOS that decides");
+    let list = match flavour {
+        Flavour::Iptables => "iptables -S nixos-fw",
+        Flavour::Nftables => "nft -s list chain inet nixos-fw input-allow",
+    };
+    for line in scene.host.netns().sh(list)?.lines() {
+        screen.styled("2", &format!("  {}", line.replace('\t', "  ")));
+    }
     screen.ports(&scene)?;
 
     screen.heading("alice@host$ portcullis boot ./image --interface eth0");
@@ -93,7 +101,11 @@ fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour) -> Result<()> 
     follow.tell();
 
     screen.heading("The firewall while alice serves: what was added");
-    screen.changes(&scene.before.changes(&Snapshot::take(scene.host.netns())?));
+    let changes = scene
+        .before
+        .without_handles()
+        .changes(&Snapshot::take(scene.host.netns())?.without_handles());
+    screen.changes(&changes, whole_table);
     screen.ports(&scene)?;
     screen.heading("Who holds what");
     screen.privileges("portcullis", follow.client.pid()?)?;
@@ -103,15 +115,20 @@ fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour) -> Result<()> 
 
     screen.heading("The machine is switched on");
     let mut machine = Machine::start(&scene.lan, firmware, "02:00:00:00:00:01")?;
-    follow.restart_clock();
-    let cmdline = loop {
+    let (cmdline, time) = loop {
         follow.tell();
         match machine.line("PORTCULLIS-UP ", BOOT, Duration::from_millis(200))? {
-            Some((cmdline, _)) => break cmdline,
+            Some(up) => break up,
             None => continue,
         }
     };
-    follow.note(&format!("the machine's console: PORTCULLIS-UP {cmdline}"));
+    follow.tell();
+    screen.heading(&format!(
+        "The machine's console, {:.1} s after it was switched on",
+        time.as_secs_f32()
+    ));
+    screen.say(&format!("  | PORTCULLIS-UP {cmdline}"));
+    screen.say(&format!("  | PORTCULLIS-INITRD {}", machine.initrd()?));
     if !cmdline.contains(WORD) {
         return Err(LabError(format!(
             "not the command line that alice gave: {cmdline}"
@@ -152,7 +169,6 @@ struct Follow<'a> {
     screen: &'a Screen,
     client: Client,
     shown: [usize; 2],
-    since: Instant,
 }
 
 impl<'a> Follow<'a> {
@@ -172,12 +188,7 @@ impl<'a> Follow<'a> {
             screen,
             client: scene.host.client("alice", &arguments)?,
             shown: [0, 0],
-            since: Instant::now(),
         })
-    }
-
-    fn restart_clock(&mut self) {
-        self.since = Instant::now();
     }
 
     /// Shows the whole lines that have come since the last time.
@@ -190,14 +201,9 @@ impl<'a> Follow<'a> {
             };
             *shown += whole.len() + 1;
             for line in whole.lines() {
-                self.screen.timed(self.since, line);
+                self.screen.say(&format!("  | {line}"));
             }
         }
-    }
-
-    fn note(&mut self, line: &str) {
-        self.tell();
-        self.screen.timed(self.since, line);
     }
 }
 
@@ -228,17 +234,31 @@ impl Screen {
         self.styled("1", &format!("\n{text}"));
     }
 
-    fn timed(&self, since: Instant, line: &str) {
-        self.say(&format!("{:7.1} s  {line}", since.elapsed().as_secs_f32()));
-    }
-
-    /// A difference of two rulesets, without what only tools read.
-    fn changes(&self, changes: &str) {
-        for line in changes.lines() {
-            let line = line.replace('\t', "  ");
-            let style = if line.starts_with('+') { "32" } else { "2" };
-            self.styled(style, &format!("  {line}"));
+    /// A difference of two rulesets; of our own table perhaps only how many rules it has.
+    fn changes(&self, changes: &str, whole_table: bool) {
+        let (host, table) = match changes.split_once("+ table inet portcullis") {
+            Some((host, _)) => (host, changes.get(host.len()..).unwrap_or_default()),
+            None => (changes, ""),
+        };
+        let paint = |text: &str| {
+            for line in text.lines().filter(|line| line.trim() != "+") {
+                let style = if line.starts_with('+') { "32" } else { "2" };
+                self.styled(style, &format!("  {}", line.replace('\t', "  ")));
+            }
+        };
+        paint(host);
+        if whole_table {
+            paint(table);
+        } else {
+            let rules = table
+                .lines()
+                .filter(|line| line.starts_with("+ \t\t"))
+                .count();
+            paint(&format!(
+                "+ table inet portcullis ({rules} lines, as before)"
+            ));
         }
+        self.say("  The kernel drops that table when the helper dies; the marks die with alice's sockets.");
     }
 
     /// What the outsider hears.

@@ -34,7 +34,9 @@ impl Rival {
                 "--keep-in-foreground",
                 "--conf-file=/dev/null",
                 "--port=0",
+                // Not another user or group: that would take the death signal away.
                 "--user=root",
+                "--group=root",
             ])
             .args([
                 "--no-hosts",
@@ -45,6 +47,11 @@ impl Rival {
             // Looking for a user of an address by ping would cost three seconds per machine.
             .args(["--dhcp-authoritative", "--no-ping", "--log-dhcp"])
             .args(["--dhcp-range=192.0.2.100,192.0.2.150,255.255.255.0,1h"])
+            // Announces a prefix, as home routers do; iPXE waits long for a router that does not.
+            .args([
+                "--enable-ra",
+                "--dhcp-range=::,constructor:eth0,ra-only,64,1h",
+            ])
             .arg(format!("--interface={interface}"))
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--log-facility={}", log.display()))

@@ -51,6 +51,7 @@ impl Scene {
         let lan = Lan::new()?;
         let router = Netns::new("router")?;
         lan.attach(&router, "eth0", Some("192.0.2.1/24"))?;
+        router.address("eth0", "fd00::1/64")?;
         let rival = Rival::start(&router, "eth0", &[])?;
         let outsider = Netns::new("outsider")?;
         lan.attach(&outsider, "eth0", Some("192.0.2.3/24"))?;

@@ -70,7 +70,12 @@ fn boots(
     };
     println!("{firmware:?} {arguments:?}: {time:.1?} to userspace");
     let image = machine::image().unwrap();
-    let words: Vec<&str> = cmdline
+    // iPXE hands an EFI program its own name as the first word, as a shell does.
+    let own = match firmware {
+        Firmware::Bios => cmdline.as_str(),
+        Firmware::Uefi => cmdline.strip_prefix("kernel ").unwrap(),
+    };
+    let words: Vec<&str> = own
         .split(' ')
         // For the loader and the kernel's EFI stub; its form is not ours.
         .filter(|word| !word.starts_with("initrd="))
@@ -93,12 +98,13 @@ fn boots(
         "the client saw it through:\n{}",
         client.stdout()
     );
+    // Before the ports are tried again, which is no machine's business.
+    capture.end().unwrap();
     client.signal(Signal::SIGINT).unwrap();
     let status = client.end().unwrap();
     assert_eq!(status.code(), Some(0), "{}", client.stderr());
     assert_eq!(scene.try_ports().unwrap(), CLOSED, "after");
     scene.assert_restored(Duration::from_secs(1)).unwrap();
-    capture.end().unwrap();
     boot_server_messages(&file)
 }
 
@@ -157,7 +163,7 @@ fn lease_of(bystander: &Netns) -> String {
     std::fs::write(
         &script,
         format!(
-            "#!/bin/sh\n[ \"$1\" = bound ] && env | grep -v -e ^_= -e ^PWD= -e ^SHLVL= | sort >{}\nexit 0\n",
+            "#!/bin/sh\n[ \"$1\" = bound ] && env | grep -v -e ^_= -e ^PWD= -e ^SHLVL= -e ^PATH= | sort >{}\nexit 0\n",
             result.display()
         ),
     )
@@ -167,7 +173,8 @@ fn lease_of(bystander: &Netns) -> String {
     command
         .args(["-f", "-q", "-n", "-t", "5", "-i", "eth0", "-s"])
         .arg(&script)
-        .env_clear();
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     bystander.finish(command).unwrap();
     std::fs::read_to_string(result).unwrap()
 }

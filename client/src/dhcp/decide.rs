@@ -32,7 +32,7 @@ const CLIENT_PORT: u16 = 68;
 /// How UEFI machines are told what to load (`--uefi-offer`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UefiOffer {
-    /// As the table says: complete, which outranks other proxies in EDK2 and needs no 4011.
+    /// As the table says for the architecture.
     #[default]
     Auto,
     /// Everything on 67: option 43 = 06 01 08 FF, and the file.
@@ -284,16 +284,16 @@ fn boot_firmware(
 ) -> Result<Boot, Ignore> {
     let loader = pick(row.loaders, policy, memory)
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
-    let boot_server = row.platform == Platform::Uefi
-        && policy.boot_server
-        && policy.uefi_offer == UefiOffer::BootServer;
+    let form = match (row.platform, policy.uefi_offer) {
+        // The machine's whole attempt fails when nobody answers on 4011.
+        _ if !policy.boot_server => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
+        _ => row.offer,
+    };
     Ok(Boot {
         file: Policy::loader_name(query.mac, loader),
-        form: if boot_server {
-            OfferForm::BootServer
-        } else {
-            OfferForm::Complete
-        },
+        form,
     })
 }
 

@@ -7,6 +7,8 @@ mod decide;
 mod query;
 mod serve;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{Decision, Ignore, Memory, Policy, UefiOffer, decide};
 pub use query::{BootItem, Client, Ipxe, NotBootClient, Port, Query};

@@ -1,10 +1,10 @@
-//! Architecture and kind of client -> loader. The table that grows: support for one more kind of
+//! Architecture and kind of client -> loader and form of offer. The table that grows: support for one more kind of
 //! machine is one more loader in its row.
 //!
 //! Codes: IANA "Processor Architecture Types" (RFC 4578 section 2.1, RFC 5970 section 3.3).
 
 use super::query::{Client, Ipxe};
-use crate::image::Loader;
+use crate::{event::OfferForm, image::Loader};
 
 /// What runs on the machine, as far as loading goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Row {
     pub name: &'static str,
     /// What its iPXE needs.
     pub platform: Platform,
+    /// How the machine's own firmware is told, unless `--uefi-offer` says otherwise.
+    pub offer: OfferForm,
     /// For the machine's own firmware, the preferred one first; the next one is tried when a
     /// machine has loaded one and nothing followed.
     pub loaders: &'static [Loader],
@@ -55,6 +57,7 @@ const fn known(arch: u16, client: Client, name: &'static str, platform: Platform
         client,
         name,
         platform,
+        offer: OfferForm::Complete,
         loaders: &[],
         ipxe_loaders: &[],
     }
@@ -65,6 +68,8 @@ const X64: Row = Row {
     client: Client::Pxe,
     name: "x64 UEFI",
     platform: Platform::Uefi,
+    // In EDK2 a complete offer outranks those that lead to 4011.
+    offer: OfferForm::Complete,
     loaders: &[Loader::SnponlyX64, Loader::IpxeX64],
     ipxe_loaders: &[Loader::IpxeX64, Loader::SnponlyX64],
 };
@@ -76,6 +81,7 @@ pub const ROWS: &[Row] = &[
         client: Client::Pxe,
         name: "x86 BIOS",
         platform: Platform::Bios,
+        offer: OfferForm::Complete,
         loaders: &[Loader::Undionly, Loader::IpxePxe],
         // undionly.kpxe drives the card through the ROM's UNDI, which an iPXE has taken away.
         ipxe_loaders: &[Loader::IpxePxe],

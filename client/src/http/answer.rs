@@ -128,10 +128,7 @@ impl Content {
                     .ok()
                     .zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
-                Body::from(
-                    text.map(|text| Bytes::copy_from_slice(text))
-                        .unwrap_or_default(),
-                )
+                Body::from(text.map(Bytes::copy_from_slice).unwrap_or_default())
             }
         }
     }
@@ -168,6 +165,9 @@ fn respond(
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             put(&mut response, header::ETAG, file.etag);
+            // The length that a 200 would have (RFC 9110 section 8.6), or HEAD would be given a 0.
+            let length = file.length.to_string();
+            put(&mut response, header::CONTENT_LENGTH, &length);
             return response;
         }
         Selection::Failed => {
@@ -189,9 +189,7 @@ fn respond(
     // A part that stops short of the end is a look at the file, not a download of it.
     let download = (is_get && part.end == file.length).then(|| {
         let witness = Arc::clone(&server.witness);
-        let mut download = Download::new(witness, mac, Protocol::Http, role, file.length);
-        download.progress(part.start);
-        download
+        Download::new(witness, mac, Protocol::Http, role, file.length)
     });
     let body = if is_get {
         content.body(part.clone(), download)

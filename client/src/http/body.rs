@@ -35,12 +35,15 @@ pub(super) struct FileBody {
 impl FileBody {
     /// The octets `part` of `file`, told to `download` as they go.
     pub fn new(file: Arc<File>, part: Range<u64>, download: Option<Download>) -> Self {
-        Self {
+        let mut body = Self {
             file,
             rest: part,
             read: None,
             download,
-        }
+        };
+        // Tells that it began; an empty file is done with that.
+        body.handed_over(0);
+        body
     }
 
     /// Begins to read the next chunk, if there is one.

@@ -31,10 +31,10 @@ use crate::{admission::Admission, event::Witness, image::Generation};
 /// Connections at once. The next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
 
-/// For a request's header to arrive, and for the next request on the same connection.
+/// Long enough for a machine that unpacks one file before it asks for the next.
 const HEADER_TIME: Duration = Duration::from_secs(30);
 
-/// For a machine to take anything of what is being sent.
+/// Long enough for firmware that is busy with its memory; short enough for a lab's next machine.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
 /// Octets that hyper gathers of a request's header; also bounds what it holds of a response.
@@ -48,7 +48,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Settings {
     /// The address and port that the URLs in the script name.
     pub address: SocketAddrV4,
-    /// A machine that takes nothing for so long is cut off.
+    /// For a request's header to arrive, and for the next request on the same connection.
+    pub header: Duration,
+    /// For a machine to take anything of what is being sent.
     pub stall: Duration,
 }
 
@@ -58,6 +60,7 @@ impl Settings {
     pub fn new(address: SocketAddrV4) -> Self {
         Self {
             address,
+            header: HEADER_TIME,
             stall: STALL_TIME,
         }
     }
@@ -111,7 +114,7 @@ pub async fn serve_http(
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = serve_connection(stream, settings.stall, router.clone());
+                let connection = serve_connection(stream, settings.clone(), router.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(permit);
@@ -125,19 +128,16 @@ pub async fn serve_http(
 }
 
 /// One connection until its end. What went wrong is told by the download that it cut short.
-async fn serve_connection(stream: TcpStream, stall: Duration, router: Router) {
+async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
     // Both only improve matters: without them answers come later, and a dead machine holds its
     // place longer.
     let _ = stream.set_nodelay(true);
     // Covers a receiver that keeps its window closed, too (Linux 5.11).
-    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(stall));
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.stall));
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(settings.header)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
 }
-
-#[cfg(test)]
-mod tests;

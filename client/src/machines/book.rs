@@ -130,7 +130,7 @@ impl Machine {
         if again {
             return false;
         }
-        let firmware_again = !matches!(
+        let not_ipxe = !matches!(
             fact,
             Fact::Seen {
                 firmware: Firmware::Ipxe,
@@ -138,7 +138,7 @@ impl Machine {
             }
         );
         if self.step == Step::Loaded {
-            match (firmware_again, self.stalled) {
+            match (not_ipxe, self.stalled) {
                 // The loader came to nothing, and that is not yet counted.
                 (true, false) => self.failed_loaders += 1,
                 // It was only slow.
@@ -356,3 +356,6 @@ impl Book {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,6 @@ use crate::{
     exit::Failure,
     interfaces::Interface,
     session::Lease,
-    source::timestamp,
 };
 
 use text::{Line, Narrator, Tone};
@@ -63,6 +62,8 @@ pub struct Ready<'a> {
     pub can: Vec<&'static str>,
     /// Machines that cannot, for want of a loader.
     pub cannot: Vec<&'static str>,
+    /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
+    pub only: Vec<String>,
 }
 
 /// How much is shown.
@@ -98,15 +99,16 @@ impl Report {
     /// For a command without machines.
     #[must_use]
     pub fn new(common: &Common) -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
         let color = |terminal: bool| match common.color {
             Color::Always => true,
             Color::Never => false,
             // https://no-color.org: set and not empty.
             Color::Auto => {
-                terminal && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+                terminal && !dumb && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
             }
         };
-        let live = io::stdout().is_terminal() && !common.json;
+        let live = io::stdout().is_terminal() && !dumb && !common.json;
         Self {
             json: common.json,
             detail: Detail::Normal,
@@ -185,6 +187,15 @@ impl Report {
         }
     }
 
+    /// Ctrl-C was pressed: what comes next begins a line of its own, after the terminal's `^C` or an
+    /// unanswered prompt.
+    pub fn interrupted(&mut self) {
+        self.status(None);
+        if io::stderr().is_terminal() {
+            let _ = writeln!(io::stderr());
+        }
+    }
+
     /// Says that the lease is closed.
     pub fn closed(&mut self, lease: &Lease, reason: &str) {
         self.status(None);
@@ -260,10 +271,7 @@ impl Report {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        format!(
-            "{} ",
-            timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
-        )
+        format!("{} ", units::timestamp(now.as_secs()))
     }
 
     /// Replaces the line at the bottom of a terminal that shows downloads as they run.
@@ -272,8 +280,9 @@ impl Report {
             return;
         }
         match text {
-            // The cursor goes back to the first column, and the rest of the line is erased.
-            Some(text) => self.write(&format!("\r{text}\x1b[K")),
+            // From the first column, the rest of the line erased; on a narrow terminal it is cut off
+            // (DECAWM), since a second line could not be taken back.
+            Some(text) => self.write(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h")),
             None if self.status_shown => self.write("\r\x1b[K"),
             None => {}
         }

@@ -116,6 +116,12 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         )),
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
+    if !ready.only.is_empty() {
+        lines.push(Line::plain(format!(
+            "  only      {}",
+            ready.only.join("; ")
+        )));
+    }
     if !ready.cannot.is_empty() {
         lines.push(Line::toned(
             Tone::Attention,
@@ -185,7 +191,7 @@ pub fn failure(failure: &Failure) -> Vec<Line> {
 #[must_use]
 pub fn leases(leases: &[Lease], now: u64) -> Vec<Line> {
     if leases.is_empty() {
-        return vec![Line::plain("Nothing is open.")];
+        return vec![Line::plain("Nothing is open that you may see.")];
     }
     leases
         .iter()
@@ -283,7 +289,7 @@ impl Narrator {
         let rate = rate(first.sent, first.now.saturating_sub(first.began)).unwrap_or_default();
         let more = match worth.len() {
             1 => String::new(),
-            count => format!("  (and {} more)", count - 1),
+            count => format!("  and {} more", count - 1),
         };
         Some(format!(
             "          {}  {}: {} of {}  {rate}{more}",

@@ -62,6 +62,27 @@ pub fn ports(udp: &[u16], tcp: &[u16]) -> String {
     }
 }
 
+/// Seconds since 1970 as `2026-11-22 10:22:05`, in UTC.
+#[must_use]
+pub fn timestamp(seconds: u64) -> String {
+    // Years are counted from 1 March, so that the leap day is the last of its year, in eras of
+    // 400 years, each 146,097 days long. 719,468 days lie between 0000-03-01 and 1970-01-01.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day + 2) / 153;
+    let day = day - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +125,21 @@ mod tests {
             (43_200_000, "12 h"),
         ] {
             assert_eq!(time(milliseconds), text);
+        }
+    }
+
+    #[test]
+    fn timestamps() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (784_111_777, "1994-11-06 08:49:37"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (951_868_800, "2000-03-01 00:00:00"),
+            (1_704_067_199, "2023-12-31 23:59:59"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(timestamp(seconds), text);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use file::{OpenError, http_date, open_blob, read_head, timestamp};
+pub use file::{OpenError, open_blob, read_head};
 pub use kernel::is_x64_efi;
 
 use crate::{
@@ -233,7 +233,12 @@ mod tests {
     fn what_was_opened_stays_when_the_build_is_replaced() {
         let build = build(&[("k", &bzimage()), ("i", b"old")]);
         let initrd = build.path().join("i");
-        let generation = open(&build.path().join("k"), &[initrd.clone()], Some("a=b")).unwrap();
+        let generation = open(
+            &build.path().join("k"),
+            std::slice::from_ref(&initrd),
+            Some("a=b"),
+        )
+        .unwrap();
         std::fs::remove_file(&initrd).unwrap();
         std::fs::write(&initrd, b"new one").unwrap();
         assert_eq!(read_head(&generation.initrds[0], 16).unwrap(), b"old");

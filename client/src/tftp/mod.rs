@@ -158,6 +158,3 @@ impl Server {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -25,6 +25,10 @@ use crate::{
 /// Smallest read from the file: a window of one block must not cost a read each.
 const READ_AHEAD: usize = 64 * 1024;
 
+/// An ERROR that comes so soon after a new request was sent before it: each came to its own socket,
+/// and nothing keeps their order.
+const SAME_TIME: Duration = Duration::from_millis(100);
+
 /// An admitted request for a file that there is.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -117,10 +121,10 @@ impl Session {
         let (mut transfer, mut action) = Transfer::begin(agreement, length, Duration::ZERO);
         let mut buffer = [0; MAX_REQUEST];
         // A second request from the same port is the machine's repetition of the first, whose
-        // answer was lost; or a new transfer whose predecessor has ended without our knowing yet.
-        // It takes over if the transfer is refused or falls silent, and is forgotten when an ACK
-        // shows that the transfer lives.
-        let mut pending: Option<Job> = None;
+        // answer was lost; or a new transfer whose predecessor it has broken off. It takes over
+        // when the ERROR that belongs to it is seen, or when this transfer falls silent, and is
+        // forgotten when an ACK shows that the transfer lives.
+        let mut pending: Option<(Job, Duration)> = None;
         loop {
             if transfer.under_way() {
                 download.progress(transfer.octets());
@@ -131,15 +135,18 @@ impl Session {
                 Action::Window { first, count } => self.send_window(first, count, block).await,
                 Action::Done => {
                     download.done(transfer.retransmissions());
-                    return pending;
+                    return pending.map(|(again, _)| again);
                 }
                 Action::Refused { code, ref message } => {
                     refused(download, code, message);
-                    return pending;
+                    let now = self.began.elapsed();
+                    return pending
+                        .filter(|(_, asked)| now.saturating_sub(*asked) < SAME_TIME)
+                        .map(|(again, _)| again);
                 }
                 Action::GivenUp => {
                     download.ended(silence(&transfer));
-                    return pending;
+                    return None;
                 }
             };
             if let Err(failure) = sent {
@@ -147,7 +154,7 @@ impl Session {
                     .send(&error(ErrorCode::Undefined, "the file cannot be read"))
                     .await;
                 download.ended(failure.to_string());
-                return pending;
+                return None;
             }
             let wake = tokio::select! {
                 biased;
@@ -172,22 +179,24 @@ impl Session {
                 }
                 Wake::Datagram(Err(failure)) => {
                     download.ended(format!("the transfer's socket failed: {failure}"));
-                    return pending;
+                    return None;
                 }
                 Wake::Request(again) => {
-                    if again.request == job.request && !transfer.under_way() {
-                        pending = Some(again);
+                    let repeats = again.request == job.request && !transfer.under_way();
+                    pending = Some((again, now));
+                    if repeats {
                         transfer.repeat(now)
                     } else {
-                        pending = Some(again);
                         Action::Wait
                     }
                 }
-                Wake::Deadline if pending.is_some() => {
-                    supersede(download, transfer.under_way());
-                    return pending;
-                }
-                Wake::Deadline => transfer.time_out(now),
+                Wake::Deadline => match pending.take() {
+                    Some((again, _)) if again.request != job.request || transfer.under_way() => {
+                        supersede(download, transfer.under_way());
+                        return Some(again);
+                    }
+                    _ => transfer.time_out(now),
+                },
             };
         }
     }

@@ -297,6 +297,7 @@ mod tests {
             (2, b"ac"),
             (3, b"abc"),
             (4, b"a"),
+            (7, b"a"),
         ] {
             let mut bytes = request(&[52, 1, overload, 77, 1, b'a', 255]);
             bytes[108..112].copy_from_slice(&[77, 1, b'b', 255]);
@@ -339,6 +340,6 @@ mod tests {
         assert_eq!(message.flags(), [10, 11]);
         assert_eq!(message.ciaddr(), Ipv4Addr::new(12, 13, 14, 15));
         assert_eq!(message.giaddr(), Ipv4Addr::new(24, 25, 26, 27));
-        assert_eq!(message.chaddr(), std::array::from_fn(|i| 28 + i as u8));
+        assert_eq!(message.chaddr().to_vec(), (28..44).collect::<Vec<u8>>());
     }
 }

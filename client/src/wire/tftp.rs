@@ -289,9 +289,9 @@ mod tests {
             window: Some(4),
         };
         for octets in [
-            &b"\0\x01f\0octet\0blksize\01468\0timeout\03\0tsize\00\0windowsize\04\0"[..],
-            b"\0\x01f\0OcTeT\0BLKSIZE\01468\0TimeOut\03\0TSIZE\00\0WindowSize\04\0",
-            b"\0\x01f\0NetASCII\0multicast\0\0tsize\00\0windowsize\04\0blksize\01468\0timeout\03\0",
+            &b"\0\x01f\0octet\0blksize\x001468\0timeout\x003\0tsize\x000\0windowsize\x004\0"[..],
+            b"\0\x01f\0OcTeT\0BLKSIZE\x001468\0TimeOut\x003\0TSIZE\x000\0WindowSize\x004\0",
+            b"\0\x01f\0NetASCII\0multicast\0\0tsize\x000\0windowsize\x004\0blksize\x001468\0timeout\x003\0",
         ] {
             assert_eq!(Packet::parse(octets), read(b"f", all), "{octets:?}");
         }
@@ -300,13 +300,13 @@ mod tests {
     #[test]
     fn wire_46_values_out_of_range_are_ignored() {
         for octets in [
-            &b"\0\x01f\0octet\0blksize\07\0"[..],
+            &b"\0\x01f\0octet\0blksize\x007\0"[..],
             b"\0\x01f\0octet\0blksize\0\0",
             b"\0\x01f\0octet\0blksize\0-512\0",
-            b"\0\x01f\0octet\0blksize\0512 \0",
-            b"\0\x01f\0octet\0windowsize\00\0",
-            b"\0\x01f\0octet\0timeout\00\0",
-            b"\0\x01f\0octet\0timeout\0256\0",
+            b"\0\x01f\0octet\0blksize\x00512 \0",
+            b"\0\x01f\0octet\0windowsize\x000\0",
+            b"\0\x01f\0octet\0timeout\x000\0",
+            b"\0\x01f\0octet\0timeout\x00256\0",
             b"\0\x01f\0octet\0tsize\0what\0",
         ] {
             assert_eq!(
@@ -315,7 +315,7 @@ mod tests {
                 "{octets:?}"
             );
         }
-        let huge = b"\0\x01f\0octet\0blksize\099999999999999999999999\0windowsize\070000\0";
+        let huge = b"\0\x01f\0octet\0blksize\x0099999999999999999999999\0windowsize\x0070000\0";
         let capped = Options {
             block: Some(65535),
             window: Some(65535),
