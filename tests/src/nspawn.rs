@@ -28,6 +28,9 @@ use crate::{
 /// The password of carol, who as a member of the group sudo is whom Debian's polkit asks for.
 pub const ADMIN_PASSWORD: &str = "correct horse";
 
+/// Where Debian's programs are.
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// How long the system may take until it is up; about 2 s on an idle machine.
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -215,7 +218,8 @@ impl<'a> Debian<'a> {
         command
             .args([&format!("--target={}", self.leader), "--all"])
             .arg(format!("--wd={}", self.root().display()))
-            .arg(program);
+            // Nothing of the host's environment is true in there.
+            .args(["/usr/bin/env", "-i", "LANG=C.UTF-8", PATH, program]);
         command
     }
 

@@ -331,6 +331,39 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
 }
 
 #[test]
+fn p12_every_decision_is_in_the_journal() {
+    on_stage(Flavour::Nftables, |stage| {
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        stage.assert_refused(ALICE, NO_AGENT, &[]);
+        let [alice, bob] = ["alice", "bob"].map(|user| {
+            let uid = stage.debian.sh(&format!("id -u {user}")).unwrap();
+            format!("uid={}", uid.trim())
+        });
+        let journal = stage
+            .debian
+            .sh("journalctl --no-pager --output=cat --unit=portcullis-helper")
+            .unwrap();
+        for fields in [
+            [
+                "decision=granted",
+                &bob,
+                "interface=eth0",
+                "udp/67,udp/69,udp/4011,tcp/64172",
+            ],
+            ["decision=ended", &bob, "lease=1", "reason=closed"],
+            ["decision=refused", &alice, "method=Open", "result=NoAgent"],
+        ] {
+            let told = journal
+                .lines()
+                .any(|line| fields.iter().all(|field| line.contains(field)));
+            assert!(told, "no line with {fields:?} in:\n{journal}");
+        }
+    });
+}
+
+#[test]
 fn p9_a_lease_is_its_owners_and_the_managers() {
     on_stage(Flavour::Iptables, |stage| {
         let debian = stage.debian;
@@ -353,7 +386,15 @@ fn p9_a_lease_is_its_owners_and_the_managers() {
 
         // root, who may manage, sees and ends it.
         assert!(debian.sh("portcullis status").unwrap().contains("eth0"));
+        // Even a program that has stopped listening to anybody loses its ports at once. The helper
+        // stays, however idle, while somebody holds the sockets.
+        session.kill("STOP").unwrap();
         debian.sh("portcullis close 1").unwrap();
+        assert_ne!(stage.http(), Answer::Open);
+        std::thread::sleep(Duration::from_secs(13));
+        assert_ne!(stage.helper(), 0, "{}", stage.journal());
+        assert_ne!(stage.http(), Answer::Open);
+        session.kill("CONT").unwrap();
         assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
         let said = session.said().unwrap();
         assert!(said.contains("\"reason\":\"manager\""), "{said}");
