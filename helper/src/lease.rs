@@ -20,7 +20,7 @@ use crate::{
     firewall::{Backend, Opening},
     limits,
     mark::LeaseMark,
-    request::{self, Request},
+    request,
     sockdiag::Protocol,
 };
 
@@ -130,18 +130,13 @@ impl Leases {
         Ok(())
     }
 
-    /// The user who has a port of this request leased on an interface, and the port.
+    /// The user who has a port leased on an interface.
     #[must_use]
-    pub fn overlapping(&self, request: &Request, index: u32) -> Option<(Protocol, u16, Uid)> {
+    pub fn lessee(&self, port: (Protocol, u16), index: u32) -> Option<Uid> {
         self.open
             .values()
-            .filter(|lease| lease.opening.index == index)
-            .flat_map(|lease| {
-                lease
-                    .ports()
-                    .map(|(protocol, port)| (protocol, port, lease.owner.uid))
-            })
-            .find(|(protocol, port, _)| request.ports().any(|wanted| wanted == (*protocol, *port)))
+            .find(|lease| lease.opening.index == index && lease.ports().any(|own| own == port))
+            .map(|lease| lease.owner.uid)
     }
 
     /// The next slot, in turn, that no open lease and nothing in `taken` has.

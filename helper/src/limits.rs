@@ -19,7 +19,8 @@ pub const INTERFACE_NAME: usize = 15;
 pub const DIALOG: Duration = Duration::from_secs(120);
 /// How long polkit may take to answer a question that shows no dialog.
 pub const POLKIT: Duration = Duration::from_secs(10);
-/// Calls of `Check` that one user may make in a burst, and one more per second after that.
+/// Questions without a dialog (`Check`, and `List` when there are leases of others) that one user may
+/// cause in a burst, and one more per second after that.
 pub const CHECK_BURST: u32 = 20;
 /// Users whose `Check` rate is remembered; the oldest is forgotten first.
 pub const CHECK_USERS: usize = 64;
@@ -27,8 +28,8 @@ pub const CHECK_USERS: usize = 64;
 pub const IDLE: Duration = Duration::from_secs(10);
 /// How often leases are held against the world: interface, address, sockets, end.
 pub const TICK: Duration = Duration::from_secs(1);
-/// How soon a firewall that is being reloaded is looked at again.
-pub const RELOAD_TICK: Duration = Duration::from_millis(100);
+/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again.
+pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).
 pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! How often one user may ask for a dry run: a burst, and one more per second.
+//! How often one user may have polkit asked without a dialog: a burst, and one more per second.
 //!
 //! Guarantees: remembers at most [`limits::CHECK_USERS`] users, the one that asked longest ago is
 //! forgotten first. No clock of its own.

@@ -126,12 +126,24 @@ impl Netboot {
     async fn list(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<(u64, Facts)>, Error> {
         let caller = Caller::identify(&self.connection, &header).await?;
         self.state().touch();
-        let others = self
-            .state()
-            .leases
-            .iter()
-            .any(|(_, lease)| lease.owner.name != caller.name);
-        let all = others && self.may_manage(&header, Dialog::Never).await;
+        let others = {
+            let state = self.state();
+            state
+                .leases
+                .iter()
+                .any(|(_, lease)| lease.owner.name != caller.name)
+        };
+        let all = others && {
+            self.take_from_rate(&caller)?;
+            let question = self.authority.ask(
+                &header,
+                action::MANAGE,
+                None,
+                Dialog::Never,
+                future::pending(),
+            );
+            question.await == Answer::Yes
+        };
         let state = self.state();
         let shown = state
             .leases
@@ -253,7 +265,15 @@ impl Netboot {
             Relation::Unknown => return Err(no_such_lease()),
             Relation::Foreign => {
                 let _question = self.begin_question(caller)?;
-                if !self.may_manage(header, dialog(header)).await {
+                let mut departure = Departure::watch(&self.connection, &caller.name).await?;
+                let question = self.authority.ask(
+                    header,
+                    action::MANAGE,
+                    None,
+                    dialog(header),
+                    departure.left(),
+                );
+                if question.await != Answer::Yes {
                     return Err(no_such_lease());
                 }
                 reason::MANAGER
@@ -283,21 +303,6 @@ impl Netboot {
             .granted(dialog)
     }
 
-    async fn may_manage(&self, header: &Header<'_>, dialog: Dialog) -> bool {
-        let Some(sender) = header.sender() else {
-            return false;
-        };
-        let Ok(mut departure) = Departure::watch(&self.connection, &sender.clone().into()).await
-        else {
-            return false;
-        };
-        let answer = self
-            .authority
-            .ask(header, action::MANAGE, None, dialog, departure.left())
-            .await;
-        answer == Answer::Yes
-    }
-
     fn begin_question(&self, caller: &Caller) -> Result<Question, Error> {
         let mut state = self.state();
         state.touch();
@@ -308,6 +313,7 @@ impl Netboot {
         })
     }
 
+    /// Questions without a dialog are many at once, so their number is what is limited.
     fn take_from_rate(&self, caller: &Caller) -> Result<(), Error> {
         let mut state = self.state();
         state.touch();
@@ -316,7 +322,7 @@ impl Netboot {
             return Ok(());
         }
         Err(Error::LimitsExceeded(
-            "too many calls of Check: wait a second".to_owned(),
+            "too many questions to polkit: wait a second".to_owned(),
         ))
     }
 

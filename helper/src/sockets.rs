@@ -151,8 +151,7 @@ fn listener(opening: &Opening, address: Ipv4Addr, port: u16) -> io::Result<Owned
 }
 
 /// Device before bind: the kernel groups and ranks sockets by the device they have when they get
-/// their port. By index, not by name: an interface that was renamed or made again in the meantime is
-/// an error here, and not another interface.
+/// their port. By index, not by name: after a renaming in between, a name would be another interface.
 fn confined(opening: &Opening, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let kind = kind.cloexec().nonblocking();
     let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;

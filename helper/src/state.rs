@@ -2,8 +2,8 @@
 //! against the world. Synchronous, and the only place where the kernel and the firewall are changed.
 //!
 //! Guarantees: sockets first, then the firewall in one transaction, then the record; a failure
-//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall, or stays
-//! on the list of what has to be closed until it is. Trusts that its caller has asked polkit.
+//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall; if the
+//! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller has asked polkit.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ use crate::{
     mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
-    sockdiag::{Protocol, Tagged},
+    sockdiag::{Holder, Protocol, Tagged},
     sockets::BindError,
 };
 
@@ -41,12 +41,15 @@ pub type Facts = HashMap<String, OwnedVariant>;
 pub struct State {
     /// Who has what.
     pub leases: Leases,
-    /// How often each user has asked for a dry run.
+    /// How often each user has had polkit asked without a dialog.
     pub rates: Rates,
     kernel: Box<dyn Kernel>,
     firewall: Box<dyn Firewall + Send>,
-    /// Ended leases whose opening the kernel has refused to remove so far, and since when.
-    unclosed: Vec<(Opening, Duration)>,
+    /// Since when something of ended leases may be left in the firewall: our table, as long as a
+    /// process outlives its lease and holds the sockets.
+    untidy_since: Option<Duration>,
+    /// Since when the kernel has been refusing to close an opening.
+    unclosed_since: Option<Duration>,
     last_used: Duration,
 }
 
@@ -88,7 +91,8 @@ impl State {
             rates: Rates::default(),
             kernel,
             firewall,
-            unclosed: Vec::new(),
+            untidy_since: None,
+            unclosed_since: None,
             last_used,
         }
     }
@@ -112,12 +116,10 @@ impl State {
     pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
         self.leases.check_quota(uid)?;
         let site = self.site(request)?;
-        if let Some((protocol, port, holder)) = self.leases.overlapping(request, site.index) {
-            return Err(Error::AddressInUse(format!(
-                "{} port {port} on {} is leased to uid {holder}",
-                request::word(protocol),
-                site.name
-            )));
+        for (protocol, port) in request.ports() {
+            if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
+                return Err(Error::AddressInUse(leased(protocol, port, uid)));
+            }
         }
         Ok(site)
     }
@@ -144,6 +146,11 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if self.unclosed_since.is_some() {
+            return Err(Error::FirewallFailed(
+                "the kernel has not closed an earlier lease yet: ask again in a moment".to_owned(),
+            ));
+        }
         // The world may have changed while the dialog stood open.
         if self.admit(request, caller.uid)? != *site {
             return Err(Error::NoSuchInterface(format!(
@@ -194,7 +201,7 @@ impl State {
     pub fn end(&mut self, id: u64, reason: &'static str) -> Option<Ended> {
         let lease = self.leases.remove(id)?;
         self.touch();
-        self.close(lease.opening);
+        self.close(&lease.opening);
         log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
         Some(Ended {
             lease: id,
@@ -216,7 +223,7 @@ impl State {
     /// # Errors
     /// [`CannotClose`], when the helper has to leave.
     pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
-        self.close_again()?;
+        self.tidy()?;
         if self.leases.iter().next().is_none() {
             return Ok(Vec::new());
         }
@@ -244,24 +251,26 @@ impl State {
     /// How soon to tick again.
     #[must_use]
     pub fn next_tick(&self) -> Duration {
+        let now = self.now();
+        let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
         let reloading = self
             .leases
             .iter()
             .any(|(_, lease)| lease.chain_gone_since.is_some());
-        if reloading {
-            limits::RELOAD_TICK
+        if reloading || self.untidy_since.is_some_and(recent) {
+            limits::SOON
         } else {
             limits::TICK
         }
     }
 
-    /// Whether the helper may leave: nothing open, asked or unclosed for [`limits::IDLE`], and no
+    /// Whether the helper may leave: nothing open, asked or left over for [`limits::IDLE`], and no
     /// socket of an earlier lease alive, whose slot a new helper would not know.
     pub fn may_leave(&mut self) -> bool {
         let unused = self.now().saturating_sub(self.last_used) >= limits::IDLE;
         unused
             && self.leases.is_idle()
-            && self.unclosed.is_empty()
+            && self.untidy_since.is_none()
             && self.kernel.tagged().is_ok_and(|living| living.is_empty())
     }
 
@@ -307,24 +316,28 @@ impl State {
     ) -> Vec<(String, u16, u32)> {
         let mut taken = Vec::new();
         for (protocol, port) in request.ports() {
-            match self.holder(protocol, port, site) {
-                Ok(Some(uid)) => {
-                    problems.push(in_use(protocol, port, Some(uid)));
-                    taken.push((request::word(protocol).to_owned(), port, uid));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    problems.push(format!("the kernel did not list its sockets: {error}"))
-                }
-            }
+            let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
+                Some(uid) => (uid.get(), leased(protocol, port, uid)),
+                None => match self.holder(protocol, port, site) {
+                    Ok(None) => continue,
+                    Ok(Some(holder)) => (holder.uid, in_use(protocol, port, Some(holder))),
+                    Err(error) => {
+                        problems.push(format!("the kernel did not list its sockets: {error}"));
+                        continue;
+                    }
+                },
+            };
+            problems.push(problem);
+            taken.push((request::word(protocol).to_owned(), port, uid));
         }
         taken
     }
 
-    /// The user of a socket that keeps us from binding a port: bound to the wildcard or to our
-    /// address, and to no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<u32>> {
+    /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
+    /// no other interface. One on 127.0.0.1 is not in the way.
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Holder>> {
         let ours = |address: IpAddr| match address {
+            // Ours is on the wildcard address, so any other is in the way.
             _ if port == DHCP_PORT => true,
             IpAddr::V4(address) => address.is_unspecified() || address == site.address,
             IpAddr::V6(address) => {
@@ -332,28 +345,21 @@ impl State {
             }
         };
         let holders = self.kernel.holders(protocol, port)?;
-        Ok(holders
-            .iter()
-            .find(|holder| {
-                ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
-            })
-            .map(|holder| holder.uid))
+        Ok(holders.into_iter().find(|holder| {
+            ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+        }))
     }
 
     fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
         if error.source.kind() == io::ErrorKind::AddrInUse {
-            let uid = self.holder(error.protocol, error.port, site).ok().flatten();
-            return Error::AddressInUse(in_use(error.protocol, error.port, uid));
+            let holder = self.holder(error.protocol, error.port, site).ok().flatten();
+            return Error::AddressInUse(in_use(error.protocol, error.port, holder));
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
 
     fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
-        let taken: Vec<LeaseMark> = living
-            .iter()
-            .map(|socket| socket.mark)
-            .chain(self.unclosed.iter().map(|(opening, _)| opening.mark))
-            .collect();
+        let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
         self.leases.next_mark(&taken).ok_or_else(|| {
             Error::LimitsExceeded(
                 "every slot is taken by a lease, or by a process that still holds the sockets of \
@@ -363,28 +369,47 @@ impl State {
         })
     }
 
-    fn close(&mut self, opening: Opening) {
-        if let Err(error) = self.firewall.close(&opening) {
+    fn close(&mut self, opening: &Opening) {
+        let now = self.now();
+        self.untidy_since = Some(now);
+        if let Err(error) = self.firewall.close(opening) {
             log::firewall("close", &error);
-            self.unclosed.push((opening, self.now()));
+            self.unclosed_since.get_or_insert(now);
         }
     }
 
-    fn close_again(&mut self) -> Result<(), CannotClose> {
-        let now = self.now();
-        let firewall = self.firewall.as_mut();
-        self.unclosed.retain(|(opening, _)| {
-            firewall
-                .close(opening)
-                .inspect_err(|error| log::firewall("close", error))
-                .is_err()
-        });
-        let patient = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
-        if self.unclosed.iter().all(|(_, since)| patient(*since)) {
-            Ok(())
-        } else {
-            Err(CannotClose)
+    /// Takes away what ended leases have left: a rule that could not be removed at once, and our
+    /// table when the last process that holds a socket of ours is gone.
+    fn tidy(&mut self) -> Result<(), CannotClose> {
+        if self.untidy_since.is_none() {
+            return Ok(());
         }
+        let now = self.now();
+        match self.firewall.sweep() {
+            Ok(_) => {
+                self.unclosed_since = None;
+                // Our table stands anyway while a lease is open; the end of that one tidies up.
+                if self.leases.iter().next().is_some() || !self.is_any_held() {
+                    self.untidy_since = None;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                log::firewall("tidy up", &error);
+                match self.unclosed_since {
+                    Some(since) if now.saturating_sub(since) >= limits::FIREWALL_PATIENCE => {
+                        Err(CannotClose)
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Whether some process holds a socket of ours; if the kernel does not say, yes.
+    fn is_any_held(&mut self) -> bool {
+        let living = self.kernel.tagged();
+        living.map_or(true, |living| living.iter().any(|socket| socket.inode != 0))
     }
 }
 
@@ -399,12 +424,7 @@ fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result
                 .any(|wanted| wanted == (socket.protocol, socket.port))
     });
     leftover.map_or(Ok(()), |socket| {
-        Err(Error::AddressInUse(format!(
-            "{} port {} on {} is still held by a process whose lease has ended: end that process",
-            request::word(socket.protocol),
-            socket.port,
-            site.name
-        )))
+        Err(Error::AddressInUse(outlived(socket.protocol, socket.port)))
     })
 }
 
@@ -439,7 +459,7 @@ fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'static 
     let living = living?;
     let mut own = living
         .iter()
-        .filter(|socket| socket.mark == lease.opening.mark)
+        .filter(|socket| socket.mark == lease.opening.mark && socket.inode != 0)
         .peekable();
     if own.peek().is_none() {
         return Some(reason::CLOSED);
@@ -539,13 +559,28 @@ fn name_of(found: Backend) -> &'static str {
     }
 }
 
-fn in_use(protocol: Protocol, port: u16, uid: Option<u32>) -> String {
-    let holder = uid.map_or_else(
+fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+    if holder.is_some_and(|holder| LeaseMark::from_socket(holder.mark).is_some()) {
+        return outlived(protocol, port);
+    }
+    let holder = holder.map_or_else(
         || "another program".to_owned(),
-        |uid| format!("a program of uid {uid}"),
+        |holder| format!("a program of uid {}", holder.uid),
     );
     let protocol = request::word(protocol);
     format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
+}
+
+fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
+    let protocol = request::word(protocol);
+    format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
+}
+
+fn outlived(protocol: Protocol, port: u16) -> String {
+    let protocol = request::word(protocol);
+    format!(
+        "{protocol} port {port} is still held by a process whose lease has ended: end that process"
+    )
 }
 
 fn firewall_error(error: FirewallError) -> Error {

@@ -363,3 +363,144 @@ pub fn count(rules: &[Rule], mark: LeaseMark) -> usize {
     let slot = Some(mark.slot().get());
     rules.iter().filter(|rule| rule.lease == slot).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use netlink_packet_netfilter::nftables::Register;
+
+    use super::*;
+
+    fn chain(path: Path, input: bool, drops: bool) -> Chain {
+        Chain {
+            family: path.family,
+            table: path.table.to_owned(),
+            name: path.chain.to_owned(),
+            handle: 1,
+            input,
+            drops,
+        }
+    }
+
+    fn rule(expressions: Vec<Expressions>) -> Rule {
+        let list = expressions.into_iter().map(Into::into).collect();
+        Rule::parse(vec![RuleAttribute::Expressions(list)])
+    }
+
+    fn verdict(code: Verdict) -> Rule {
+        rule(vec![Expressions::Immediate(vec![Immediate::Data(
+            DataAttribute::Verdict(vec![VerdictAttribute::Code(code)]),
+        )])])
+    }
+
+    fn other(name: &str, attributes: Vec<DefaultNla>) -> Rule {
+        rule(vec![Expressions::Other {
+            expression_type: name.to_owned(),
+            attributes,
+        }])
+    }
+
+    #[test]
+    fn our_comment_is_read_in_nfts_form_and_no_other_is() {
+        assert_eq!(lease_in_userdata(b"\0\x13portcullis lease 7\0"), Some(7));
+        let after_another_type = b"\x01\x02ab\0\x15portcullis lease 255\0";
+        assert_eq!(lease_in_userdata(after_another_type), Some(255));
+        for foreign in [
+            b"".as_slice(),
+            b"\0",
+            b"\0\x13portcullis lease",
+            b"\0\x0bportcullis\0",
+            b"\0\x15portcullis lease 256\0",
+            b"\x01\x13portcullis lease 7\0",
+            b"\0\x15not portcullis lease 7\0",
+        ] {
+            assert_eq!(lease_in_userdata(foreign), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn our_comment_is_read_in_iptables_form() {
+        let attributes = |name: &[u8], text: &[u8]| {
+            let mut info = text.to_vec();
+            info.resize(256, 0);
+            vec![
+                DefaultNla::new(1, name.to_vec()),
+                DefaultNla::new(2, vec![0, 0, 0, 0]),
+                DefaultNla::new(3, info),
+            ]
+        };
+        let ours = other("match", attributes(b"comment\0", b"portcullis lease 9"));
+        assert_eq!((ours.lease, ours.refuses), (Some(9), false));
+        let foreign = other("match", attributes(b"string\0", b"portcullis lease 9"));
+        assert_eq!(foreign.lease, None);
+    }
+
+    #[test]
+    fn what_may_refuse_a_packet_is_known_and_what_is_not_known_may() {
+        let accept = Verdict::Other(1);
+        for harmless in [accept, Verdict::Return, Verdict::Continue] {
+            assert!(!verdict(harmless).refuses, "{harmless:?}");
+        }
+        let (drop, queue) = (Verdict::Other(0), Verdict::Other(3));
+        for refusing in [drop, queue, Verdict::Jump, Verdict::Goto] {
+            assert!(verdict(refusing).refuses, "{refusing:?}");
+        }
+        assert!(!other("ct", vec![]).refuses);
+        assert!(other("reject", vec![]).refuses);
+        assert!(other("invented", vec![]).refuses);
+        let set = vec![Lookup::Set("s".to_owned())];
+        assert!(!rule(vec![Expressions::Lookup(set.clone())]).refuses);
+        let map = [set, vec![Lookup::DestinationRegister(Register::Verdict)]].concat();
+        assert!(rule(vec![Expressions::Lookup(map)]).refuses);
+    }
+
+    #[test]
+    fn an_iptables_firewall_counts_only_while_input_jumps_to_it() {
+        let jump = Rule {
+            jumps: vec!["nixos-fw".to_owned()],
+            refuses: true,
+            ..Rule::default()
+        };
+        let listing = |rules| {
+            [
+                (chain(NIXOS_IPTABLES_BASE, true, false), rules),
+                (chain(NIXOS_IPTABLES, false, false), vec![]),
+            ]
+        };
+        let found = judge(&listing(vec![jump])).unwrap();
+        assert_eq!(found, (Backend::NixosIptables, Some(NIXOS_IPTABLES)));
+        let stopped = judge(&listing(vec![])).unwrap();
+        assert_eq!(stopped, (Backend::None, None));
+    }
+
+    #[test]
+    fn an_nftables_firewall_counts_only_with_its_base_chain() {
+        let allow = (chain(NIXOS_NFTABLES, false, false), vec![]);
+        let base = (chain(NIXOS_NFTABLES_BASE, true, true), vec![]);
+        let found = judge(&[base.clone(), allow.clone()]).unwrap();
+        assert_eq!(found, (Backend::NixosNftables, Some(NIXOS_NFTABLES)));
+        assert_eq!(judge(&[allow]).unwrap(), (Backend::None, None));
+        let Err(FirewallError::Unsupported(text)) = judge(&[base]) else {
+            panic!("a base chain that drops was taken for none");
+        };
+        assert!(
+            text.contains("inet nixos-fw, chain input drops by policy"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn only_rules_of_ended_leases_are_deleted_each_in_its_chain() {
+        let of = |handle, lease| Rule {
+            chain: "c".to_owned(),
+            handle,
+            lease,
+            ..Rule::default()
+        };
+        let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
+        let changes = delete_rules(Family::Inet, "t", &rules, |slot| slot == 2);
+        assert_eq!(changes, [nft::delete_rule(Family::Inet, ("t", "c"), 6)]);
+        assert_eq!(count(&rules, LeaseMark::new(NonZeroU8::MIN)), 1);
+    }
+}

@@ -42,9 +42,12 @@ enum Holder {
     AnotherHelper,
 }
 
+/// Family, name and handle of each table.
+type Tables = Vec<(Family, String, u64)>;
+
 /// What was found in one reading of the ruleset.
 struct Survey {
-    tables: Vec<(Family, String, u64)>,
+    tables: Tables,
     holder: Holder,
     listing: Vec<(Chain, Vec<Rule>)>,
 }
@@ -76,6 +79,10 @@ fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
     }
 }
 
+fn busy() -> io::Error {
+    io::Error::other("others keep changing the firewall at the same time: try again")
+}
+
 impl Nftables {
     /// Opens the netlink socket. Changes nothing.
     ///
@@ -88,11 +95,38 @@ impl Nftables {
         })
     }
 
-    fn survey(&mut self) -> Result<Survey, FirewallError> {
-        self.read().map_err(kernel("list the firewall"))
+    /// The ruleset at one moment, and the generation that it had: read again while it changes,
+    /// since a reload that is half read looks like a revocation.
+    fn survey(&mut self) -> Result<(u32, Survey), FirewallError> {
+        let error = kernel("list the firewall");
+        for _ in 0..limits::COMMIT_ATTEMPTS {
+            let generation = self.ruleset.generation().map_err(&error)?;
+            let survey = self.read().map_err(&error)?;
+            if self.ruleset.generation().map_err(&error)? == generation {
+                return Ok((generation, survey));
+            }
+        }
+        Err(error(busy()))
     }
 
     fn read(&mut self) -> io::Result<Survey> {
+        let (holder, tables) = self.read_tables()?;
+        let mut listing = Vec::new();
+        for (family, attributes) in self.ruleset.chains()? {
+            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
+            if host::decisive(&chain) {
+                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
+                listing.push((chain, rules));
+            }
+        }
+        Ok(Survey {
+            tables,
+            holder,
+            listing,
+        })
+    }
+
+    fn read_tables(&mut self) -> io::Result<(Holder, Tables)> {
         let mut holder = Holder::Nobody;
         let mut tables = Vec::new();
         for (family, attributes) in self.ruleset.tables()? {
@@ -114,19 +148,7 @@ impl Nftables {
             }
             tables.push((family, name, handle));
         }
-        let mut listing = Vec::new();
-        for (family, attributes) in self.ruleset.chains()? {
-            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
-            if host::decisive(&chain) {
-                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
-                listing.push((chain, rules));
-            }
-        }
-        Ok(Survey {
-            tables,
-            holder,
-            listing,
-        })
+        Ok((holder, tables))
     }
 
     fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> io::Result<Vec<Rule>> {
@@ -143,8 +165,7 @@ impl Nftables {
     ) -> Result<T, FirewallError> {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
-            let generation = self.ruleset.generation().map_err(&error)?;
-            let survey = self.survey()?;
+            let (generation, survey) = self.survey()?;
             let (changes, outcome) = plan(self, &survey)?;
             if changes.is_empty() {
                 return Ok(outcome);
@@ -155,23 +176,27 @@ impl Nftables {
                 Err(refused) => return Err(error(refused)),
             }
         }
-        Err(error(io::Error::other(
-            "others keep changing the firewall at the same time: try again",
-        )))
+        Err(error(busy()))
     }
 
-    /// What deletes every rule of a lease that is not open, wherever it stands.
-    fn leftovers(&mut self, survey: &Survey) -> Result<Vec<Change>, FirewallError> {
-        let mut changes = Vec::new();
-        if survey.holder == Holder::Ourselves {
-            let list = kernel("list its own table");
-            let own = self.rules(table::FAMILY, table::NAME, None).map_err(list)?;
-            changes.extend(self.ended(table::FAMILY, table::NAME, &own));
-        }
+    /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
+    /// our table.
+    fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
+        let mut changes = self.ended(table::FAMILY, table::NAME, own);
         for path in [host::NIXOS_NFTABLES, host::NIXOS_IPTABLES] {
             changes.extend(self.ended(path.family, path.table, survey.rules(path)));
         }
-        Ok(changes)
+        changes
+    }
+
+    /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
+    /// before the rest, so that the time between reading and committing is short.
+    fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
+        let mut read = || match self.read_tables()? {
+            (Holder::Ourselves, _) => self.rules(table::FAMILY, table::NAME, None),
+            _ => Ok(Vec::new()),
+        };
+        read().map_err(kernel("list its own table"))
     }
 
     fn ended(&self, family: Family, table: &str, rules: &[Rule]) -> Vec<Change> {
@@ -182,11 +207,15 @@ impl Nftables {
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
     /// Returns the number of rules deleted.
     fn tidy(&mut self) -> Result<usize, FirewallError> {
+        let own = self.own_rules()?;
+        // Asked once and first: only the helper makes such sockets. Without a table of ours there
+        // is nothing to ask for.
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held());
         self.transact("remove rules that are no longer needed", |this, survey| {
-            let mut changes = this.leftovers(survey)?;
+            let mut changes = this.leftovers(survey, &own);
             let rules = changes.len();
             let needless = match survey.holder {
-                Holder::Ourselves => this.open.is_empty() && !is_any_held(),
+                Holder::Ourselves => !needed,
                 Holder::Leftover => true,
                 Holder::Nobody | Holder::AnotherHelper => false,
             };
@@ -205,7 +234,7 @@ fn is_any_held() -> bool {
 
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
-        let survey = self.survey()?;
+        let (_, survey) = self.survey()?;
         host::judge(&survey.listing).map(|(backend, _)| backend)
     }
 
@@ -214,9 +243,10 @@ impl Firewall for Nftables {
         if self.open.contains_key(&opening.mark) {
             return Err(kernel(step)(io::ErrorKind::AlreadyExists.into()));
         }
+        let own = self.own_rules()?;
         let (backend, identity) = self.transact(step, |this, survey| {
             let (backend, path) = host::judge(&survey.listing)?;
-            let mut changes = this.leftovers(survey)?;
+            let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
                 Holder::Ourselves => {}
@@ -241,15 +271,17 @@ impl Firewall for Nftables {
         }
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
         let closed = self.ruleset.commit(&[table::kill(opening.mark)], None);
-        self.tidy()?;
-        closed.map_err(kernel("close the ports"))
+        match self.tidy() {
+            Ok(_) => Ok(()),
+            Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
+        }
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
         let Some(identity) = self.open.get(&opening.mark).copied() else {
             return Ok(Standing::Revoked);
         };
-        let survey = self.survey()?;
+        let (_, survey) = self.survey()?;
         let now = match host::judge(&survey.listing) {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
@@ -303,7 +335,7 @@ impl Firewall for Nftables {
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
-        if self.survey()?.holder == Holder::AnotherHelper {
+        if self.survey()?.1.holder == Holder::AnotherHelper {
             return Err(FirewallError::AnotherHelper);
         }
         self.tidy()

@@ -179,11 +179,13 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
 
 /// What the sockets of a lease may send: the conditions of each rule of the guard.
 fn departures(opening: &Opening) -> Vec<Vec<Vec<Expr>>> {
-    let from = |protocol, port| {
+    // The conditions that most packets fail come first.
+    let from = |protocol, port, to: Vec<Expr>| {
         vec![
             expr::socket_mark_is(opening.mark.value()),
             expr::protocol(protocol),
             expr::sport(port),
+            to,
             expr::socket_mark_in(LIVE, true),
             expr::ipv4(),
             expr::oif(opening.index),
@@ -191,40 +193,33 @@ fn departures(opening: &Opening) -> Vec<Vec<Vec<Expr>>> {
             expr::source_is_our_own(),
         ]
     };
+    let boot_answer = |port, to, yiaddr: Vec<Expr>| {
+        let rest = [yiaddr, expr::jump(BOOT_ANSWER)];
+        [from(Protocol::Udp, port, expr::dport(to)), rest.into()].concat()
+    };
+    let no_address = || expr::transport_bytes(8 + 16, &[0; 4]);
     let mut out = Vec::new();
     if let Some(port) = opening.http {
         let rest = [expr::not_syn(), expr::accept()];
-        out.push([from(Protocol::Tcp, port), rest.into()].concat());
+        out.push([from(Protocol::Tcp, port, Vec::new()), rest.into()].concat());
     }
-    let no_address = || expr::transport_bytes(8 + 16, &[0; 4]);
-    let boot_answer = |from, to, condition: Vec<Expr>| {
-        let rest = [expr::dport(to), condition, expr::jump(BOOT_ANSWER)];
-        [from, rest.into()].concat()
-    };
     if opening.dhcp {
         for to in [DHCP_PORT, DHCP_CLIENT_PORT] {
-            let address = if opening.full_dhcp {
-                Vec::new()
-            } else {
-                no_address()
-            };
-            out.push(boot_answer(from(Protocol::Udp, DHCP_PORT), to, address));
+            let any = opening.full_dhcp;
+            let yiaddr = if any { Vec::new() } else { no_address() };
+            out.push(boot_answer(DHCP_PORT, to, yiaddr));
         }
     }
     if opening.boot_server {
-        // BIOS ROMs and iPXE ask from 68, some from 4011.
+        // BIOS ROMs and iPXE ask from 68, some from 4011; relays from 67.
         for to in [DHCP_PORT, DHCP_CLIENT_PORT, BOOT_SERVER_PORT] {
-            let from = from(Protocol::Udp, BOOT_SERVER_PORT);
-            out.push(boot_answer(from, to, no_address()));
+            out.push(boot_answer(BOOT_SERVER_PORT, to, no_address()));
         }
     }
     if opening.tftp {
-        let rest = [
-            expr::dport_is_not(DHCP_CLIENT_PORT),
-            expr::udp_length(8, TFTP_MOST),
-            expr::accept(),
-        ];
-        out.push([from(Protocol::Udp, TFTP_PORT), rest.into()].concat());
+        let to = expr::dport_is_not(DHCP_CLIENT_PORT);
+        let rest = [expr::udp_length(8, TFTP_MOST), expr::accept()];
+        out.push([from(Protocol::Udp, TFTP_PORT, to), rest.into()].concat());
     }
     out
 }

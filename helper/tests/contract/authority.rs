@@ -276,3 +276,22 @@ async fn p9_check_is_limited_per_user() {
     lab.helper.pass(1);
     client.proxy.check(request("eth0")).await.unwrap();
 }
+
+#[tokio::test]
+async fn p9_list_is_limited_per_user_where_polkit_has_to_be_asked() {
+    let lab = Lab::start().await;
+    let (owner, stranger) = (lab.client().await, lab.client().await);
+    for _ in 0..30 {
+        stranger.proxy.list().await.unwrap();
+    }
+    let (_, _sockets, _) = owner.open("eth0").await.unwrap();
+    for _ in 0..20 {
+        stranger.proxy.list().await.unwrap();
+    }
+    assert!(matches!(
+        stranger.proxy.list().await,
+        Err(Error::LimitsExceeded(_))
+    ));
+    // One's own is for free.
+    owner.proxy.list().await.unwrap();
+}

@@ -209,6 +209,11 @@ async fn a_firewall_that_does_not_close_is_tried_again_and_then_left_to_the_kern
     lab.helper.world().close_fails = true;
     client.proxy.close(lease).await.unwrap();
     assert_eq!(lab.helper.world().open.len(), 1);
+    // Nothing new is opened until it is.
+    assert!(matches!(
+        client.open("eth1").await,
+        Err(Error::FirewallFailed(_))
+    ));
     lab.helper.world().close_fails = false;
     until("it is closed", || lab.helper.world().open.is_empty()).await;
 

@@ -35,18 +35,21 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// For a helper in this process.
     pub fn start() -> Self {
+        Self::start_for(nix::unistd::getuid().as_raw())
+    }
+
+    /// For a helper that runs as this user.
+    pub fn start_for(helper: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users must reach the socket.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).unwrap();
-        let user = nix::unistd::User::from_uid(nix::unistd::getuid())
-            .unwrap()
-            .unwrap()
-            .name;
+        let user = nix::unistd::getuid();
         let shipped = include_str!("../../../dbus/org.portcullis.Netboot1.conf");
         assert!(shipped.contains("user=\"portcullis\""));
-        let policy = shipped.replace("user=\"portcullis\"", &format!("user=\"{user}\""));
+        let policy = shipped.replace("user=\"portcullis\"", &format!("user=\"{helper}\""));
         let socket = directory.path().join("bus");
         // The rest is what every distribution's system.conf says.
         let config = format!(
@@ -349,6 +352,8 @@ pub struct World {
     pub placeholders: Vec<UnixStream>,
     /// What is open in the firewall.
     pub open: Vec<Opening>,
+    ended: Vec<Opening>,
+    pub sweeps: usize,
     pub standing: Standing,
     pub restorable: bool,
     pub restored: usize,
@@ -370,6 +375,8 @@ impl World {
             sockets: Vec::new(),
             placeholders: Vec::new(),
             open: Vec::new(),
+            ended: Vec::new(),
+            sweeps: 0,
             standing: Standing::Whole,
             restorable: false,
             restored: 0,
@@ -441,7 +448,7 @@ fn is_held(mut socket: &UnixStream) -> bool {
     !matches!(socket.read(&mut [0]), Ok(0))
 }
 
-/// One handle for both halves.
+/// A stand-in for the kernel and for the firewall: make one for each.
 pub struct Fake(pub Shared);
 
 impl Fake {
@@ -546,6 +553,7 @@ impl Firewall for Fake {
     fn close(&mut self, opening: &Opening) -> Result<(), FirewallError> {
         self.step("close")?;
         let mut world = self.world();
+        world.ended.push(opening.clone());
         if world.close_fails {
             return Err(FirewallError::Protocol { step: "close" });
         }
@@ -569,6 +577,14 @@ impl Firewall for Fake {
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
+        self.step("sweep")?;
+        let mut world = self.world();
+        if world.close_fails {
+            return Err(FirewallError::Protocol { step: "sweep" });
+        }
+        let ended = std::mem::take(&mut world.ended);
+        world.open.retain(|open| !ended.contains(open));
+        world.sweeps += 1;
         Ok(0)
     }
 }
@@ -579,6 +595,20 @@ impl Fake {
             .effect()
             .map_err(|source| FirewallError::Kernel { step, source })
     }
+}
+
+/// Waits until the helper has its name.
+pub async fn appears(bus: &Bus) {
+    let watcher = bus.connect().await;
+    let dbus = zbus::fdo::DBusProxy::new(&watcher).await.unwrap();
+    for _ in 0..500 {
+        let name = portcullis_dbus::BUS_NAME.try_into().unwrap();
+        if dbus.name_has_owner(name).await.unwrap() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the helper did not appear");
 }
 
 /// The helper on its bus, in this process.
@@ -600,21 +630,12 @@ impl Helper {
             };
             run::run(connection, state, &Notifier::default(), stop).await
         });
-        let helper = Self {
+        appears(bus).await;
+        Self {
             world,
             task,
             stop: Some(stop),
-        };
-        let watcher = bus.connect().await;
-        let dbus = zbus::fdo::DBusProxy::new(&watcher).await.unwrap();
-        for _ in 0..500 {
-            let name = portcullis_dbus::BUS_NAME.try_into().unwrap();
-            if dbus.name_has_owner(name).await.unwrap() {
-                return helper;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("the helper did not appear");
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {

@@ -210,6 +210,9 @@ async fn p9_one_interface_and_port_has_one_lease() {
     let (lease, sockets, _) = first.open("eth0").await.unwrap();
     let error = second.open("eth0").await.unwrap_err();
     assert!(matches!(&error, Error::AddressInUse(text) if text.contains("leased to uid")));
+    let facts = second.proxy.check(request("eth0")).await.unwrap();
+    let taken = Vec::<(String, u16, u32)>::try_from(value(&facts, "ports-taken")).unwrap();
+    assert_eq!(taken.len(), 4);
     // One port in common is enough.
     let mut other_http = request("eth0");
     other_http.insert("dhcp", "none".into());
