@@ -330,7 +330,7 @@ pub fn built() -> Result<PathBuf> {
 }
 
 /// Installs the package below `stage`.
-fn install(stage: &Path) -> Result<()> {
+pub(crate) fn install(stage: &Path) -> Result<()> {
     let mut command = Command::new("make");
     command
         .arg("--silent")
