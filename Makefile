@@ -15,6 +15,7 @@ INSTALLED = \
 	$(libexecdir)/portcullis-helper \
 	$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf \
 	$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service \
+	$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml \
 	$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy \
 	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
 	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
@@ -47,15 +48,17 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	install -Dm755 $(BUILD)/portcullis $(DESTDIR)$(bindir)/portcullis
 	install -Dm755 $(BUILD)/portcullis-helper $(DESTDIR)$(libexecdir)/portcullis-helper
 	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
+	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
 	install -Dm644 polkit/org.portcullis.netboot1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy
 	install -Dm644 polkit/50-portcullis.rules $(DESTDIR)$(datadir)/polkit-1/rules.d/50-portcullis.rules
 	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
-	@tests/scripts/substitute dbus/org.portcullis.Netboot1.service.in libexecdir=$(libexecdir) bindir=$(bindir) \
-		> $(BUILD)/org.portcullis.Netboot1.service
-	@tests/scripts/substitute systemd/portcullis-helper.service.in libexecdir=$(libexecdir) bindir=$(bindir) \
-		> $(BUILD)/portcullis-helper.service
-	install -Dm644 $(BUILD)/org.portcullis.Netboot1.service $(DESTDIR)$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service
-	install -Dm644 $(BUILD)/portcullis-helper.service $(DESTDIR)$(PREFIX)/lib/systemd/system/portcullis-helper.service
+	install -d $(DESTDIR)$(datadir)/dbus-1/system-services $(DESTDIR)$(PREFIX)/lib/systemd/system
+	tests/scripts/substitute dbus/org.portcullis.Netboot1.service.in \
+		$(DESTDIR)$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service \
+		libexecdir=$(libexecdir) bindir=$(bindir)
+	tests/scripts/substitute systemd/portcullis-helper.service.in \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/portcullis-helper.service \
+		libexecdir=$(libexecdir) bindir=$(bindir)
 	@test -n "$(DESTDIR)" || echo "now: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus"
 
 uninstall: ## Removes what was installed

@@ -105,6 +105,11 @@ pub enum Fact {
     },
     /// It asked, and was left alone.
     Ignored(Ignored),
+    /// It was to be answered, and the answer could not be sent.
+    NotSent {
+        /// What the system said.
+        reason: String,
+    },
     /// It asked the boot server on 4011 and was answered.
     BootServer {
         /// File name.

@@ -3,6 +3,25 @@
 //! The data's way: arguments -> source (`image`) -> session on the bus (sockets) -> packets
 //! (`wire` -> decision -> reply) -> facts about each machine (`event`) -> what a person sees.
 
+pub mod admission;
+pub mod agent;
+pub mod cli;
+pub mod commands;
+pub mod dhcp;
+pub mod download;
 pub mod event;
+pub mod exit;
+pub mod http;
 pub mod image;
+pub mod interfaces;
+pub mod ipxe;
+pub mod loaders;
 pub mod mac;
+pub mod machines;
+pub mod read;
+pub mod report;
+pub mod serve;
+pub mod session;
+pub mod source;
+pub mod tftp;
+pub mod wire;

@@ -5,14 +5,18 @@
 //! ordinary tools (ip, nft, iptables, dnsmasq, QEMU). Never: pretends; without root or a tool a test
 //! says that it was skipped.
 
+pub mod host;
 pub mod lan;
 pub mod machine;
 pub mod netns;
 pub mod nixos;
+pub mod nspawn;
 pub mod probe;
 pub mod process;
+pub mod pty;
 pub mod require;
 pub mod rival;
+pub mod scene;
 pub mod snapshot;
 
 pub use require::{Needs, missing};

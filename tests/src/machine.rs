@@ -114,9 +114,16 @@ impl Machine {
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// The rest of the first console line that begins with `word`, once it has come, and how long
-    /// after switching on. `Err` with the console's end when the machine stopped or `limit` is over.
-    pub fn line(&mut self, word: &str, limit: Duration) -> Result<(String, Duration)> {
+    /// Waits at most `patience` for a console line that begins with `word`: the rest of the first
+    /// one, and how long after switching on. `Err` with the console's end when the machine has
+    /// stopped, or has been on for longer than `limit`, without it.
+    pub fn line(
+        &mut self,
+        word: &str,
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<Option<(String, Duration)>> {
+        let asked = Instant::now();
         loop {
             // Looked at before the console, so that a machine's last words are not missed.
             let ended = self.process.wait(Duration::from_millis(50))?;
@@ -124,11 +131,12 @@ impl Machine {
             // A line counts once it is whole.
             let whole = console.rsplit_once('\n').map_or("", |(lines, _)| lines);
             if let Some(rest) = whole.lines().find_map(|line| line.strip_prefix(word)) {
-                return Ok((rest.trim().to_owned(), self.started.elapsed()));
+                return Ok(Some((rest.trim().to_owned(), self.started.elapsed())));
             }
             let why = match ended {
                 Some(status) => format!("the machine stopped ({status})"),
                 None if self.started.elapsed() > limit => format!("nothing within {limit:?}"),
+                None if asked.elapsed() > patience => return Ok(None),
                 None => continue,
             };
             let errors = std::fs::read_to_string(self.directory.path().join("errors"));
@@ -143,7 +151,18 @@ impl Machine {
 
     /// Waits for userspace: the kernel's command line, and how long it took.
     pub fn up(&mut self) -> Result<(String, Duration)> {
-        self.line("PORTCULLIS-UP ", BOOT)
+        self.whole_line("PORTCULLIS-UP ")
+    }
+
+    /// Waits for what the initrd says of itself; see [`marker`].
+    pub fn initrd(&mut self) -> Result<String> {
+        self.whole_line("PORTCULLIS-INITRD ").map(|(text, _)| text)
+    }
+
+    /// A line that a machine says in the time that a boot may take.
+    fn whole_line(&mut self, word: &str) -> Result<(String, Duration)> {
+        self.line(word, BOOT, BOOT)?
+            .ok_or_else(|| LabError(format!("{word}: nothing within {BOOT:?}")))
     }
 }
 
@@ -195,6 +214,7 @@ mod tests {
         let lan = Lan::new().unwrap();
         let router = Netns::new("router").unwrap();
         lan.attach(&router, "eth0", Some("192.0.2.1/24")).unwrap();
+        router.address("eth0", "fd00::1/64").unwrap();
         let _rival = Rival::start(
             &router,
             "eth0",
@@ -216,8 +236,7 @@ mod tests {
             let (cmdline, time) = machine.up().unwrap();
             println!("{firmware:?}: {time:.1?} to userspace");
             assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
-            let (initrd, _) = machine.line("PORTCULLIS-INITRD ", BOOT).unwrap();
-            assert_eq!(initrd, expected);
+            assert_eq!(machine.initrd().unwrap(), expected);
         }
     }
 }

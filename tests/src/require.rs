@@ -11,6 +11,8 @@ pub enum Needs<'a> {
     Tool(&'a str),
     /// A file, for example a firmware image.
     File(&'a str),
+    /// A program of this workspace, built with the same profile as the test.
+    Built(&'a str),
 }
 
 /// The first thing that is not there, in words; `None` when all is there.
@@ -20,7 +22,13 @@ pub fn missing(needs: &[Needs<'_>]) -> Option<String> {
         Needs::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
         Needs::Tool(name) => (!in_path(name)).then(|| format!("the program {name}")),
         Needs::File(path) => (!Path::new(path).exists()).then(|| format!("the file {path}")),
+        Needs::Built(name) => (!built(name)).then(|| format!("{name}: cargo build -p {name}")),
     })
+}
+
+/// Whether cargo has built this program.
+fn built(name: &str) -> bool {
+    crate::host::built().is_ok_and(|directory| directory.join(name).is_file())
 }
 
 /// Whether a program of this name is in PATH.

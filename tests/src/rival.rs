@@ -19,7 +19,8 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Serves addresses `192.0.2.100` to `.150` on `interface` and nothing about network boot, unless
+    /// Serves addresses `192.0.2.100` to `.150` on `interface`, announces the IPv6 prefix that the
+    /// interface has, and nothing about network boot, unless
     /// `more` arguments say so.
     pub fn start(router: &Netns, interface: &str, more: &[String]) -> Result<Self> {
         let directory = tempfile::Builder::new()
@@ -34,7 +35,9 @@ impl Rival {
                 "--keep-in-foreground",
                 "--conf-file=/dev/null",
                 "--port=0",
+                // Not another user or group: that would take the death signal away.
                 "--user=root",
+                "--group=root",
             ])
             .args([
                 "--no-hosts",
@@ -45,6 +48,11 @@ impl Rival {
             // Looking for a user of an address by ping would cost three seconds per machine.
             .args(["--dhcp-authoritative", "--no-ping", "--log-dhcp"])
             .args(["--dhcp-range=192.0.2.100,192.0.2.150,255.255.255.0,1h"])
+            // Announces a prefix, as home routers do; iPXE waits long for a router that does not.
+            .arg("--enable-ra")
+            .arg(format!(
+                "--dhcp-range=::,constructor:{interface},ra-only,64,1h"
+            ))
             .arg(format!("--interface={interface}"))
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--log-facility={}", log.display()))

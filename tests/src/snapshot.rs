@@ -105,6 +105,9 @@ fn render(before: &[&str], after: &[&str]) -> String {
             Line::Kept => {
                 if line.contains('{') && !line.contains('}') {
                     heading = Some(line);
+                } else if line == "}" {
+                    // The end of a table: what follows does not stand in its last chain.
+                    heading = None;
                 }
                 continue;
             }
@@ -134,6 +137,8 @@ mod tests {
             "   chain a {\n-   one # handle 2\n+   one # handle 4\n"
         );
         assert_eq!(before.changes(&before), "");
+        let more = Snapshot(format!("{}table u {{\n}}\n", before.text()));
+        assert_eq!(before.changes(&more), "+ table u {\n+ }\n");
         assert_eq!(
             after.without_handles().text(),
             "table t {\n chain a {\n  two\n  one\n }\n}\n"

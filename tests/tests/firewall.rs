@@ -632,6 +632,11 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
             "both firewalls of NixOS are active",
         ),
         (
+            "nft 'table inet nixos-fw { chain input { type filter hook input priority 0; }; chain input-allow { };
+             chain output { type filter hook output priority 0; policy drop; }; }'",
+            "networking.firewall.filterOutput",
+        ),
+        (
             "iptables -N nixos-fw && iptables -N nixos-drop && iptables -A INPUT -j nixos-drop",
             "being reloaded",
         ),

@@ -33,6 +33,9 @@ pub struct Path {
 /// The chain of NixOS' nftables firewall that openings belong into, and the base chain before it.
 pub const NIXOS_NFTABLES: Path = path(Family::Inet, "nixos-fw", "input-allow");
 const NIXOS_NFTABLES_BASE: Path = path(Family::Inet, "nixos-fw", "input");
+/// What filters outgoing packets there (`networking.firewall.filterOutput`): it would refuse our
+/// answers, which have no conntrack entry.
+const NIXOS_NFTABLES_OUTPUT: Path = path(Family::Inet, "nixos-fw", "output");
 /// The same for NixOS' iptables firewall.
 pub const NIXOS_IPTABLES: Path = path(Family::IPv4, "filter", "nixos-fw");
 const NIXOS_IPTABLES_BASE: Path = path(Family::IPv4, "filter", "INPUT");
@@ -249,7 +252,8 @@ fn until_nul(bytes: &[u8]) -> Option<&str> {
 /// Chains whose rules decide which firewall this is.
 pub fn decisive(chain: &Chain) -> bool {
     let ours = chain.family == table::FAMILY && chain.table == table::NAME;
-    !ours && (chain.input || chain.is(NIXOS_NFTABLES) || chain.is(NIXOS_IPTABLES))
+    let known = [NIXOS_NFTABLES, NIXOS_NFTABLES_OUTPUT, NIXOS_IPTABLES];
+    !ours && (chain.input || known.into_iter().any(|path| chain.is(path)))
 }
 
 /// Which firewall this is: the back end, and the chain that our rules go into.
@@ -273,6 +277,13 @@ pub fn judge(listing: &[(Chain, Vec<Rule>)]) -> Result<(Backend, Option<Path>), 
              ip filter, and each refuses what the other accepts: stop one of them"
                 .to_owned(),
         )),
+        (true, false) if find(NIXOS_NFTABLES_OUTPUT).is_some_and(|(chain, _)| chain.drops) => {
+            Err(FirewallError::Unsupported(
+                "the firewall of NixOS also filters what leaves this host \
+                 (networking.firewall.filterOutput), and this version cannot open that"
+                    .to_owned(),
+            ))
+        }
         (true, false) => Ok((Backend::NixosNftables, Some(NIXOS_NFTABLES))),
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {

@@ -215,15 +215,7 @@ impl Ruleset {
     /// (`ERESTART` otherwise).
     pub fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> io::Result<()> {
         let plain = NLM_F_REQUEST;
-        let begin = generation.map_or(ControlMessage::BatchBegin, |id| {
-            const NFNL_MSG_BATCH_BEGIN: u8 = 16;
-            const NFNL_BATCH_GENID: u16 = 1;
-            ControlMessage::Other {
-                message_type: NFNL_MSG_BATCH_BEGIN,
-                attributes: vec![DefaultNla::new(NFNL_BATCH_GENID, id.to_be_bytes().into())],
-            }
-        });
-        let mut batch = vec![message(Family::Unspec, SUBSYSTEM, begin, plain)];
+        let mut batch = vec![message(Family::Unspec, SUBSYSTEM, begin(generation), plain)];
         for (index, change) in changes.iter().enumerate() {
             // The kernel reports every error; the word on the last change says that all are done.
             let last = index.saturating_add(1) == changes.len();
@@ -290,6 +282,16 @@ impl Ruleset {
     }
 }
 
+/// Opens a batch; with a generation, one that fails when the ruleset has another.
+fn begin(generation: Option<u32>) -> ControlMessage {
+    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+    const NFNL_BATCH_GENID: u16 = 1;
+    generation.map_or(ControlMessage::BatchBegin, |id| ControlMessage::Other {
+        message_type: NFNL_MSG_BATCH_BEGIN,
+        attributes: vec![DefaultNla::new(NFNL_BATCH_GENID, id.to_be_bytes().into())],
+    })
+}
+
 fn message<T: Into<NetfilterMessageInner>>(
     family: NetfilterProtoFamily,
     resource: u16,
@@ -314,4 +316,56 @@ fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
         NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn an_element_has_the_kernels_form() {
+        let change = add_mark(Family::Inet, "portcullis", "live", 0x5a00_0001);
+        let (kind, body) = emit(change.family, 0, change.message);
+        assert_eq!(kind, 0x0a0c);
+        let expected = [
+            // struct nfgenmsg; NFTA_SET_ELEM_LIST_TABLE, _SET, padded to 4 octets each.
+            b"\x01\0\0\0\x0f\0\x01\0portcullis\0\0\x09\0\x02\0live\0\0\0\0".as_slice(),
+            // _ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, all nested; NFTA_DATA_VALUE.
+            b"\x14\0\x03\x80\x10\0\x01\x80\x0c\0\x01\x80\x08\0\x01\0\x01\0\0\x5a",
+        ];
+        assert_eq!(body, expected.concat());
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_rule_has_the_kernels_form_and_its_place() {
+        let rule = |place| {
+            let expressions = super::super::expr::notrack();
+            add_rule(Family::Inet, ("t", "c"), place, Some("ab"), expressions)
+        };
+        let (head, end) = (rule(Place::Head), rule(Place::End));
+        // NLM_F_CREATE, and NLM_F_APPEND for the end.
+        assert_eq!((head.flags, end.flags), (0x400, 0xc00));
+        let (kind, body) = emit(head.family, 0, head.message);
+        assert_eq!(kind, 0x0a06);
+        let expected = [
+            // struct nfgenmsg; NFTA_RULE_TABLE, NFTA_RULE_CHAIN.
+            b"\x01\0\0\0\x06\0\x01\0t\0\0\0\x06\0\x02\0c\0\0\0".as_slice(),
+            // NFTA_RULE_EXPRESSIONS, NFTA_LIST_ELEM; NFTA_EXPR_NAME and an empty NFTA_EXPR_DATA.
+            b"\x18\0\x04\x80\x14\0\x01\x80\x0c\0\x01\0notrack\0\x04\0\x02\x80",
+            // NFTA_RULE_USERDATA: comment, 3 octets.
+            b"\x09\0\x07\0\0\x03ab\0\0\0\0",
+        ];
+        assert_eq!(body, expected.concat());
+    }
+
+    #[test]
+    fn a_batch_names_the_generation_that_it_is_for() {
+        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(Some(0x0102)));
+        assert_eq!(kind, 16);
+        assert_eq!(body, b"\0\0\0\x0a\x08\0\x01\0\0\0\x01\x02");
+        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(None));
+        assert_eq!((kind, body.as_slice()), (16, b"\0\0\0\x0a".as_slice()));
+    }
 }

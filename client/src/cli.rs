@@ -1,0 +1,423 @@
+//! The command line: what a person may write, and nothing about what it does.
+//!
+//! Pixiecore's spelling of `boot` is part of it, so that an old command line keeps working with
+//! the program's name changed, or with this program called as `pixiecore`. Flags of Pixiecore that
+//! have no meaning here are taken and explained by [`Boot::notes`]; what this version cannot do
+//! yet is refused by [`Boot::refusal`] before anything is opened.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_dbus::DEFAULT_HTTP_PORT;
+
+use crate::mac::MacAddr;
+
+/// Boots another machine over the network, without sudo.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+        portcullis boot ./result\n  \
+        portcullis boot bzImage initrd --cmdline \"init=/nix/store/...-nixos/init loglevel=4\"\n\n\
+        Set the other machine to boot from the network (often F12 when it is switched on)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a system to machines that boot from the network, until Ctrl-C.
+    Boot(Box<Boot>),
+    /// Show what is open, since when and until when.
+    Status(Common),
+    /// Close what `boot` opened, from another terminal.
+    Close {
+        /// Number of the lease, as `status` shows it; not needed when there is only one.
+        lease: Option<u64>,
+        /// Options of all commands.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List the network interfaces and say which one `boot` would take.
+    Interfaces(Common),
+    /// Pixiecore's API mode: not in this version.
+    #[command(hide = true, disable_help_flag = true)]
+    Api(Ignored),
+    /// Pixiecore's recipes: not in this version.
+    #[command(hide = true, disable_help_flag = true)]
+    Quick(Ignored),
+    /// Pixiecore's IPv6 modes: not in this version.
+    #[command(
+        hide = true,
+        disable_help_flag = true,
+        name = "bootipv6",
+        alias = "ipv6api"
+    )]
+    Ipv6(Ignored),
+}
+
+/// Anything, for commands that are known and refused.
+#[derive(Debug, Args)]
+pub struct Ignored {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<std::ffi::OsString>,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Common {
+    /// Write one JSON object per line (see JSON.md) instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// When to use colour. The variable NO_COLOR, if set, turns `auto` into `never`.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: Color,
+    /// Never ask for a password in this terminal; a dialog of the desktop may still appear.
+    #[arg(long)]
+    pub no_ask_password: bool,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// If the output is a terminal.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Which form of offer UEFI machines get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UefiOffer {
+    /// Whichever suits the kind of machine.
+    #[default]
+    Auto,
+    /// Everything in the offer itself.
+    Complete,
+    /// The machine is sent to the boot server on UDP 4011.
+    BootServer,
+}
+
+/// `boot`.
+#[derive(Debug, Args)]
+pub struct Boot {
+    /// The kernel, or a directory that a NixOS netboot build made (bzImage or Image, initrd,
+    /// netboot.ipxe).
+    #[arg(value_name = "KERNEL|DIR")]
+    pub kernel: PathBuf,
+    /// Initial ramdisks, in the order in which the kernel gets them.
+    #[arg(value_name = "INITRD")]
+    pub initrds: Vec<PathBuf>,
+    /// Kernel command line; with a directory it is added to the directory's own.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+
+    /// Network interface to serve on. Without it, the only one that will do is taken.
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        conflicts_with = "listen_addr",
+        help_heading = "Where"
+    )]
+    pub interface: Option<String>,
+    /// Serve on the interface that has this IPv4 address.
+    #[arg(short, long, value_name = "IPV4", help_heading = "Where")]
+    pub listen_addr: Option<Ipv4Addr>,
+    /// TCP port for kernel and initrd.
+    #[arg(
+        short, long, value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT,
+        value_parser = clap::value_parser!(u16).range(1024..), help_heading = "Where"
+    )]
+    pub port: u16,
+    /// Close after this long at the latest: 45s, 30m, 2h, 1h30m [default: 12h].
+    #[arg(long = "for", visible_alias = "max-seconds", value_name = "TIME", value_parser = duration,
+          help_heading = "Where")]
+    pub duration: Option<Duration>,
+
+    /// Serve this machine only; may be given several times.
+    #[arg(long, value_name = "MAC", help_heading = "Which machines")]
+    pub for_mac: Vec<MacAddr>,
+    /// Boot each machine once; after that it starts from its own disk.
+    #[arg(long, help_heading = "Which machines")]
+    pub once: bool,
+    /// Boot so many machines, then leave all others alone.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
+          help_heading = "Which machines")]
+    pub count: Option<u32>,
+    /// How UEFI machines are told what to load.
+    #[arg(
+        long,
+        value_name = "FORM",
+        value_enum,
+        default_value_t,
+        help_heading = "Which machines"
+    )]
+    pub uefi_offer: UefiOffer,
+
+    /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi).
+    #[arg(long, value_name = "DIR", help_heading = "Boot loader")]
+    pub ipxe_dir: Option<PathBuf>,
+    /// iPXE for BIOS machines.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub ipxe_bios: Option<PathBuf>,
+    /// iPXE for BIOS machines whose ROM is an iPXE that lacks something.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub ipxe_ipxe: Option<PathBuf>,
+    /// iPXE for 64-bit UEFI machines.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub ipxe_efi64: Option<PathBuf>,
+    /// iPXE for 32-bit UEFI machines: not in this version.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub ipxe_efi32: Option<PathBuf>,
+
+    /// Show every detail.
+    #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]
+    pub debug: bool,
+    /// Show only errors, and machines that need attention.
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+    /// Begin each line with date and time (UTC).
+    #[arg(short = 't', long, help_heading = "Output")]
+    pub log_timestamps: bool,
+
+    /// Pixiecore's port of the status page; that page does not exist.
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub status_port: Option<u16>,
+    /// Pixiecore's message shown while booting; it never was shown.
+    #[arg(long, value_name = "TEXT", hide = true)]
+    pub bootmsg: Option<String>,
+    /// Pixiecore's directory of its status page.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub ui_assets_dir: Option<PathBuf>,
+    /// Pixiecore's way to serve beside another DHCP server on this host: not in this version.
+    #[arg(long, hide = true)]
+    pub dhcp_no_bind: bool,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl Boot {
+    /// Why this version cannot do what was asked, if it cannot.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&'static str> {
+        if self.dhcp_no_bind {
+            Some(
+                "--dhcp-no-bind is not in this version: serving beside another DHCP server on this \
+                 same computer comes later. If no DHCP server runs on this computer, leave the flag \
+                 out: a DHCP server elsewhere on the network, such as your router, is no problem",
+            )
+        } else if self.ipxe_efi32.is_some() {
+            Some(
+                "--ipxe-efi32 is not in this version: 32-bit UEFI machines cannot be served yet. \
+                 Leave the flag out to serve all others",
+            )
+        } else if self.kernel.to_str().is_some_and(is_url)
+            || self
+                .initrds
+                .iter()
+                .filter_map(|path| path.to_str())
+                .any(is_url)
+        {
+            Some("addresses (http://...) are not in this version: download the files first")
+        } else if self
+            .cmdline
+            .as_deref()
+            .is_some_and(|text| text.contains("{{"))
+        {
+            Some(
+                "templates ({{ ... }}) in --cmdline are not in this version: write the text itself",
+            )
+        } else if self
+            .cmdline
+            .as_deref()
+            .is_some_and(|text| text.contains(char::is_control))
+        {
+            Some("--cmdline must be one line without control characters")
+        } else {
+            None
+        }
+    }
+
+    /// What is taken and does nothing, one sentence each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        if self.status_port.is_some() && self.debug {
+            notes.push("--status-port is not needed: progress is shown here");
+        }
+        if self.bootmsg.is_some() {
+            notes.push("--bootmsg is not shown in this version");
+        }
+        if self.ui_assets_dir.is_some() {
+            notes.push("--ui-assets-dir is not needed: there is no status page");
+        }
+        notes
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    ["http://", "https://", "tftp://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+}
+
+/// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const RIGHT: &str = "write for example 45s, 30m, 2h or 1h30m (at least one second)";
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| RIGHT.to_owned())?;
+        let (unit, tail) = match tail.chars().next() {
+            Some('s') => (1, &tail[1..]),
+            Some('m') => (60, &tail[1..]),
+            Some('h') => (3600, &tail[1..]),
+            None if rest.len() == text.len() => (1, tail),
+            _ => return Err(RIGHT.to_owned()),
+        };
+        seconds = number
+            .checked_mul(unit)
+            .and_then(|part| seconds.checked_add(part))
+            .filter(|sum| u32::try_from(*sum).is_ok())
+            .ok_or_else(|| RIGHT.to_owned())?;
+        rest = tail;
+    }
+    if seconds == 0 {
+        Err(RIGHT.to_owned())
+    } else {
+        Ok(Duration::from_secs(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn boot(arguments: &str) -> Boot {
+        let words = ["portcullis", "boot"]
+            .into_iter()
+            .chain(arguments.split_whitespace());
+        match Cli::try_parse_from(words) {
+            Ok(Cli {
+                command: Command::Boot(boot),
+            }) => *boot,
+            other => panic!("{arguments}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_of_flags_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_recipe_of_the_wiki_parses_and_says_which_flag_to_leave_out() {
+        let boot = boot(
+            "bzImage initrd --cmdline loglevel=4 --debug --dhcp-no-bind --port 64172 --status-port 64172",
+        );
+        assert_eq!(
+            (boot.port, boot.status_port, boot.debug),
+            (64172, Some(64172), true)
+        );
+        assert!(
+            boot.refusal()
+                .is_some_and(|text| text.starts_with("--dhcp-no-bind"))
+        );
+        assert_eq!(boot.notes().len(), 1);
+    }
+
+    #[test]
+    fn pixiecores_short_flags_have_their_meaning() {
+        let boot = boot("-d -t -l 10.0.0.1 -p 8080 k i1 i2 --bootmsg=hello --ipxe-efi64 f");
+        assert_eq!(boot.listen_addr, Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(boot.port, 8080);
+        assert!(boot.debug && boot.log_timestamps);
+        assert_eq!(boot.initrds.len(), 2);
+        assert_eq!(boot.refusal(), None);
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused() {
+        for (arguments, word) in [
+            ("http://host/k", "download"),
+            ("k https://host/i", "download"),
+            ("k --ipxe-efi32 f", "32-bit"),
+            ("k --cmdline {{ID", "templates"),
+            ("k --cmdline a\u{7}b", "one line"),
+        ] {
+            let refusal = boot(arguments).refusal();
+            assert!(
+                refusal.is_some_and(|text| text.contains(word)),
+                "{arguments}: {refusal:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors_that_say_what_is_right() {
+        for (arguments, right) in [
+            ("boot k --port 80", "1024"),
+            ("boot k --for-mac 1:2", "52:54:00:12:34:56"),
+            ("boot k --for soon", "1h30m"),
+            ("boot k --count 0", "1.."),
+            ("boot k --uefi-offer x", "boot-server"),
+            ("boot k -i a -l 1.2.3.4", "--listen-addr"),
+            ("boot", "KERNEL|DIR"),
+        ] {
+            let words = std::iter::once("portcullis").chain(arguments.split_whitespace());
+            let error = Cli::try_parse_from(words).err();
+            let text = error.as_ref().map(ToString::to_string).unwrap_or_default();
+            assert!(text.contains(right), "{arguments}: {text}");
+            assert_eq!(error.map(|error| error.exit_code()), Some(2));
+        }
+    }
+
+    #[test]
+    fn commands_of_pixiecore_that_are_missing_are_known() {
+        for words in [
+            "api http://host --port 80",
+            "quick debian stable --arch amd64",
+            "ipv6api x",
+        ] {
+            let words = std::iter::once("pixiecore").chain(words.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_ok());
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("45s"), Ok(Duration::from_secs(45)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        for wrong in [
+            "",
+            "0",
+            "h",
+            "1d",
+            "1h30",
+            "-1s",
+            "99999999h",
+            "99999999999999999999h",
+            "1é",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The decision: a question, what is allowed, and what is remembered -> an answer, or none and why.
+//!
+//! Guarantees: pure; the same machine gets the same answer after a restart, because nothing that a
+//! client must repeat is remembered (the two memories of [`Memory`] only ever change which loader
+//! or whether one is offered). A reply goes to a port and in a form that the output guard of the
+//! helper lets pass.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT};
+
+use super::{
+    query::{BootItem, Ipxe, Port, Query},
+    table::{self, Platform, Row},
+};
+use crate::{
+    event::{Fact, Ignored, OfferForm},
+    image::Loader,
+    mac::MacAddr,
+    wire::{
+        dhcp::message_type,
+        dhcp_reply::{BootFileTooLong, Kind, Reply, Vendor},
+    },
+};
+
+/// UDP port of DHCP clients (RFC 2131 section 4.1).
+const CLIENT_PORT: u16 = 68;
+
+/// How UEFI machines are told what to load (`--uefi-offer`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UefiOffer {
+    /// As the table says for the architecture.
+    #[default]
+    Auto,
+    /// Everything on 67: option 43 = 06 01 08 FF, and the file.
+    Complete,
+    /// No option 43, so that the machine asks 4011. Some firmware ignores the complete form.
+    BootServer,
+}
+
+/// What is served, to whom, and where. Fixed for a run.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `--for-mac`: only these machines; empty means all.
+    pub for_mac: BTreeSet<MacAddr>,
+    /// `--once`: a machine that has booted boots from its own disk afterwards.
+    pub once: bool,
+    /// `--count`: so many machines are handed over; those that come later are left alone.
+    pub count: Option<u64>,
+    /// How many initrds make a machine complete.
+    pub initrds: usize,
+    /// The loaders that can be served by TFTP.
+    pub loaders: BTreeSet<Loader>,
+    /// Our address on the segment.
+    pub address: Ipv4Addr,
+    /// TCP port of the script and the images.
+    pub http_port: u16,
+    /// First path element of the URLs.
+    pub token: String,
+    /// Form of offers to UEFI machines.
+    pub uefi_offer: UefiOffer,
+    /// Whether 4011 is served. If not, [`UefiOffer::BootServer`] counts as `Complete`.
+    pub boot_server: bool,
+}
+
+impl Policy {
+    /// Whether this machine is served at all.
+    #[must_use]
+    pub fn admits(&self, mac: MacAddr) -> bool {
+        self.for_mac.is_empty() || self.for_mac.contains(&mac)
+    }
+
+    /// URL of a machine's script.
+    #[must_use]
+    pub fn script_url(&self, mac: MacAddr) -> String {
+        let Self {
+            address,
+            http_port,
+            token,
+            ..
+        } = self;
+        format!(
+            "http://{address}:{http_port}/{token}/{}/boot.ipxe",
+            mac.hyphenated()
+        )
+    }
+
+    fn loader_name(mac: MacAddr, loader: Loader) -> String {
+        format!("{}/{}", mac.hyphenated(), loader.file_name())
+    }
+}
+
+/// What is remembered of a machine and bears on the decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// It has booted, or enough machines have: it is left to boot from its disk.
+    pub local_boot: bool,
+    /// An iPXE on it that cannot run the script was given a loader, and loaded it: whatever comes
+    /// now gets the script, so that there is no loop.
+    pub chained: bool,
+    /// So many loaders were loaded and nothing followed: the next one in the row is tried.
+    pub failed_loaders: usize,
+}
+
+/// Why a boot client gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ignore {
+    /// Told to people.
+    #[error("{}", words(.0))]
+    Machine(Ignored),
+    /// A message type that is not for us: the DHCP server's business.
+    #[error("DHCP message type {0} is not answered on this port")]
+    MessageType(u8),
+    /// Asks another server.
+    #[error("meant for the server {0}")]
+    OtherServer(Ipv4Addr),
+    /// Asks for a boot item that we do not have: type 0 is the local disk.
+    #[error("asks for boot item {} of layer {:#06x}", .0.kind, .0.layer)]
+    BootItem(BootItem),
+    /// Came from where no answer can be sent to.
+    #[error("no answer can be sent to {0}")]
+    Unanswerable(SocketAddrV4),
+    /// The run's own values do not fit the message.
+    #[error(transparent)]
+    BootFile(#[from] BootFileTooLong),
+}
+
+fn words(ignored: &Ignored) -> String {
+    match *ignored {
+        Ignored::NotSelected => "not one of the selected machines".to_owned(),
+        Ignored::AlreadyBooted => "has booted, and is left to its disk".to_owned(),
+        Ignored::NoLoader { arch } | Ignored::UnknownArchitecture { arch } => {
+            format!("{}: no loader", table::architecture_name(arch))
+        }
+    }
+}
+
+/// Answer or silence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Send this.
+    Reply {
+        /// The payload.
+        bytes: Vec<u8>,
+        /// Where to, from the port that the question came to.
+        destination: SocketAddrV4,
+        /// What it means to the machine.
+        fact: Fact,
+    },
+    /// Send nothing: never an empty offer, which would keep other servers' offers from winning.
+    Ignore(Ignore),
+}
+
+/// Decides about one question.
+#[must_use]
+pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Decision {
+    answer(query, port, policy, memory).unwrap_or_else(Decision::Ignore)
+}
+
+fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<Decision, Ignore> {
+    asks_us(query, port, policy)?;
+    if !policy.admits(query.mac) {
+        return Err(Ignore::Machine(Ignored::NotSelected));
+    }
+    if memory.local_boot {
+        return Err(Ignore::Machine(Ignored::AlreadyBooted));
+    }
+    let boot = boot(query, row(query)?, policy, memory)?;
+    let destination = destination(query, port)?;
+
+    let form = match port {
+        Port::Dhcp => boot.form,
+        Port::BootServer { .. } => OfferForm::BootServer,
+    };
+    let reply = Reply {
+        kind: match port {
+            Port::Dhcp => Kind::Offer,
+            Port::BootServer { .. } => Kind::Ack,
+        },
+        htype: query.htype,
+        hlen: query.hlen,
+        xid: query.xid,
+        flags: query.flags,
+        ciaddr: match port {
+            Port::Dhcp => Ipv4Addr::UNSPECIFIED,
+            Port::BootServer { .. } => query.ciaddr,
+        },
+        giaddr: query.giaddr,
+        chaddr: query.chaddr,
+        server: policy.address,
+        vendor_class: "PXEClient",
+        vendor: match (port, form, query.boot_item) {
+            (Port::BootServer { .. }, _, Some(item)) => Vendor::BootItem(item.octets()),
+            (_, OfferForm::BootServer, _) => Vendor::Absent,
+            (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
+        },
+        boot_file: boot.file,
+        machine_id: query.machine_id.clone(),
+        client_id: query.client_id.clone(),
+        relay: query.relay.clone(),
+    };
+    let bytes = reply.emit()?;
+    let file = reply.boot_file;
+    Ok(Decision::Reply {
+        bytes,
+        destination,
+        fact: match port {
+            Port::Dhcp => Fact::Offered { form, file },
+            Port::BootServer { .. } => Fact::BootServer { file },
+        },
+    })
+}
+
+/// Whether the message is one that this port answers.
+fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
+    use message_type::{DISCOVER, INFORM, REQUEST};
+    match (port, query.message_type) {
+        (Port::Dhcp, DISCOVER) => return Ok(()),
+        (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM) => {}
+        (_, other) => return Err(Ignore::MessageType(other)),
+    }
+    match (query.server_id, query.boot_item) {
+        (Some(server), _) if server != policy.address => Err(Ignore::OtherServer(server)),
+        (_, Some(item)) if !item.is_ours() => Err(Ignore::BootItem(item)),
+        _ => Ok(()),
+    }
+}
+
+/// The first architecture of the list that is known.
+fn row(query: &Query) -> Result<&'static Row, Ignore> {
+    let found = query
+        .architectures
+        .iter()
+        .find_map(|&arch| table::row(arch));
+    found
+        .ok_or_else(|| Ignored::UnknownArchitecture {
+            arch: query.architecture(),
+        })
+        .and_then(|row| {
+            let served = row.client == query.client && !row.loaders.is_empty();
+            served
+                .then_some(row)
+                .ok_or(Ignored::NoLoader { arch: row.arch })
+        })
+        .map_err(Ignore::Machine)
+}
+
+/// What the machine loads, and the form of an offer on 67.
+struct Boot {
+    file: String,
+    form: OfferForm,
+}
+
+fn boot(query: &Query, row: &Row, policy: &Policy, memory: Memory) -> Result<Boot, Ignore> {
+    match query.ipxe {
+        Some(ipxe) => Ok(boot_ipxe(query, row, ipxe, policy, memory)),
+        None => boot_firmware(query, row, policy, memory),
+    }
+}
+
+fn boot_ipxe(query: &Query, row: &Row, ipxe: Ipxe, policy: &Policy, memory: Memory) -> Boot {
+    let loader = pick(row.ipxe_loaders, policy, memory)
+        .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
+    match loader {
+        Some(loader) => Boot {
+            file: Policy::loader_name(query.mac, loader),
+            form: OfferForm::Complete,
+        },
+        None => Boot {
+            file: policy.script_url(query.mac),
+            form: OfferForm::Script,
+        },
+    }
+}
+
+fn boot_firmware(
+    query: &Query,
+    row: &Row,
+    policy: &Policy,
+    memory: Memory,
+) -> Result<Boot, Ignore> {
+    let loader = pick(row.loaders, policy, memory)
+        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
+    let form = match (row.platform, policy.uefi_offer) {
+        // The machine's whole attempt fails when nobody answers on 4011.
+        _ if !policy.boot_server => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
+        _ => row.offer,
+    };
+    Ok(Boot {
+        file: Policy::loader_name(query.mac, loader),
+        form,
+    })
+}
+
+/// The first loader that we have, or a later one after failures, in turn.
+fn pick(row: &[Loader], policy: &Policy, memory: Memory) -> Option<Loader> {
+    let have = || row.iter().filter(|loader| policy.loaders.contains(loader));
+    let turn = memory.failed_loaders.checked_rem(have().count())?;
+    have().nth(turn).copied()
+}
+
+/// Where the answer goes (RFC 2131 section 4.1; PXE 2.1 for 4011).
+fn destination(query: &Query, port: Port) -> Result<SocketAddrV4, Ignore> {
+    let destination = match port {
+        _ if !query.giaddr.is_unspecified() => SocketAddrV4::new(query.giaddr, DHCP_PORT),
+        Port::Dhcp => return Ok(SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT)),
+        Port::BootServer { asker } => asker,
+    };
+    let address = destination.ip();
+    let one_machine = !address.is_unspecified()
+        && !address.is_broadcast()
+        && !address.is_multicast()
+        && !address.is_loopback();
+    let passes_guard = [DHCP_PORT, CLIENT_PORT, BOOT_SERVER_PORT].contains(&destination.port());
+    (one_machine && passes_guard)
+        .then_some(destination)
+        .ok_or(Ignore::Unanswerable(destination))
+}

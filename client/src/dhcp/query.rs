@@ -1,0 +1,266 @@
+//! What a boot client asks, read out of a DHCP message once and for all.
+//!
+//! Guarantees: a [`Query`] exists only for a message that carries the marks of a boot client
+//! (options 60 and 93, RFC 4578 section 2), so that an ordinary DHCP client is never answered.
+//! Nothing of it is text that is shown to people.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::{
+    event::Firmware,
+    mac::MacAddr,
+    wire::dhcp::{CHADDR, Malformed, Message, Options, option},
+};
+
+/// The port that a message came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// UDP 67.
+    Dhcp,
+    /// UDP 4011, where the answer goes back to the asker.
+    BootServer {
+        /// Address and port that the message came from.
+        asker: SocketAddrV4,
+    },
+}
+
+/// What option 60 begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// `PXEClient`: loads by TFTP.
+    Pxe,
+    /// `HTTPClient`: UEFI HTTP boot.
+    Http,
+}
+
+/// What is known of an iPXE that asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipxe {
+    /// It carries our marker as user class: it was told so by a script of ours.
+    pub ours: bool,
+    /// Option 175 lists HTTP (0x13).
+    pub http: bool,
+    /// Option 175 lists bzImage (0x18).
+    pub bzimage: bool,
+    /// Option 175 lists EFI images (0x24).
+    pub efi: bool,
+}
+
+/// The boot item that a client names in 43.71 on port 4011 (PXE 2.1 section 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootItem {
+    /// Boot server type; 0 boots from the local disk.
+    pub kind: u16,
+    /// Layer; the highest bit asks for credentials.
+    pub layer: u16,
+}
+
+impl BootItem {
+    /// The first type that is free for vendors; those below are named products.
+    const OURS: u16 = 0x8000;
+    const CREDENTIALS: u16 = 0x8000;
+
+    /// Whether this is the image that is served, asked for without credentials.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        self.kind == Self::OURS && self.layer & Self::CREDENTIALS == 0
+    }
+
+    /// Type and layer as they stand in 43.71.
+    #[must_use]
+    pub fn octets(self) -> [u8; 4] {
+        let [a, b] = self.kind.to_be_bytes();
+        let [c, d] = self.layer.to_be_bytes();
+        [a, b, c, d]
+    }
+}
+
+/// Why a message is none of ours. Not worth a line to people: every DHCP client on the segment
+/// sends such messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotBootClient {
+    /// No DHCP message from a client.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// No or an odd option 53.
+    #[error("no message type")]
+    MessageType,
+    /// Option 60 begins with neither `PXEClient` nor `HTTPClient`.
+    #[error("not a boot client")]
+    VendorClass,
+    /// Option 93 is absent, empty or of odd length.
+    #[error("a boot client that names no architecture")]
+    Architecture,
+    /// Option 97 is not 17 octets with type 0. Such a packet is refused.
+    #[error("a machine identifier that is not a GUID")]
+    MachineId,
+}
+
+/// A boot client's question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Option 53.
+    pub message_type: u8,
+    /// Header field.
+    pub htype: u8,
+    /// Header field, 6 to 16.
+    pub hlen: u8,
+    /// Header field.
+    pub xid: [u8; 4],
+    /// Header field.
+    pub flags: [u8; 2],
+    /// Header field. Trusted for nothing.
+    pub ciaddr: Ipv4Addr,
+    /// Header field.
+    pub giaddr: Ipv4Addr,
+    /// Header field.
+    pub chaddr: [u8; CHADDR],
+    /// What the machine is called: `chaddr`, or the last six octets of it when it is longer. (EDK2
+    /// can send a GUID there; a version 1 GUID ends with the Ethernet address.)
+    pub mac: MacAddr,
+    /// Option 60.
+    pub client: Client,
+    /// Option 93, at least one.
+    pub architectures: Vec<u16>,
+    /// Options 77 and 175, if it is iPXE.
+    pub ipxe: Option<Ipxe>,
+    /// Option 54.
+    pub server_id: Option<Ipv4Addr>,
+    /// Option 61.
+    pub client_id: Option<Vec<u8>>,
+    /// Option 97.
+    pub machine_id: Option<Vec<u8>>,
+    /// Option 82.
+    pub relay: Option<Vec<u8>>,
+    /// Option 43.71.
+    pub boot_item: Option<BootItem>,
+}
+
+/// User class of an iPXE that a script of ours has marked (`set user-class portcullis`).
+const OUR_USER_CLASS: &[u8] = b"portcullis";
+/// User class that iPXE sends by itself.
+const IPXE_USER_CLASS: &[u8] = b"iPXE";
+
+impl Query {
+    /// Reads a datagram.
+    pub fn parse(datagram: &[u8]) -> Result<Self, NotBootClient> {
+        let message = Message::parse(datagram)?;
+        let message_type = match message.option(option::MESSAGE_TYPE).as_deref() {
+            Some(&[kind]) => kind,
+            _ => return Err(NotBootClient::MessageType),
+        };
+        let client = match message.option(option::VENDOR_CLASS).as_deref() {
+            Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
+            Some(class) if class.starts_with(b"HTTPClient") => Client::Http,
+            _ => return Err(NotBootClient::VendorClass),
+        };
+        let architectures =
+            architectures(&message.option(option::ARCHITECTURE).unwrap_or_default())
+                .ok_or(NotBootClient::Architecture)?;
+        let machine_id = message.option(option::MACHINE_ID);
+        if !matches!(
+            machine_id.as_deref(),
+            None | Some(&[0, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _])
+        ) {
+            return Err(NotBootClient::MachineId);
+        }
+        Ok(Self {
+            message_type,
+            htype: message.htype(),
+            hlen: message.hlen(),
+            xid: message.xid(),
+            flags: message.flags(),
+            ciaddr: message.ciaddr(),
+            giaddr: message.giaddr(),
+            chaddr: message.chaddr(),
+            mac: name(&message),
+            client,
+            architectures,
+            ipxe: ipxe(&message),
+            server_id: message
+                .option(option::SERVER_ID)
+                .and_then(|data| <[u8; 4]>::try_from(&*data).ok())
+                .map(Ipv4Addr::from),
+            client_id: message.option(option::CLIENT_ID).map(Into::into),
+            machine_id: machine_id.map(Into::into),
+            relay: message.option(option::RELAY).map(Into::into),
+            boot_item: message
+                .option(option::VENDOR)
+                .and_then(|vendor| boot_item(&vendor)),
+        })
+    }
+
+    /// What asks, for people.
+    #[must_use]
+    pub fn firmware(&self) -> Firmware {
+        match (self.client, self.ipxe) {
+            (_, Some(_)) => Firmware::Ipxe,
+            (Client::Pxe, None) => Firmware::Pxe,
+            (Client::Http, None) => Firmware::Http,
+        }
+    }
+
+    /// The architecture for reports: the first of the list that is known, else the first.
+    #[must_use]
+    pub fn architecture(&self) -> u16 {
+        let known = |arch: &&u16| super::table::row(**arch).is_some();
+        let found = self.architectures.iter().find(known);
+        found
+            .or(self.architectures.first())
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+fn name(message: &Message<'_>) -> MacAddr {
+    let chaddr = message.chaddr();
+    let counts = usize::from(message.hlen()).min(CHADDR);
+    MacAddr(chaddr[..counts].last_chunk().copied().unwrap_or_default())
+}
+
+fn architectures(data: &[u8]) -> Option<Vec<u16>> {
+    let (codes, []) = data.as_chunks::<2>() else {
+        return None;
+    };
+    (!codes.is_empty()).then(|| codes.iter().copied().map(u16::from_be_bytes).collect())
+}
+
+fn ipxe(message: &Message<'_>) -> Option<Ipxe> {
+    let classes = message.option(option::USER_CLASS)?;
+    let has = |class: &[u8]| *classes == *class || user_classes(&classes).any(|one| one == class);
+    let ours = has(OUR_USER_CLASS);
+    if !ours && !has(IPXE_USER_CLASS) {
+        return None;
+    }
+    let features = message.option(option::IPXE).unwrap_or_default();
+    // A feature is a number that is not 0: a version, mostly 1.
+    let lists = |code| {
+        Options::new(&features)
+            .any(|(found, data)| found == code && data.iter().any(|&octet| octet != 0))
+    };
+    Some(Ipxe {
+        ours,
+        http: lists(0x13),
+        bzimage: lists(0x18),
+        efi: lists(0x24),
+    })
+}
+
+/// The form of RFC 3004 section 4: length, data, length, data.
+fn user_classes(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (&length, rest) = data.split_first()?;
+        let (class, rest) = rest.split_at_checked(usize::from(length))?;
+        data = rest;
+        Some(class)
+    })
+}
+
+fn boot_item(vendor: &[u8]) -> Option<BootItem> {
+    let (_, data) = Options::new(vendor).find(|&(code, _)| code == 71)?;
+    let &[a, b, c, d] = data else { return None };
+    Some(BootItem {
+        kind: u16::from_be_bytes([a, b]),
+        layer: u16::from_be_bytes([c, d]),
+    })
+}

@@ -1,0 +1,209 @@
+//! Moves packets: socket -> `query` -> `decide` -> socket, and tells the machines' book.
+//!
+//! Guarantees: every packet that waits is read before the task sleeps, so that a thousand machines
+//! that ask at once are all answered (the runtime lets other tasks in between); a packet costs a constant amount of work; an answer leaves
+//! from the address that it names. Trusts the socket to be bound to one interface. Never ends
+//! because of one packet or one answer that could not be sent.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    net::{SocketAddr, SocketAddrV4},
+    os::fd::AsRawFd,
+    sync::Arc,
+};
+
+use nix::{
+    libc,
+    sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
+};
+use tokio::{io::Interest, net::UdpSocket};
+
+use super::{
+    decide::{Decision, Ignore, decide},
+    query::{NotBootClient, Port, Query},
+};
+use crate::{
+    event::{Fact, Witness},
+    mac::MacAddr,
+    machines::Machines,
+};
+
+/// Room for one datagram: more than any MTU that DHCP travels on.
+const DATAGRAM: usize = 2048;
+
+/// Something that happened to a packet, for `--debug`.
+#[derive(Debug)]
+pub struct Note {
+    /// Where the packet came from.
+    pub from: SocketAddrV4,
+    /// The machine, if it said which.
+    pub mac: Option<MacAddr>,
+    /// What happened.
+    pub what: What,
+}
+
+/// See [`Note`].
+#[derive(Debug)]
+pub enum What {
+    /// Not a boot client: no answer.
+    NotBootClient(NotBootClient),
+    /// A boot client that gets no answer.
+    Ignored(Ignore),
+    /// Answered, to this address.
+    Answered(SocketAddrV4),
+    /// The answer could not be sent.
+    NotSent(io::Error),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DHCP from {}", self.from)?;
+        if let Some(mac) = self.mac {
+            write!(f, " ({mac})")?;
+        }
+        match &self.what {
+            What::NotBootClient(reason) => write!(f, ": ignored, {reason}"),
+            What::Ignored(reason) => write!(f, ": ignored, {reason}"),
+            What::Answered(destination) => write!(f, ": answered to {destination}"),
+            What::NotSent(error) => write!(f, ": the answer could not be sent: {error}"),
+        }
+    }
+}
+
+/// Serves UDP 67 until the socket fails; the error is why. The socket is bound to the wildcard
+/// address and to one interface. Called within a tokio runtime.
+pub async fn serve_dhcp(
+    socket: std::net::UdpSocket,
+    machines: Arc<Machines>,
+    note: impl Fn(Note) + Send,
+) -> io::Error {
+    let port = |_| Port::Dhcp;
+    serve(socket, &machines, port, note).await
+}
+
+/// Serves UDP 4011 until the socket fails; the error is why. The socket is bound to our address.
+pub async fn serve_boot_server(
+    socket: std::net::UdpSocket,
+    machines: Arc<Machines>,
+    note: impl Fn(Note) + Send,
+) -> io::Error {
+    let port = |asker| Port::BootServer { asker };
+    serve(socket, &machines, port, note).await
+}
+
+async fn serve(
+    socket: std::net::UdpSocket,
+    machines: &Machines,
+    port: impl Fn(SocketAddrV4) -> Port,
+    note: impl Fn(Note) + Send,
+) -> io::Error {
+    let socket = match adopt(socket) {
+        Ok(socket) => socket,
+        Err(error) => return error,
+    };
+    let mut datagram = [0; DATAGRAM];
+    loop {
+        let (length, from) = match socket.recv_from(&mut datagram).await {
+            Ok((length, SocketAddr::V4(from))) => (length, from),
+            Ok((_, SocketAddr::V6(_))) => continue,
+            Err(error) if passes(&error) => continue,
+            Err(error) => return error,
+        };
+        let bytes = datagram.get(..length).unwrap_or_default();
+        let (mac, what) = match Query::parse(bytes) {
+            Ok(query) => (
+                Some(query.mac),
+                one(&socket, machines, &query, port(from)).await,
+            ),
+            Err(reason) => (None, What::NotBootClient(reason)),
+        };
+        note(Note { from, mac, what });
+    }
+}
+
+async fn one(socket: &UdpSocket, machines: &Machines, query: &Query, port: Port) -> What {
+    let decision = decide(query, port, machines.policy(), machines.memory(query.mac));
+    let told = matches!(
+        decision,
+        Decision::Reply { .. } | Decision::Ignore(Ignore::Machine(_))
+    );
+    if told && port == Port::Dhcp {
+        machines.fact(
+            query.mac,
+            Fact::Seen {
+                arch: query.architecture(),
+                firmware: query.firmware(),
+            },
+        );
+    }
+    match decision {
+        Decision::Reply {
+            bytes,
+            destination,
+            fact,
+        } => match send(socket, machines, &bytes, destination).await {
+            Ok(()) => {
+                machines.fact(query.mac, fact);
+                What::Answered(destination)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                machines.fact(query.mac, Fact::NotSent { reason });
+                What::NotSent(error)
+            }
+        },
+        Decision::Ignore(reason) => {
+            if let Ignore::Machine(ignored) = &reason {
+                machines.fact(query.mac, Fact::Ignored(ignored.clone()));
+            }
+            What::Ignored(reason)
+        }
+    }
+}
+
+fn adopt(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    socket.set_broadcast(true)?;
+    UdpSocket::from_std(socket)
+}
+
+/// Errors of receiving that say something about the network, not about the socket.
+fn passes(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Sends from our address also when the socket is bound to the wildcard one (ip(7), IP_PKTINFO).
+/// The device stays the socket's own: the index is 0.
+async fn send(
+    socket: &UdpSocket,
+    machines: &Machines,
+    bytes: &[u8],
+    destination: SocketAddrV4,
+) -> io::Result<()> {
+    let source = libc::in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: libc::in_addr {
+            s_addr: u32::from_ne_bytes(machines.policy().address.octets()),
+        },
+        ipi_addr: libc::in_addr { s_addr: 0 },
+    };
+    let to = SockaddrIn::from(destination);
+    socket
+        .async_io(Interest::WRITABLE, || {
+            let parts = [IoSlice::new(bytes)];
+            let control = [ControlMessage::Ipv4PacketInfo(&source)];
+            let flags = MsgFlags::empty();
+            sendmsg(socket.as_raw_fd(), &parts, &control, flags, Some(&to))
+                .map(|_| ())
+                .map_err(io::Error::from)
+        })
+        .await
+}

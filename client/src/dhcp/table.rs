@@ -1,0 +1,159 @@
+//! Architecture and kind of client -> loader and form of offer. The table that grows: support for one more kind of
+//! machine is one more loader in its row.
+//!
+//! Codes: IANA "Processor Architecture Types" (RFC 4578 section 2.1, RFC 5970 section 3.3).
+
+use super::query::{Client, Ipxe};
+use crate::{event::OfferForm, image::Loader};
+
+/// What runs on the machine, as far as loading goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// x86 BIOS: boots a kernel in bzImage form.
+    Bios,
+    /// UEFI: boots a kernel that is an EFI program.
+    Uefi,
+    /// Anything else.
+    Other,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Option 93.
+    pub arch: u16,
+    /// Option 60.
+    pub client: Client,
+    /// For people, as in "arm64 UEFI".
+    pub name: &'static str,
+    /// What its iPXE needs.
+    pub platform: Platform,
+    /// How the machine's own firmware is told, unless `--uefi-offer` says otherwise.
+    pub offer: OfferForm,
+    /// For the machine's own firmware, the preferred one first; the next one is tried when a
+    /// machine has loaded one and nothing followed.
+    pub loaders: &'static [Loader],
+    /// For an iPXE that cannot run our script.
+    pub ipxe_loaders: &'static [Loader],
+}
+
+impl Row {
+    /// Whether an iPXE on this machine has what the script needs: HTTP, and a kernel format.
+    #[must_use]
+    pub fn can_run_script(&self, ipxe: Ipxe) -> bool {
+        let kernel = match self.platform {
+            Platform::Bios => ipxe.bzimage,
+            // Builds for EFI list either (pixiecore #55).
+            Platform::Uefi => ipxe.efi || ipxe.bzimage,
+            Platform::Other => false,
+        };
+        ipxe.ours || (ipxe.http && kernel)
+    }
+}
+
+const fn known(arch: u16, client: Client, name: &'static str, platform: Platform) -> Row {
+    Row {
+        arch,
+        client,
+        name,
+        platform,
+        offer: OfferForm::Complete,
+        loaders: &[],
+        ipxe_loaders: &[],
+    }
+}
+
+const X64: Row = Row {
+    arch: 7,
+    client: Client::Pxe,
+    name: "x64 UEFI",
+    platform: Platform::Uefi,
+    // In EDK2 a complete offer outranks those that lead to 4011.
+    offer: OfferForm::Complete,
+    loaders: &[Loader::SnponlyX64, Loader::IpxeX64],
+    ipxe_loaders: &[Loader::IpxeX64, Loader::SnponlyX64],
+};
+
+/// Every code that has a name, with a loader or without.
+pub const ROWS: &[Row] = &[
+    Row {
+        arch: 0,
+        client: Client::Pxe,
+        name: "x86 BIOS",
+        platform: Platform::Bios,
+        offer: OfferForm::Complete,
+        loaders: &[Loader::Undionly, Loader::IpxePxe],
+        // undionly.kpxe drives the card through the ROM's UNDI, which an iPXE has taken away.
+        ipxe_loaders: &[Loader::IpxePxe],
+    },
+    X64,
+    // An erratum of RFC 4578 swapped 7 and 9; firmware sends both.
+    Row { arch: 9, ..X64 },
+    known(1, Client::Pxe, "NEC PC-98", Platform::Other),
+    known(2, Client::Pxe, "Itanium UEFI", Platform::Uefi),
+    known(6, Client::Pxe, "x86 UEFI (32 bit)", Platform::Uefi),
+    known(10, Client::Pxe, "arm32 UEFI", Platform::Uefi),
+    known(11, Client::Pxe, "arm64 UEFI", Platform::Uefi),
+    known(12, Client::Pxe, "PowerPC Open Firmware", Platform::Other),
+    known(13, Client::Pxe, "PowerPC ePAPR", Platform::Other),
+    known(14, Client::Pxe, "PowerPC OPAL", Platform::Other),
+    known(
+        15,
+        Client::Http,
+        "x86 UEFI (32 bit) HTTP boot",
+        Platform::Uefi,
+    ),
+    known(16, Client::Http, "x64 UEFI HTTP boot", Platform::Uefi),
+    known(18, Client::Http, "arm32 UEFI HTTP boot", Platform::Uefi),
+    known(19, Client::Http, "arm64 UEFI HTTP boot", Platform::Uefi),
+    known(20, Client::Http, "x86 BIOS HTTP boot", Platform::Bios),
+    known(21, Client::Pxe, "arm32 U-Boot", Platform::Other),
+    known(22, Client::Pxe, "arm64 U-Boot", Platform::Other),
+    known(23, Client::Http, "arm32 U-Boot HTTP boot", Platform::Other),
+    known(24, Client::Http, "arm64 U-Boot HTTP boot", Platform::Other),
+    known(25, Client::Pxe, "RISC-V 32 UEFI", Platform::Uefi),
+    known(26, Client::Http, "RISC-V 32 UEFI HTTP boot", Platform::Uefi),
+    known(27, Client::Pxe, "RISC-V 64 UEFI", Platform::Uefi),
+    known(28, Client::Http, "RISC-V 64 UEFI HTTP boot", Platform::Uefi),
+    known(29, Client::Pxe, "RISC-V 128 UEFI", Platform::Uefi),
+    known(
+        30,
+        Client::Http,
+        "RISC-V 128 UEFI HTTP boot",
+        Platform::Uefi,
+    ),
+    known(31, Client::Pxe, "s390 Basic", Platform::Other),
+    known(32, Client::Pxe, "s390 Extended", Platform::Other),
+    known(33, Client::Pxe, "MIPS 32 UEFI", Platform::Uefi),
+    known(34, Client::Pxe, "MIPS 64 UEFI", Platform::Uefi),
+    known(35, Client::Pxe, "Sunway 32 UEFI", Platform::Uefi),
+    known(36, Client::Pxe, "Sunway 64 UEFI", Platform::Uefi),
+    known(37, Client::Pxe, "LoongArch 32 UEFI", Platform::Uefi),
+    known(
+        38,
+        Client::Http,
+        "LoongArch 32 UEFI HTTP boot",
+        Platform::Uefi,
+    ),
+    known(39, Client::Pxe, "LoongArch 64 UEFI", Platform::Uefi),
+    known(
+        40,
+        Client::Http,
+        "LoongArch 64 UEFI HTTP boot",
+        Platform::Uefi,
+    ),
+    known(41, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other),
+];
+
+/// The row of a code, whatever kind of client sends it. Codes are unique in the table.
+#[must_use]
+pub fn row(arch: u16) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.arch == arch)
+}
+
+/// What a code is called, for people: `arm64 UEFI (11)`, or `unknown architecture (300)`.
+#[must_use]
+pub fn architecture_name(arch: u16) -> String {
+    let name = row(arch).map_or("unknown architecture", |row| row.name);
+    format!("{name} ({arch})")
+}

@@ -1,0 +1,869 @@
+//! The wire checklist for ports 67 and 4011, item by item, with literal octets and with packets
+//! that real firmware sent (`testdata`).
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    event::{Fact, Firmware, Ignored, OfferForm},
+    image::Loader,
+    mac::MacAddr,
+    wire::{
+        dhcp::{COOKIE, HEADER, Options},
+        dhcp_reply,
+    },
+};
+
+const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const ASKER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 63), 4011);
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x77, 0, 9]);
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const SCRIPT: &str =
+    "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-09/boot.ipxe";
+const GUID: [u8; 17] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+
+fn policy() -> Policy {
+    Policy {
+        for_mac: [].into(),
+        once: false,
+        count: None,
+        initrds: 1,
+        loaders: [
+            Loader::Undionly,
+            Loader::IpxePxe,
+            Loader::SnponlyX64,
+            Loader::IpxeX64,
+        ]
+        .into(),
+        address: OURS,
+        http_port: 64172,
+        token: TOKEN.to_owned(),
+        uefi_offer: UefiOffer::Auto,
+        boot_server: true,
+    }
+}
+
+/// A message with these options and END.
+fn message(options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER];
+    bytes[..4].copy_from_slice(&[1, 1, 6, 3]);
+    bytes[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
+    bytes[8..12].copy_from_slice(&[0, 4, 0x80, 0]);
+    bytes[28..34].copy_from_slice(&MAC.0);
+    bytes[236..].copy_from_slice(&COOKIE);
+    for (code, data) in options {
+        bytes.push(*code);
+        bytes.push(u8::try_from(data.len()).unwrap());
+        bytes.extend_from_slice(data);
+    }
+    bytes.push(255);
+    bytes
+}
+
+const DISCOVER: (u8, &[u8]) = (53, &[1]);
+const REQUEST: (u8, &[u8]) = (53, &[3]);
+const PXE: (u8, &[u8]) = (60, b"PXEClient:Arch:00007:UNDI:003000");
+const BIOS: (u8, &[u8]) = (93, &[0, 0]);
+const X64: (u8, &[u8]) = (93, &[0, 7]);
+const IPXE: (u8, &[u8]) = (77, b"iPXE");
+const HTTP_BZIMAGE: (u8, &[u8]) = (175, &[0x13, 1, 1, 0x18, 1, 1]);
+
+fn fixture(text: &str) -> Vec<u8> {
+    let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+    digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+fn ask(bytes: &[u8], port: Port, policy: &Policy, memory: Memory) -> Decision {
+    decide(&Query::parse(bytes).unwrap(), port, policy, memory)
+}
+
+fn on_67(bytes: &[u8]) -> Decision {
+    ask(bytes, Port::Dhcp, &policy(), Memory::default())
+}
+
+fn on_4011(bytes: &[u8]) -> Decision {
+    let port = Port::BootServer { asker: ASKER };
+    ask(bytes, port, &policy(), Memory::default())
+}
+
+#[track_caller]
+fn reply(decision: Decision) -> (Vec<u8>, SocketAddrV4, Fact) {
+    match decision {
+        Decision::Reply {
+            bytes,
+            destination,
+            fact,
+        } => (bytes, destination, fact),
+        Decision::Ignore(reason) => panic!("ignored: {reason}"),
+    }
+}
+
+#[track_caller]
+fn ignored(decision: Decision) -> Ignore {
+    match decision {
+        Decision::Ignore(reason) => reason,
+        Decision::Reply { fact, .. } => panic!("answered: {fact:?}"),
+    }
+}
+
+#[track_caller]
+fn offered(decision: Decision) -> (OfferForm, String) {
+    match reply(decision).2 {
+        Fact::Offered { form, file } => (form, file),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Every option of a reply, in order.
+fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    Options::new(&bytes[HEADER..])
+        .map(|(code, data)| (code, data.to_vec()))
+        .collect()
+}
+
+fn option(bytes: &[u8], code: u8) -> Option<Vec<u8>> {
+    let found = options(bytes).into_iter().find(|(found, _)| *found == code);
+    found.map(|(_, data)| data)
+}
+
+/// What the helper's output guard asks of a datagram from 67 or 4011: the same offsets, counted
+/// from the UDP header.
+fn guard_passes(payload: &[u8], source: u16, destination: SocketAddrV4) -> bool {
+    let udp = [&[0; 8], payload].concat();
+    let ports: &[u16] = match source {
+        67 => &[67, 68],
+        _ => &[67, 68, 4011],
+    };
+    (248..=479).contains(&udp.len())
+        && udp[8] == 2
+        && udp[24..28] == [0; 4]
+        && udp[244..248] == [0x63, 0x82, 0x53, 0x63]
+        && udp[248..250] == [53, 1]
+        && (udp[250] == 2 || udp[250] == 5)
+        && ports.contains(&destination.port())
+}
+
+#[test]
+fn wire_02_both_the_vendor_class_and_an_architecture_make_a_boot_client() {
+    let parse = |options: &[(u8, &[u8])]| Query::parse(&message(options));
+    assert!(parse(&[DISCOVER, PXE, BIOS]).is_ok());
+    assert!(parse(&[DISCOVER, (60, b"PXEClient"), BIOS]).is_ok());
+    assert_eq!(
+        parse(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])])
+            .unwrap()
+            .client,
+        Client::Http
+    );
+    for class in [
+        &b"MSFT 5.0"[..],
+        b"PXEClien",
+        b"pxeclient",
+        b"HTTPClien",
+        b"",
+    ] {
+        assert_eq!(
+            parse(&[DISCOVER, (60, class), BIOS]),
+            Err(NotBootClient::VendorClass)
+        );
+    }
+    assert_eq!(parse(&[DISCOVER, BIOS]), Err(NotBootClient::VendorClass));
+    for architectures in [&[][..], &[0], &[0, 0, 7]] {
+        assert_eq!(
+            parse(&[DISCOVER, PXE, (93, architectures)]),
+            Err(NotBootClient::Architecture)
+        );
+    }
+    assert_eq!(parse(&[DISCOVER, PXE]), Err(NotBootClient::Architecture));
+    assert_eq!(parse(&[PXE, BIOS]), Err(NotBootClient::MessageType));
+    assert_eq!(
+        parse(&[(53, &[1, 1]), PXE, BIOS]),
+        Err(NotBootClient::MessageType)
+    );
+}
+
+#[test]
+fn wire_03_a_machine_identifier_is_absent_or_a_guid() {
+    let parse = |id: &[u8]| Query::parse(&message(&[DISCOVER, PXE, BIOS, (97, id)]));
+    assert_eq!(parse(&GUID).unwrap().machine_id, Some(GUID.to_vec()));
+    let mut wrong_type = GUID;
+    wrong_type[0] = 255;
+    for id in [&wrong_type[..], &GUID[..16], &[0; 18], &[]] {
+        assert_eq!(parse(id), Err(NotBootClient::MachineId), "{id:?}");
+    }
+    let absent = reply(on_67(&message(&[DISCOVER, PXE, BIOS]))).0;
+    assert_eq!(option(&absent, 97), None);
+}
+
+#[test]
+fn wire_04_only_discover_is_answered_on_67() {
+    for kind in (0..=255).filter(|&kind| kind != 1) {
+        let bytes = message(&[(53, &[kind]), PXE, X64]);
+        assert_eq!(ignored(on_67(&bytes)), Ignore::MessageType(kind));
+    }
+}
+
+#[test]
+fn wire_05_an_address_in_a_discover_is_not_trusted() {
+    let mut bytes = message(&[DISCOVER, PXE, X64]);
+    bytes[12..16].copy_from_slice(&[192, 0, 2, 1]);
+    let (bytes, destination, _) = reply(on_67(&bytes));
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert_eq!(bytes[12..16], [0; 4]);
+}
+
+#[test]
+fn wire_06_the_first_known_architecture_of_the_list_wins() {
+    let file = |list: &[u8]| offered(on_67(&message(&[DISCOVER, PXE, (93, list)]))).1;
+    assert_eq!(file(&[0, 0]), "52-54-00-77-00-09/undionly.kpxe");
+    assert_eq!(file(&[0, 7]), "52-54-00-77-00-09/snponly.efi");
+    assert_eq!(file(&[0, 9]), "52-54-00-77-00-09/snponly.efi");
+    assert_eq!(
+        file(&[0x12, 0x34, 0, 7, 0, 0]),
+        "52-54-00-77-00-09/snponly.efi"
+    );
+
+    let silence = |list: &[u8]| ignored(on_67(&message(&[DISCOVER, PXE, (93, list)])));
+    assert_eq!(
+        silence(&[0x12, 0x34, 0x56, 0x78]),
+        Ignore::Machine(Ignored::UnknownArchitecture { arch: 0x1234 })
+    );
+    assert_eq!(
+        silence(&[0, 11]),
+        Ignore::Machine(Ignored::NoLoader { arch: 11 })
+    );
+    assert_eq!(silence(&[0, 11]).to_string(), "arm64 UEFI (11): no loader");
+    // UEFI HTTP boot has no row with a loader, and no loader is offered to it by mistake.
+    for arch in [16, 7] {
+        let bytes = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016"), (93, &[0, arch])]);
+        let arch = u16::from(arch);
+        assert_eq!(
+            ignored(on_67(&bytes)),
+            Ignore::Machine(Ignored::NoLoader { arch })
+        );
+    }
+}
+
+#[test]
+fn the_table_names_each_architecture_once() {
+    let mut codes: Vec<u16> = table::ROWS.iter().map(|row| row.arch).collect();
+    codes.sort_unstable();
+    assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(table::architecture_name(300), "unknown architecture (300)");
+}
+
+#[test]
+fn wire_07_malformed_options_make_no_boot_client_and_no_crash() {
+    for code in [43, 77, 82, 93, 94, 97] {
+        for length in [0, 255] {
+            let mut bytes = message(&[DISCOVER, PXE, X64]);
+            bytes.pop();
+            bytes.extend_from_slice(&[code, length]);
+            if let Ok(query) = Query::parse(&bytes) {
+                assert_eq!(query.firmware(), Firmware::Pxe, "{code} {length}");
+            }
+        }
+    }
+    let no_end = message(&[DISCOVER, PXE, X64]);
+    assert_eq!(on_67(&no_end[..no_end.len() - 1]), on_67(&no_end));
+}
+
+#[test]
+fn wire_08_the_user_class_is_read_bare_and_as_a_list() {
+    let firmware = |class: &[u8]| {
+        let bytes = message(&[DISCOVER, PXE, BIOS, (77, class)]);
+        Query::parse(&bytes).unwrap().firmware()
+    };
+    assert_eq!(firmware(b"iPXE"), Firmware::Ipxe);
+    assert_eq!(firmware(b"\x04iPXE"), Firmware::Ipxe);
+    assert_eq!(firmware(b"\x03lab\x04iPXE"), Firmware::Ipxe);
+    assert_eq!(firmware(b"portcullis"), Firmware::Ipxe);
+    for class in [
+        &b"ipxe"[..],
+        b"iPXE2",
+        b"\x05iPXE",
+        b"\xff",
+        b"",
+        b"\x00\x00",
+    ] {
+        assert_eq!(firmware(class), Firmware::Pxe, "{class:?}");
+    }
+}
+
+#[test]
+fn wire_10_to_16_an_offer_octet_by_octet() {
+    let query = message(&[DISCOVER, PXE, X64, (97, &GUID), (61, &[1, 2, 3])]);
+    let (bytes, destination, fact) = reply(on_67(&query));
+    let mut expected = Vec::new();
+    expected.extend_from_slice(&[2, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0x80, 0]);
+    expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 10, 77, 0, 1, 0, 0, 0, 0]);
+    expected.extend_from_slice(&[0x52, 0x54, 0, 0x77, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend_from_slice(b"10.77.0.1");
+    expected.resize(108, 0);
+    expected.extend_from_slice(b"52-54-00-77-00-09/snponly.efi");
+    expected.resize(236, 0);
+    expected.extend_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+    expected.extend_from_slice(&[53, 1, 2, 54, 4, 10, 77, 0, 1]);
+    expected.extend_from_slice(b"\x3c\x09PXEClient");
+    expected.extend_from_slice(&[43, 4, 6, 1, 8, 255]);
+    expected.extend_from_slice(b"\x43\x1e52-54-00-77-00-09/snponly.efi\0");
+    expected.extend_from_slice(&[97, 17]);
+    expected.extend_from_slice(&GUID);
+    expected.extend_from_slice(&[61, 3, 1, 2, 3, 255]);
+    assert_eq!(bytes, expected);
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert_eq!(
+        fact,
+        Fact::Offered {
+            form: OfferForm::Complete,
+            file: "52-54-00-77-00-09/snponly.efi".to_owned()
+        }
+    );
+}
+
+#[test]
+fn wire_01_a_guid_as_hardware_address_comes_back_whole() {
+    let mut query = message(&[DISCOVER, PXE, X64]);
+    query[2] = 16;
+    query[28..44].copy_from_slice(&GUID[1..]);
+    let (bytes, _, fact) = reply(on_67(&query));
+    assert_eq!(bytes[2], 16);
+    assert_eq!(bytes[28..44], GUID[1..]);
+    // The machine is called by the last six octets.
+    let file = "0b-0c-0d-0e-0f-10/snponly.efi".to_owned();
+    let form = OfferForm::Complete;
+    assert_eq!(fact, Fact::Offered { form, file });
+}
+
+#[test]
+fn wire_10_octets_of_the_hardware_address_beyond_its_length_are_not_echoed() {
+    let mut query = message(&[DISCOVER, PXE, X64]);
+    query[34..44].copy_from_slice(&[0xaa; 10]);
+    query[44..236].fill(0xbb);
+    let bytes = reply(on_67(&query)).0;
+    assert_eq!(bytes[34..44], [0; 10]);
+    assert!(bytes[..236].iter().all(|&octet| octet != 0xbb));
+}
+
+#[test]
+fn wire_13_a_proxy_hands_out_no_lease() {
+    for query in [
+        &[DISCOVER, PXE, BIOS][..],
+        &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE],
+    ] {
+        let codes: Vec<u8> = options(&reply(on_67(&message(query))).0)
+            .into_iter()
+            .map(|(code, _)| code)
+            .collect();
+        assert_eq!(codes, [53, 54, 60, 43, 67]);
+    }
+}
+
+#[test]
+fn wire_15_bios_is_told_to_take_the_file_and_never_sent_to_the_boot_server() {
+    let policy = Policy {
+        uefi_offer: UefiOffer::BootServer,
+        ..policy()
+    };
+    let query = message(&[DISCOVER, PXE, BIOS]);
+    let (bytes, _, fact) = reply(ask(&query, Port::Dhcp, &policy, Memory::default()));
+    assert_eq!(option(&bytes, 43), Some(vec![6, 1, 8, 255]));
+    let file = "52-54-00-77-00-09/undionly.kpxe".to_owned();
+    let form = OfferForm::Complete;
+    assert_eq!(fact, Fact::Offered { form, file });
+}
+
+#[test]
+fn wire_17_the_boot_server_form_has_no_43_and_needs_4011_open() {
+    let query = message(&[DISCOVER, PXE, X64]);
+    let with = |uefi_offer, boot_server| {
+        let policy = Policy {
+            uefi_offer,
+            boot_server,
+            ..policy()
+        };
+        let (bytes, _, fact) = reply(ask(&query, Port::Dhcp, &policy, Memory::default()));
+        let Fact::Offered { form, .. } = fact else {
+            panic!("{fact:?}")
+        };
+        (form, option(&bytes, 43).is_some())
+    };
+    assert_eq!(
+        with(UefiOffer::BootServer, true),
+        (OfferForm::BootServer, false)
+    );
+    assert_eq!(
+        with(UefiOffer::BootServer, false),
+        (OfferForm::Complete, true)
+    );
+    assert_eq!(with(UefiOffer::Complete, true), (OfferForm::Complete, true));
+    assert_eq!(with(UefiOffer::Auto, true), (OfferForm::Complete, true));
+}
+
+#[test]
+fn wire_20_an_ipxe_that_can_gets_the_script_and_one_that_cannot_gets_a_loader_once() {
+    let given = |arch: u8, features: &[u8], memory| {
+        let bytes = message(&[DISCOVER, PXE, (93, &[0, arch]), IPXE, (175, features)]);
+        offered(ask(&bytes, Port::Dhcp, &policy(), memory))
+    };
+    let script = (OfferForm::Script, SCRIPT.to_owned());
+    let loader = |name| {
+        let file = format!("52-54-00-77-00-09/{name}");
+        (OfferForm::Complete, file)
+    };
+    let new = Memory::default();
+    assert_eq!(given(0, &[0x13, 1, 1, 0x18, 1, 1], new), script);
+    assert_eq!(given(7, &[0x13, 1, 1, 0x24, 1, 1], new), script);
+    assert_eq!(given(7, &[0x13, 1, 1, 0x18, 1, 1], new), script);
+    // BIOS cannot start EFI programs; without HTTP there is no script.
+    for features in [
+        &[0x13, 1, 1, 0x24, 1, 1][..],
+        &[0x18, 1, 1],
+        &[0x13, 1, 0, 0x18, 1, 1],
+        &[],
+    ] {
+        assert_eq!(given(0, features, new), loader("ipxe.pxe"), "{features:?}");
+    }
+    assert_eq!(given(7, &[0x24, 1, 1], new), loader("ipxe.efi"));
+    // Once: what comes back after it was loaded gets the script, whatever it lists.
+    let chained = Memory {
+        chained: true,
+        ..new
+    };
+    assert_eq!(given(0, &[], chained), script);
+    // The marker says that a script of ours has run.
+    let marked = message(&[DISCOVER, PXE, BIOS, (77, b"portcullis")]);
+    assert_eq!(offered(on_67(&marked)), script);
+    // Without a loader for it, the script is the best there is.
+    let no_loaders = Policy {
+        loaders: [].into(),
+        ..policy()
+    };
+    let bytes = message(&[DISCOVER, PXE, BIOS, IPXE]);
+    assert_eq!(offered(ask(&bytes, Port::Dhcp, &no_loaders, new)), script);
+    let bytes = message(&[DISCOVER, PXE, BIOS]);
+    assert_eq!(
+        ignored(ask(&bytes, Port::Dhcp, &no_loaders, new)),
+        Ignore::Machine(Ignored::NoLoader { arch: 0 })
+    );
+}
+
+#[test]
+fn the_next_loader_is_tried_after_one_that_came_to_nothing() {
+    let file = |failed_loaders, loaders: &[Loader]| {
+        let policy = Policy {
+            loaders: loaders.iter().copied().collect(),
+            ..policy()
+        };
+        let memory = Memory {
+            failed_loaders,
+            ..Memory::default()
+        };
+        let query = message(&[DISCOVER, PXE, X64]);
+        offered(ask(&query, Port::Dhcp, &policy, memory)).1
+    };
+    let both = [Loader::SnponlyX64, Loader::IpxeX64];
+    assert_eq!(file(0, &both), "52-54-00-77-00-09/snponly.efi");
+    assert_eq!(file(1, &both), "52-54-00-77-00-09/ipxe.efi");
+    assert_eq!(file(2, &both), "52-54-00-77-00-09/snponly.efi");
+    assert_eq!(file(1, &both[..1]), "52-54-00-77-00-09/snponly.efi");
+    assert_eq!(file(0, &both[1..]), "52-54-00-77-00-09/ipxe.efi");
+}
+
+#[test]
+fn wire_20_real_firmware_gets_what_it_can_use() {
+    for (packet, length, firmware, arch, file) in [
+        (
+            include_str!("testdata/ovmf.hex"),
+            347,
+            Firmware::Pxe,
+            7,
+            "52-54-00-77-00-03/snponly.efi",
+        ),
+        (
+            include_str!("testdata/ipxe-rom-bios.hex"),
+            400,
+            Firmware::Ipxe,
+            0,
+            "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-01/boot.ipxe",
+        ),
+        (
+            include_str!("testdata/ipxe-rom-uefi.hex"),
+            388,
+            Firmware::Ipxe,
+            7,
+            "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-04/boot.ipxe",
+        ),
+        (
+            include_str!("testdata/ipxe-undionly-bios.hex"),
+            400,
+            Firmware::Ipxe,
+            0,
+            "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-02/boot.ipxe",
+        ),
+        (
+            include_str!("testdata/ipxe-snponly-uefi.hex"),
+            388,
+            Firmware::Ipxe,
+            7,
+            "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-03/boot.ipxe",
+        ),
+    ] {
+        let bytes = fixture(packet);
+        assert_eq!(bytes.len(), length);
+        let query = Query::parse(&bytes).unwrap();
+        assert_eq!((query.firmware(), query.architecture()), (firmware, arch));
+        let (answer, ..) = reply(on_67(&bytes));
+        assert_eq!(offered(on_67(&bytes)).1, file);
+        assert_eq!(option(&answer, 97), Some(vec![0; 17]));
+        assert_eq!(option(&answer, 61), query.client_id);
+    }
+}
+
+#[test]
+fn wire_22_replies_are_padded_to_300_and_never_longer_than_the_guard_allows() {
+    // Without 43, 295 octets and five of padding.
+    let small = reply(on_4011(&message(&[REQUEST, PXE, BIOS]))).0;
+    assert_eq!(small[294..], [255, 0, 0, 0, 0, 0]);
+    // 57 neither stretches nor shrinks a reply: values below 576 are not legal.
+    for asked in [[0, 100], [0x05, 0xc0], [0xff, 0]] {
+        let query = message(&[REQUEST, PXE, BIOS, (57, &asked)]);
+        assert_eq!(reply(on_4011(&query)).0, small);
+    }
+    // The longest script URL, a GUID, and 61 that just fits: 471 octets.
+    let longest = |client_id: &[u8]| {
+        let policy = Policy {
+            address: Ipv4Addr::new(192, 168, 100, 200),
+            ..policy()
+        };
+        let query = message(&[
+            DISCOVER,
+            PXE,
+            X64,
+            IPXE,
+            HTTP_BZIMAGE,
+            (97, &GUID),
+            (61, client_id),
+        ]);
+        reply(ask(&query, Port::Dhcp, &policy, Memory::default())).0
+    };
+    let room = dhcp_reply::MAX - longest(&[]).len() - 2;
+    let full = longest(&vec![7; room]);
+    assert_eq!(full.len(), 471);
+    assert_eq!(full.last(), Some(&255));
+    let over = longest(&vec![7; room + 1]);
+    assert_eq!(option(&over, 61), None);
+    assert_eq!(over, longest(&[]));
+}
+
+#[test]
+fn wire_23_relay_information_comes_back_last_and_unchanged_or_not_at_all() {
+    // Sub-options out of order, one unknown: not to be sorted or understood.
+    let relay = [2, 3, b'e', b't', b'h', 1, 1, 9, 200, 0];
+    let query = message(&[(82, &relay), DISCOVER, PXE, X64, (97, &GUID), (61, &[1, 2])]);
+    let bytes = reply(on_67(&query)).0;
+    assert_eq!(options(&bytes).last(), Some(&(82, relay.to_vec())));
+    let boot_data = |bytes: &[u8]| (option(bytes, 67), option(bytes, 43), option(bytes, 97));
+    let query = message(&[
+        (82, &[5; 255]),
+        DISCOVER,
+        PXE,
+        X64,
+        (97, &GUID),
+        (61, &[1, 2]),
+    ]);
+    let large = reply(on_67(&query)).0;
+    assert_eq!(option(&large, 82), None);
+    assert_eq!(boot_data(&large), boot_data(&bytes));
+}
+
+#[test]
+fn wire_24_a_relayed_question_is_answered_to_the_relay() {
+    let relayed = |address: [u8; 4]| {
+        let mut bytes = message(&[DISCOVER, PXE, X64]);
+        bytes[24..28].copy_from_slice(&address);
+        on_67(&bytes)
+    };
+    let (bytes, destination, _) = reply(relayed([10, 9, 8, 7]));
+    assert_eq!(
+        destination,
+        SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 67)
+    );
+    assert_eq!(bytes[24..28], [10, 9, 8, 7]);
+    for address in [[255; 4], [224, 0, 0, 1], [127, 0, 0, 1]] {
+        assert_eq!(
+            ignored(relayed(address)),
+            Ignore::Unanswerable(SocketAddrV4::new(address.into(), 67))
+        );
+    }
+}
+
+#[test]
+fn wire_25_the_address_of_the_segment_stands_everywhere() {
+    let address = Ipv4Addr::new(192, 168, 7, 6);
+    let policy = Policy {
+        address,
+        ..policy()
+    };
+    let query = message(&[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
+    let bytes = reply(ask(&query, Port::Dhcp, &policy, Memory::default())).0;
+    assert_eq!(bytes[20..24], [192, 168, 7, 6]);
+    assert_eq!(bytes[44..56], *b"192.168.7.6\0");
+    assert_eq!(option(&bytes, 54), Some(vec![192, 168, 7, 6]));
+    assert!(
+        option(&bytes, 67)
+            .unwrap()
+            .starts_with(b"http://192.168.7.6:64172/")
+    );
+}
+
+#[test]
+fn wire_26_a_machine_that_is_not_meant_hears_nothing() {
+    let named = Policy {
+        for_mac: [MacAddr([1; 6])].into(),
+        ..policy()
+    };
+    let booted = Memory {
+        local_boot: true,
+        ..Memory::default()
+    };
+    for (port, kind) in [
+        (Port::Dhcp, DISCOVER),
+        (Port::BootServer { asker: ASKER }, REQUEST),
+    ] {
+        let query = message(&[kind, PXE, X64]);
+        assert_eq!(
+            ignored(ask(&query, port, &named, Memory::default())),
+            Ignore::Machine(Ignored::NotSelected)
+        );
+        assert_eq!(
+            ignored(ask(&query, port, &policy(), booted)),
+            Ignore::Machine(Ignored::AlreadyBooted)
+        );
+        let chosen = Policy {
+            for_mac: [MAC].into(),
+            ..policy()
+        };
+        reply(ask(&query, port, &chosen, Memory::default()));
+    }
+}
+
+#[test]
+fn wire_29_the_boot_server_answers_requests_that_are_meant_for_it() {
+    for kind in [1, 3, 8] {
+        reply(on_4011(&message(&[(53, &[kind]), PXE, X64])));
+        reply(on_4011(&message(&[
+            (53, &[kind]),
+            PXE,
+            X64,
+            (54, &[10, 77, 0, 1]),
+        ])));
+    }
+    for kind in [2, 4, 5, 6, 7] {
+        let bytes = message(&[(53, &[kind]), PXE, X64]);
+        assert_eq!(ignored(on_4011(&bytes)), Ignore::MessageType(kind));
+    }
+    let other = message(&[REQUEST, PXE, X64, (54, &[10, 77, 0, 2])]);
+    assert_eq!(
+        ignored(on_4011(&other)),
+        Ignore::OtherServer(Ipv4Addr::new(10, 77, 0, 2))
+    );
+}
+
+#[test]
+fn wire_30_the_boot_server_answers_to_where_the_question_came_from() {
+    let from = |asker: SocketAddrV4| {
+        let query = message(&[REQUEST, PXE, X64]);
+        let port = Port::BootServer { asker };
+        ask(&query, port, &policy(), Memory::default())
+    };
+    for port in [67, 68, 4011] {
+        let asker = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 63), port);
+        assert_eq!(reply(from(asker)).1, asker);
+    }
+    // The guard lets nothing else out, and nobody else asks.
+    for asker in [
+        "10.77.0.63:40000",
+        "10.77.0.63:69",
+        "0.0.0.0:68",
+        "255.255.255.255:68",
+    ] {
+        let asker = asker.parse().unwrap();
+        assert_eq!(ignored(from(asker)), Ignore::Unanswerable(asker));
+    }
+    let mut relayed = message(&[REQUEST, PXE, X64]);
+    relayed[24..28].copy_from_slice(&[10, 9, 8, 7]);
+    let relay = SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 67);
+    assert_eq!(reply(on_4011(&relayed)).1, relay);
+}
+
+#[test]
+fn wire_31_the_boot_servers_answer_octet_by_octet() {
+    let mut query = message(&[REQUEST, PXE, X64, (97, &GUID)]);
+    query[12..16].copy_from_slice(&[10, 77, 0, 63]);
+    let (bytes, _, fact) = reply(on_4011(&query));
+    assert_eq!(bytes[0], 2);
+    assert_eq!(bytes[12..24], [10, 77, 0, 63, 0, 0, 0, 0, 10, 77, 0, 1]);
+    assert_eq!(bytes[108..138], *b"52-54-00-77-00-09/snponly.efi\0");
+    let mut expected = vec![53, 1, 5, 54, 4, 10, 77, 0, 1];
+    expected.extend_from_slice(b"\x3c\x09PXEClient");
+    expected.extend_from_slice(b"\x43\x1e52-54-00-77-00-09/snponly.efi\0");
+    expected.extend_from_slice(&[97, 17]);
+    expected.extend_from_slice(&GUID);
+    expected.push(255);
+    assert_eq!(bytes[240..240 + expected.len()], expected);
+    let file = "52-54-00-77-00-09/snponly.efi".to_owned();
+    assert_eq!(fact, Fact::BootServer { file });
+}
+
+#[test]
+fn wire_29_and_30_the_question_that_ovmf_asks_on_4011_is_answered() {
+    let bytes = fixture(include_str!("testdata/ovmf-boot-server.hex"));
+    let asker = "10.77.0.61:4011".parse().unwrap();
+    let port = Port::BootServer { asker };
+    let (answer, destination, fact) = reply(ask(&bytes, port, &policy(), Memory::default()));
+    assert_eq!(destination, asker);
+    assert_eq!(
+        answer[..12],
+        [&[2, 1, 6, 0], &bytes[4..8], &[0; 4]].concat()
+    );
+    assert_eq!(answer[12..16], [10, 77, 0, 61]);
+    let file = "52-54-00-77-01-02/snponly.efi".to_owned();
+    assert_eq!(fact, Fact::BootServer { file });
+}
+
+#[test]
+fn wire_32_a_boot_item_of_ours_is_echoed_and_any_other_unanswered() {
+    let asks = |item: &[u8]| on_4011(&message(&[REQUEST, PXE, X64, (43, item)]));
+    let bytes = reply(asks(&[71, 4, 0x80, 0, 0, 3, 255])).0;
+    assert_eq!(option(&bytes, 43), Some(vec![71, 4, 0x80, 0, 0, 3, 255]));
+    for (item, kind, layer) in [
+        (&[71, 4, 0, 0, 0, 0, 255], 0, 0),
+        (&[71, 4, 0, 1, 0, 0, 255], 1, 0),
+        (&[71, 4, 0x80, 0, 0x80, 0, 255], 0x8000, 0x8000),
+    ] {
+        assert_eq!(
+            ignored(asks(item)),
+            Ignore::BootItem(BootItem { kind, layer })
+        );
+    }
+    // Without 71 it is not a question about an item.
+    let bytes = reply(asks(&[255])).0;
+    assert_eq!(option(&bytes, 43), None);
+}
+
+#[test]
+fn wire_34_bios_is_answered_on_4011_like_uefi() {
+    let (_, _, fact) = reply(on_4011(&message(&[REQUEST, PXE, BIOS])));
+    let file = "52-54-00-77-00-09/undionly.kpxe".to_owned();
+    assert_eq!(fact, Fact::BootServer { file });
+}
+
+fn options_strategy() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+    let code = prop_oneof![
+        prop::sample::select(vec![43, 52, 53, 54, 57, 60, 61, 77, 82, 93, 94, 97, 175]),
+        any::<u8>()
+    ];
+    prop::collection::vec((code, prop::collection::vec(any::<u8>(), 0..255)), 0..8)
+}
+
+fn port_strategy() -> impl Strategy<Value = Port> {
+    let from = (
+        any::<u32>(),
+        prop_oneof![Just(68), Just(4011), any::<u16>()],
+    );
+    prop_oneof![
+        Just(Port::Dhcp),
+        from.prop_map(|(address, port)| Port::BootServer {
+            asker: SocketAddrV4::new(address.into(), port)
+        }),
+    ]
+}
+
+/// Whatever was asked: silence, or a reply that the guard lets pass.
+fn holds(bytes: &[u8], port: Port, policy: &Policy) -> Result<bool, TestCaseError> {
+    let Ok(query) = Query::parse(bytes) else {
+        return Ok(false);
+    };
+    let Decision::Reply {
+        bytes, destination, ..
+    } = decide(&query, port, policy, Memory::default())
+    else {
+        return Ok(false);
+    };
+    let source = if port == Port::Dhcp { 67 } else { 4011 };
+    prop_assert!(guard_passes(&bytes, source, destination));
+    prop_assert!((dhcp_reply::MIN..=dhcp_reply::MAX).contains(&bytes.len()));
+    let file = option(&bytes, 67).unwrap();
+    let (nul, name) = file.split_last().unwrap();
+    prop_assert_eq!(*nul, 0);
+    prop_assert_eq!(&bytes[108..108 + name.len()], name);
+    prop_assert_eq!(bytes[108 + name.len()], 0);
+    Ok(true)
+}
+
+proptest! {
+    #[test]
+    fn random_octets_are_met_with_silence(
+        bytes in prop::collection::vec(any::<u8>(), 0..700),
+        port in port_strategy(),
+    ) {
+        prop_assert!(!holds(&bytes, port, &policy())?);
+    }
+
+    #[test]
+    fn mutated_packets_never_panic_and_never_break_the_guard(
+        packet in prop::sample::select(vec![
+            include_str!("testdata/ovmf.hex"),
+            include_str!("testdata/ipxe-rom-bios.hex"),
+            include_str!("testdata/ipxe-snponly-uefi.hex"),
+        ]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        port in port_strategy(),
+    ) {
+        let mut bytes = fixture(packet);
+        for (at, octet) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = octet;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        holds(&bytes, port, &policy())?;
+    }
+
+    #[test]
+    fn every_answer_to_a_boot_client_passes_the_guard(
+        header in prop::collection::vec(any::<u8>(), 234),
+        relayed in any::<bool>(),
+        hlen in 6_u8..=16,
+        arch in prop::sample::select(vec![0_u8, 7, 9]),
+        extra in options_strategy(),
+        address in any::<u32>(),
+        http_port in any::<u16>(),
+        port in port_strategy(),
+    ) {
+        let kind = if port == Port::Dhcp { DISCOVER } else { REQUEST };
+        let arch = [0, arch];
+        let mut all: Vec<(u8, &[u8])> = vec![kind, PXE, (93, &arch)];
+        // Options that stand twice are joined, and then are something else.
+        let rest = extra.iter().filter(|(code, _)| ![52, 53, 60, 93, 97].contains(code));
+        all.extend(rest.map(|(code, data)| (*code, data.as_slice())));
+        let mut bytes = message(&all);
+        bytes[2..236].copy_from_slice(&header);
+        bytes[2] = hlen;
+        if !relayed {
+            bytes[24..28].fill(0);
+        }
+        let policy = Policy { address: address.into(), http_port, ..policy() };
+        let answered = holds(&bytes, port, &policy)?;
+        // A PAD or END among the random options can hide what follows, nothing before.
+        prop_assert!(answered || relayed || port != Port::Dhcp);
+    }
+}

@@ -1,0 +1,143 @@
+//! HTTP: the script, the kernel and the initrds.
+//!
+//! The data's way: connection -> hyper -> `answer` (path, admission, `conditional`) ->
+//! `body`.
+//!
+//! Guarantees: at most 256 connections, each ended when it asks nothing, or takes nothing, for too
+//! long; running out of descriptors pauses the accepting and does not end it; everything ends when
+//! the future is dropped. Never redirects, never sends chunks, never opens a file.
+
+mod answer;
+mod body;
+mod conditional;
+
+use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, http::Request, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use crate::{admission::Admission, event::Witness, image::Generation};
+
+/// Connections at once. The next one waits in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Long enough for a machine that unpacks one file before it asks for the next.
+const HEADER_TIME: Duration = Duration::from_secs(30);
+
+/// Long enough for firmware that is busy with its memory; short enough for a lab's next machine.
+const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// Octets that hyper gathers of a request's header; also bounds what it holds of a response.
+const BUFFER: usize = 16 * 1024;
+
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address and port that the URLs in the script name.
+    pub address: SocketAddrV4,
+    /// For a request's header to arrive, and for the next request on the same connection.
+    pub header: Duration,
+    /// For a machine to take anything of what is being sent.
+    pub stall: Duration,
+}
+
+impl Settings {
+    /// The usual limits.
+    #[must_use]
+    pub fn new(address: SocketAddrV4) -> Self {
+        Self {
+            address,
+            header: HEADER_TIME,
+            stall: STALL_TIME,
+        }
+    }
+}
+
+/// What every request needs.
+struct Server {
+    /// `http://ADDRESS:PORT`.
+    base: String,
+    generation: Arc<Generation>,
+    witness: Arc<dyn Witness>,
+    admission: Arc<dyn Admission>,
+}
+
+/// Serves `generation` on `listener` until the future is dropped, which cuts every connection.
+///
+/// Paths are `/<token>/<mac>/boot.ipxe`, `/<token>/<mac>/kernel` and `/<token>/<mac>/initrd<N>`.
+/// Every GET that reaches the end of a file is told to `witness` as one download of the file's
+/// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
+/// is done when the last one was handed over. HEAD, and a range that stops short of the end, are
+/// not told. `TransferDone` says that everything was handed to the connection, not that the
+/// machine has it.
+///
+/// # Errors
+/// The listener cannot be used.
+pub async fn serve_http(
+    listener: std::net::TcpListener,
+    settings: Settings,
+    generation: Arc<Generation>,
+    witness: Arc<dyn Witness>,
+    admission: Arc<dyn Admission>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let server = Arc::new(Server {
+        base: format!("http://{}", settings.address),
+        generation,
+        witness,
+        admission,
+    });
+    let router: Router = Router::new().fallback_service(get(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move { answer::answer(&server, &request) }
+    }));
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+            return Ok(());
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection = serve_connection(stream, settings.clone(), router.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            // Too many descriptors, no memory, or a machine that was gone before it was accepted:
+            // none of them is a reason to stop.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// One connection until its end. What went wrong is told by the download that it cut short.
+async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
+    // Both only improve matters: without them answers come later, and a dead machine holds its
+    // place longer.
+    let _ = stream.set_nodelay(true);
+    // Covers a receiver that keeps its window closed, too (Linux 5.11).
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.stall));
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+}

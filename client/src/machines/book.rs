@@ -1,0 +1,361 @@
+//! What follows from facts and time. Pure: time comes in as milliseconds since the run began.
+//!
+//! Guarantees: at most [`MACHINES`] machines, each of bounded size; a fact that only repeats what
+//! is known is told once; a machine's boot ends in `HandedOver` once, or in `Stalled` once per step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::advice::{self, Situation};
+use crate::{
+    dhcp::{Memory, Policy},
+    event::{Fact, Firmware, OfferForm, Role, Statement, What},
+    mac::MacAddr,
+};
+
+/// Machines remembered: four times the lab of 1,000 that powers on at once.
+pub const MACHINES: usize = 4096;
+/// Downloads remembered for one machine; firmware and iPXE load one file after the other.
+const TRANSFERS: usize = 16;
+/// Names that do not exist, told for one boot of one machine.
+const NOT_FOUND: usize = 8;
+/// A machine that was silent so long begins anew. EDK2's longest pause between two DISCOVERs is
+/// 32 s.
+const NEW_BOOT: u64 = 60_000;
+/// From an offer to the next step: EDK2 asks for 60 s in all, iPXE for about 30 s, and both take an
+/// offer within 4 s of the DHCP server's.
+const OFFERED: u64 = 30_000;
+/// From a loader that was fetched to the first packet of iPXE: emulated machines take 10 s.
+const LOADED: u64 = 30_000;
+/// Silence in the middle of a download, or between two.
+const SILENT: u64 = 20_000;
+/// Silence between kernel and initrds: a slow machine unpacks in between.
+const IMAGES: u64 = 30_000;
+
+/// How far a machine has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It asked, and is not (yet) offered anything.
+    Asked,
+    /// It was offered something on 67.
+    Offered(OfferForm),
+    /// It was answered on 4011.
+    BootServer,
+    /// It fetches a loader.
+    Loading,
+    /// It has a loader.
+    Loaded,
+    /// It fetches the script.
+    Script,
+    /// It has the script.
+    ScriptDone,
+    /// It fetches kernel or initrds.
+    Images,
+    /// It has everything.
+    HandedOver,
+}
+
+#[derive(Debug)]
+struct Machine {
+    step: Step,
+    /// When the step was reached.
+    since: u64,
+    /// When it last gave a sign of life.
+    last: u64,
+    /// The step's `Stalled` was told.
+    stalled: bool,
+    /// What was told last of what repeats: asked, answered on 67, answered on 4011.
+    seen: Option<Fact>,
+    answered: Option<Fact>,
+    boot_server: Option<Fact>,
+    not_found: usize,
+    transfers: BTreeMap<u64, Role>,
+    kernel: bool,
+    initrds: BTreeSet<usize>,
+    booted: bool,
+    chained: bool,
+    failed_loaders: usize,
+}
+
+impl Machine {
+    fn new(now: u64) -> Self {
+        Self {
+            step: Step::Asked,
+            since: now,
+            last: now,
+            stalled: false,
+            seen: None,
+            answered: None,
+            boot_server: None,
+            not_found: 0,
+            transfers: BTreeMap::new(),
+            kernel: false,
+            initrds: BTreeSet::new(),
+            booted: false,
+            chained: false,
+            failed_loaders: 0,
+        }
+    }
+
+    fn reach(&mut self, now: u64, step: Step) {
+        if self.step != step {
+            self.step = step;
+            self.since = now;
+            self.stalled = false;
+        }
+    }
+
+    fn answered_with_offer(&self) -> bool {
+        matches!(self.answered, Some(Fact::Offered { .. }))
+    }
+
+    fn firmware(&self) -> Option<Firmware> {
+        match self.seen {
+            Some(Fact::Seen { firmware, .. }) => Some(firmware),
+            _ => None,
+        }
+    }
+
+    fn arch(&self) -> Option<u16> {
+        match self.seen {
+            Some(Fact::Seen { arch, .. }) => Some(arch),
+            _ => None,
+        }
+    }
+
+    /// It asks for an offer. Returns whether that is news.
+    fn ask(&mut self, now: u64, fact: &Fact) -> bool {
+        let waiting = matches!(self.step, Step::Asked | Step::Offered(_));
+        let again =
+            waiting && self.seen.as_ref() == Some(fact) && now.saturating_sub(self.last) < NEW_BOOT;
+        if again {
+            return false;
+        }
+        let not_ipxe = !matches!(
+            fact,
+            Fact::Seen {
+                firmware: Firmware::Ipxe,
+                ..
+            }
+        );
+        if self.step == Step::Loaded {
+            match (not_ipxe, self.stalled) {
+                // The loader came to nothing, and that is not yet counted.
+                (true, false) => self.failed_loaders += 1,
+                // It was only slow.
+                (false, true) => self.failed_loaders = self.failed_loaders.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.step = Step::Asked;
+        self.since = now;
+        self.stalled = false;
+        self.seen = Some(fact.clone());
+        self.answered = None;
+        self.boot_server = None;
+        self.not_found = 0;
+        self.transfers.clear();
+        true
+    }
+
+    /// Puts away what is told once. Returns whether it is news.
+    fn once(slot: &mut Option<Fact>, fact: &Fact) -> bool {
+        let news = slot.as_ref() != Some(fact);
+        if news {
+            *slot = Some(fact.clone());
+        }
+        news
+    }
+
+    fn start(&mut self, now: u64, id: u64, role: Role) {
+        if self.transfers.len() >= TRANSFERS {
+            self.transfers.pop_first();
+        }
+        self.transfers.insert(id, role);
+        match role {
+            Role::Loader => self.reach(now, Step::Loading),
+            Role::Script => self.reach(now, Step::Script),
+            Role::Kernel | Role::Initrd(_) if self.step != Step::HandedOver => {
+                self.reach(now, Step::Images);
+            }
+            Role::Kernel | Role::Initrd(_) | Role::Other => {}
+        }
+    }
+
+    /// A download is complete. Returns whether the machine has everything with it.
+    fn done(&mut self, now: u64, id: u64, initrds: usize) -> bool {
+        match self.transfers.remove(&id) {
+            Some(Role::Loader) => {
+                self.reach(now, Step::Loaded);
+                self.chained = self.firmware() == Some(Firmware::Ipxe);
+            }
+            Some(Role::Script) => {
+                self.reach(now, Step::ScriptDone);
+                self.chained = false;
+                self.kernel = false;
+                self.initrds.clear();
+            }
+            Some(Role::Kernel) => self.kernel = true,
+            Some(Role::Initrd(number)) if number < initrds => {
+                self.initrds.insert(number);
+            }
+            Some(Role::Initrd(_) | Role::Other) | None => {}
+        }
+        let whole = self.kernel && self.initrds.len() == initrds && self.step == Step::Images;
+        if whole {
+            self.reach(now, Step::HandedOver);
+            self.booted = true;
+        }
+        whole
+    }
+
+    /// The statement that is due when nothing has followed for too long.
+    fn stall(&mut self, now: u64) -> Option<Statement> {
+        let (from, patience) = match self.step {
+            Step::Asked | Step::HandedOver => return None,
+            Step::Offered(_) => (self.since, OFFERED),
+            Step::Loaded => (self.last, LOADED),
+            Step::Images => (self.last, IMAGES),
+            Step::BootServer | Step::Loading | Step::Script | Step::ScriptDone => {
+                (self.last, SILENT)
+            }
+        };
+        if self.stalled || now.saturating_sub(from) < patience {
+            return None;
+        }
+        self.stalled = true;
+        // An iPXE that was given the script and does not come for it is no loop: it may begin anew.
+        self.chained = false;
+        if self.step == Step::Loaded {
+            self.failed_loaders += 1;
+        }
+        Some(advice::stalled(&Situation {
+            step: self.step,
+            arch: self.arch(),
+            firmware: self.firmware(),
+            kernel: self.kernel,
+        }))
+    }
+
+    /// Which machines are forgotten first: those that only ever asked.
+    fn worth(&self) -> (bool, bool, u64) {
+        let only_asked = matches!(self.step, Step::Asked | Step::Offered(_));
+        (self.booted, !only_asked, self.last)
+    }
+}
+
+/// The machines of a run.
+#[derive(Debug)]
+pub struct Book {
+    initrds: usize,
+    once: bool,
+    count: Option<u64>,
+    handed_over: u64,
+    machines: BTreeMap<MacAddr, Machine>,
+}
+
+impl Book {
+    /// An empty book.
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            initrds: policy.initrds,
+            once: policy.once,
+            count: policy.count,
+            handed_over: 0,
+            machines: BTreeMap::new(),
+        }
+    }
+
+    /// What bears on the next decision about this machine.
+    pub fn memory(&self, now: u64, mac: MacAddr) -> Memory {
+        let enough = self.count.is_some_and(|count| self.handed_over >= count);
+        let Some(machine) = self.machines.get(&mac) else {
+            return Memory {
+                local_boot: enough,
+                ..Memory::default()
+            };
+        };
+        // A machine on its way when the count is reached is not stopped half-way.
+        let on_its_way = machine.step != Step::HandedOver
+            && machine.answered_with_offer()
+            && now.saturating_sub(machine.last) < NEW_BOOT;
+        Memory {
+            local_boot: (self.once && machine.booted) || (enough && !on_its_way),
+            chained: machine.chained,
+            failed_loaders: machine.failed_loaders,
+        }
+    }
+
+    /// Takes a fact in and returns what is to be told, in order.
+    pub fn fact(&mut self, now: u64, mac: MacAddr, fact: Fact) -> Vec<What> {
+        if !self.machines.contains_key(&mac) && self.machines.len() >= MACHINES {
+            self.forget_one();
+        }
+        let initrds = self.initrds;
+        let machine = self
+            .machines
+            .entry(mac)
+            .or_insert_with(|| Machine::new(now));
+        let mut complete = false;
+        let news = match &fact {
+            Fact::Seen { .. } => machine.ask(now, &fact),
+            Fact::Offered { form, .. } => {
+                machine.reach(now, Step::Offered(*form));
+                Machine::once(&mut machine.answered, &fact)
+            }
+            Fact::Ignored(_) | Fact::NotSent { .. } => Machine::once(&mut machine.answered, &fact),
+            Fact::BootServer { .. } => {
+                machine.reach(now, Step::BootServer);
+                Machine::once(&mut machine.boot_server, &fact)
+            }
+            Fact::TransferStarted { transfer, role, .. } => {
+                machine.start(now, *transfer, *role);
+                true
+            }
+            Fact::TransferDone { transfer, .. } => {
+                complete = machine.done(now, *transfer, initrds);
+                true
+            }
+            Fact::TransferEnded { transfer, .. } => {
+                machine.transfers.remove(transfer);
+                true
+            }
+            Fact::TransferProgress { .. } => true,
+            Fact::NotFound { .. } => {
+                machine.not_found = machine.not_found.saturating_add(1);
+                machine.not_found <= NOT_FOUND
+            }
+        };
+        machine.last = now;
+        let mut told = Vec::new();
+        if news {
+            told.push(What::Fact(fact));
+        }
+        if complete {
+            self.handed_over = self.handed_over.saturating_add(1);
+            told.push(What::Statement(Statement::HandedOver));
+        }
+        told
+    }
+
+    /// What follows from silence.
+    pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
+        self.machines
+            .iter_mut()
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now)?)))
+            .collect()
+    }
+
+    fn forget_one(&mut self) {
+        let least = self
+            .machines
+            .iter()
+            .min_by_key(|(_, machine)| machine.worth())
+            .map(|(&mac, _)| mac);
+        if let Some(mac) = least {
+            self.machines.remove(&mac);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! `--json`: one object per line. The form is described in JSON.md and only ever grows. Pure.
+
+use serde_json::{Value, json};
+
+use super::{Asking, Ready};
+use crate::{event::Event, exit::Failure, interfaces::Interface, session::Lease};
+
+/// `asking`.
+#[must_use]
+pub fn asking(asking: &Asking) -> Value {
+    json!({
+        "event": "asking",
+        "interface": asking.interface,
+        "udp_ports": asking.udp_ports,
+        "tcp_ports": asking.tcp_ports,
+        "max_seconds": asking.max_seconds,
+    })
+}
+
+/// `ready`.
+#[must_use]
+pub fn ready(ready: &Ready<'_>) -> Value {
+    let facts = &ready.lease.facts;
+    json!({
+        "event": "ready",
+        "lease": ready.lease.number,
+        "interface": facts.interface,
+        "interface_index": facts.interface_index,
+        "address": facts.address,
+        "backend": facts.backend,
+        "udp_ports": facts.udp_ports,
+        "tcp_ports": facts.tcp_ports,
+        "kernel": ready.kernel,
+        "initrds": ready.initrds,
+        "cmdline": ready.cmdline,
+        "loaders": ready.loaders,
+    })
+}
+
+/// `machine`: the event's own fields beside it.
+#[must_use]
+pub fn machine(event: &Event) -> Value {
+    // Every field of an event is a number, a text or a list of texts, which cannot fail.
+    let mut object = serde_json::to_value(event).unwrap_or_default();
+    object["event"] = "machine".into();
+    object
+}
+
+/// `note`.
+#[must_use]
+pub fn note(text: &str) -> Value {
+    json!({ "event": "note", "text": text })
+}
+
+/// `closed`.
+#[must_use]
+pub fn closed(lease: &Lease, reason: &str) -> Value {
+    json!({
+        "event": "closed",
+        "lease": lease.number,
+        "reason": reason,
+        "interface": lease.facts.interface,
+        "udp_ports": lease.facts.udp_ports,
+        "tcp_ports": lease.facts.tcp_ports,
+    })
+}
+
+/// `error`.
+#[must_use]
+pub fn failure(failure: &Failure) -> Value {
+    json!({
+        "event": "error",
+        "exit_code": failure.code,
+        "message": failure.message,
+        "advice": failure.advice,
+    })
+}
+
+/// `lease`, of `status`. `now` is CLOCK_BOOTTIME in microseconds.
+#[must_use]
+pub fn lease(lease: &Lease, now: u64) -> Value {
+    let facts = &lease.facts;
+    json!({
+        "event": "lease",
+        "lease": lease.number,
+        "uid": facts.uid,
+        "interface": facts.interface,
+        "interface_index": facts.interface_index,
+        "address": facts.address,
+        "backend": facts.backend,
+        "udp_ports": facts.udp_ports,
+        "tcp_ports": facts.tcp_ports,
+        "open_seconds": now.saturating_sub(facts.opened) / 1_000_000,
+        "seconds_left": facts.ends.saturating_sub(now) / 1_000_000,
+    })
+}
+
+/// `interface`, of `interfaces`.
+#[must_use]
+pub fn interface(interface: &Interface, chosen: Option<&str>) -> Value {
+    json!({
+        "event": "interface",
+        "name": interface.name,
+        "kind": interface.kind,
+        "up": interface.up,
+        "carrier": interface.carrier,
+        "addresses": interface.addresses,
+        "bridge": interface.bridge,
+        "unfit": interface.unfit(),
+        "chosen": chosen == Some(&interface.name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Fact, Firmware, Ignored, Role, Statement, What},
+        mac::MacAddr,
+    };
+
+    fn text(what: What) -> String {
+        machine(&Event {
+            at: 12,
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            what,
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn events_keep_their_form() {
+        assert_eq!(
+            text(What::Fact(Fact::Seen {
+                arch: 7,
+                firmware: Firmware::Pxe
+            })),
+            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","mac":"02:00:00:00:00:01"}"#
+        );
+        assert_eq!(
+            text(What::Fact(Fact::Ignored(Ignored::NoLoader { arch: 11 }))),
+            r#"{"arch":11,"at":12,"event":"machine","fact":"ignored","mac":"02:00:00:00:00:01","why":"no-loader"}"#
+        );
+        assert_eq!(
+            text(What::Fact(Fact::TransferStarted {
+                transfer: 1,
+                protocol: crate::event::Protocol::Http,
+                role: Role::Initrd(0),
+                size: 9,
+            })),
+            r#"{"at":12,"event":"machine","fact":"transfer-started","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"size":9,"transfer":1}"#
+        );
+        assert_eq!(
+            text(What::Statement(Statement::HandedOver)),
+            r#"{"at":12,"event":"machine","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
+        );
+    }
+
+    #[test]
+    fn one_object_is_one_line() {
+        assert_eq!(
+            note("a\nb").to_string(),
+            r#"{"event":"note","text":"a\nb"}"#
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! What a person, or a program, gets to see.
+//!
+//! Results (the state, each machine's way) go to stdout; questions, notes and errors to stderr.
+//! Pure functions make the text ([`text`], [`units`]) and the objects ([`json`]); this file only
+//! writes them. A reader that has gone away is no error: serving goes on.
+
+pub mod json;
+pub mod text;
+pub mod units;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    cli::{Boot, Color, Common},
+    event::Event,
+    exit::Failure,
+    interfaces::Interface,
+    session::Lease,
+};
+
+use text::{Line, Narrator, Tone};
+
+/// What is about to be opened.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// Interface.
+    pub interface: String,
+    /// UDP ports.
+    pub udp_ports: Vec<u16>,
+    /// TCP ports.
+    pub tcp_ports: Vec<u16>,
+    /// Seconds until it closes by itself at the latest.
+    pub max_seconds: u32,
+}
+
+/// A file that is served.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Served {
+    /// Name.
+    pub name: String,
+    /// Octets.
+    pub bytes: u64,
+}
+
+/// Everything is open and served.
+#[derive(Clone, Debug)]
+pub struct Ready<'a> {
+    /// The lease.
+    pub lease: &'a Lease,
+    /// Kernel.
+    pub kernel: Served,
+    /// Initrds.
+    pub initrds: Vec<Served>,
+    /// Kernel command line.
+    pub cmdline: &'a str,
+    /// Names of the loaders.
+    pub loaders: Vec<&'static str>,
+    /// Machines that can be served.
+    pub can: Vec<&'static str>,
+    /// Machines that cannot, for want of a loader.
+    pub cannot: Vec<&'static str>,
+    /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
+    pub only: Vec<String>,
+}
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Errors, and machines that need attention.
+    Quiet,
+    /// What happens.
+    #[default]
+    Normal,
+    /// Everything.
+    Debug,
+}
+
+/// Writes what happens, in one form.
+#[derive(Debug)]
+pub struct Report {
+    json: bool,
+    detail: Detail,
+    timestamps: bool,
+    color_out: bool,
+    color_err: bool,
+    /// Whether stdout is a terminal, on which a last line can be overwritten.
+    live: bool,
+    /// Whether such a line stands there now.
+    status_shown: bool,
+    /// Whether the reader of stdout has gone.
+    deaf: bool,
+    narrator: Narrator,
+}
+
+impl Report {
+    /// For a command without machines.
+    #[must_use]
+    pub fn new(common: &Common) -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+        let color = |terminal: bool| match common.color {
+            Color::Always => true,
+            Color::Never => false,
+            // https://no-color.org: set and not empty.
+            Color::Auto => {
+                terminal && !dumb && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+            }
+        };
+        let live = io::stdout().is_terminal() && !dumb && !common.json;
+        Self {
+            json: common.json,
+            detail: Detail::Normal,
+            timestamps: false,
+            color_out: color(io::stdout().is_terminal()),
+            color_err: color(io::stderr().is_terminal()),
+            live,
+            status_shown: false,
+            deaf: false,
+            narrator: Narrator::new(false, live),
+        }
+    }
+
+    /// For `boot`.
+    #[must_use]
+    pub fn for_boot(boot: &Boot) -> Self {
+        let mut report = Self::new(&boot.common);
+        report.detail = match (boot.quiet, boot.debug) {
+            (true, _) => Detail::Quiet,
+            (_, true) => Detail::Debug,
+            _ => Detail::Normal,
+        };
+        report.timestamps = boot.log_timestamps;
+        report.narrator = Narrator::new(boot.debug, report.live);
+        report
+    }
+
+    /// Says what is about to be opened.
+    pub fn asking(&mut self, asking: &Asking) {
+        if self.json {
+            self.object(&json::asking(asking));
+        } else if self.detail != Detail::Quiet {
+            self.message(&text::asking(asking));
+        }
+    }
+
+    /// Says that all is open.
+    pub fn ready(&mut self, ready: &Ready<'_>) {
+        if self.json {
+            self.object(&json::ready(ready));
+        } else if self.detail != Detail::Quiet {
+            for line in text::ready(ready, self.detail == Detail::Debug) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Tells what happened with a machine.
+    pub fn machine(&mut self, event: &Event) {
+        if self.json {
+            self.object(&json::machine(event));
+            return;
+        }
+        for line in self.narrator.tell(event) {
+            if self.detail != Detail::Quiet || line.tone == Tone::Attention {
+                self.result(&line);
+            }
+        }
+        let status = self.narrator.status();
+        self.status(status.as_deref());
+    }
+
+    /// Says something on the way, such as why a flag has no effect.
+    pub fn note(&mut self, note: &str) {
+        if self.json {
+            self.object(&json::note(note));
+        } else if self.detail != Detail::Quiet {
+            self.message(&Line::plain(note));
+        }
+    }
+
+    /// As [`Report::note`], only with `--debug`.
+    pub fn detail(&mut self, note: &str) {
+        if self.detail == Detail::Debug {
+            self.note(note);
+        }
+    }
+
+    /// Ctrl-C was pressed: what comes next begins a line of its own, after the terminal's `^C` or an
+    /// unanswered prompt.
+    pub fn interrupted(&mut self) {
+        self.status(None);
+        if io::stderr().is_terminal() {
+            let _ = writeln!(io::stderr());
+        }
+    }
+
+    /// Says that the lease is closed.
+    pub fn closed(&mut self, lease: &Lease, reason: &str) {
+        self.status(None);
+        if self.json {
+            self.object(&json::closed(lease, reason));
+        } else if self.detail != Detail::Quiet {
+            self.result(&text::closed(&lease.facts));
+        }
+    }
+
+    /// Shows leases.
+    pub fn leases(&mut self, leases: &[Lease], now: u64) {
+        if self.json {
+            for lease in leases {
+                self.object(&json::lease(lease, now));
+            }
+        } else {
+            for line in text::leases(leases, now) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Shows interfaces; `chosen` is what `boot` would take.
+    pub fn interfaces(&mut self, interfaces: &[Interface], chosen: Option<&str>) {
+        if self.json {
+            for one in interfaces {
+                self.object(&json::interface(one, chosen));
+            }
+        } else {
+            for line in text::interfaces(interfaces, chosen) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Says why the program ends.
+    pub fn failure(&mut self, failure: &Failure) {
+        self.status(None);
+        if self.json {
+            self.object(&json::failure(failure));
+        }
+        for line in text::failure(failure) {
+            self.message(&line);
+        }
+    }
+
+    fn object(&mut self, object: &serde_json::Value) {
+        self.write(&format!("{object}\n"));
+    }
+
+    fn result(&mut self, line: &Line) {
+        self.status(None);
+        let text = format!("{}{}\n", self.stamp(), line.render(self.color_out));
+        self.write(&text);
+    }
+
+    fn message(&mut self, line: &Line) {
+        self.status(None);
+        // Nowhere is left to complain to if stderr is gone.
+        let _ = writeln!(
+            io::stderr(),
+            "{}{}",
+            self.stamp(),
+            line.render(self.color_err)
+        );
+    }
+
+    fn stamp(&self) -> String {
+        if !self.timestamps {
+            return String::new();
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        format!("{} ", units::timestamp(now.as_secs()))
+    }
+
+    /// Replaces the line at the bottom of a terminal that shows downloads as they run.
+    fn status(&mut self, text: Option<&str>) {
+        if !self.live || self.detail == Detail::Quiet {
+            return;
+        }
+        match text {
+            // From the first column, the rest of the line erased; on a narrow terminal it is cut off
+            // (DECAWM), since a second line could not be taken back.
+            Some(text) => self.write(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h")),
+            None if self.status_shown => self.write("\r\x1b[K"),
+            None => {}
+        }
+        self.status_shown = text.is_some();
+    }
+
+    fn write(&mut self, text: &str) {
+        if self.deaf {
+            return;
+        }
+        let mut stdout = io::stdout().lock();
+        let written = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+        self.deaf = written.is_err();
+    }
+}

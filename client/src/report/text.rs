@@ -1,0 +1,750 @@
+//! Text for people: pure functions from facts to lines. The only state is what is known about each
+//! running download, since its later facts carry only its number.
+
+use std::collections::BTreeMap;
+
+use portcullis_dbus::keys::backend;
+
+use super::{
+    Asking, Ready,
+    units::{ports, rate, size, time},
+};
+use crate::{
+    event::{Event, Fact, Firmware, Ignored, OfferForm, Protocol, Role, Statement, What},
+    exit::Failure,
+    interfaces::Interface,
+    mac::MacAddr,
+    session::{Facts, Lease},
+};
+
+/// Downloads that are remembered; more than the servers carry at once.
+const TRANSFERS: usize = 1024;
+/// Downloads smaller than this are over before a progress line could be read.
+const WORTH_PROGRESS: u64 = 16 << 20;
+
+/// How a line is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Not.
+    Plain,
+    /// Detail.
+    Dim,
+    /// It went well.
+    Good,
+    /// Somebody should look at it.
+    Attention,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Written before the text without colour, such as the time and the machine.
+    pub head: String,
+    /// The text.
+    pub text: String,
+    /// Its colour.
+    pub tone: Tone,
+}
+
+impl Line {
+    /// A line without head and colour.
+    #[must_use]
+    pub fn plain(text: impl Into<String>) -> Self {
+        Self {
+            head: String::new(),
+            text: text.into(),
+            tone: Tone::Plain,
+        }
+    }
+
+    fn toned(tone: Tone, text: impl Into<String>) -> Self {
+        Self {
+            tone,
+            ..Self::plain(text)
+        }
+    }
+
+    /// The line as it is written.
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let Self { head, text, tone } = self;
+        // ECMA-48 SGR: 2 faint, 32 green, 1;33 bold yellow, 0 off.
+        let code = match tone {
+            _ if !color => return format!("{head}{text}"),
+            Tone::Plain => return format!("{head}{text}"),
+            Tone::Dim => "2",
+            Tone::Good => "32",
+            Tone::Attention => "1;33",
+        };
+        format!("{head}\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Before the question.
+#[must_use]
+pub fn asking(asking: &Asking) -> Line {
+    Line::plain(format!(
+        "Opening {} on {}, until Ctrl-C (at most {}) ...",
+        ports(&asking.udp_ports, &asking.tcp_ports),
+        asking.interface,
+        time(u64::from(asking.max_seconds) * 1000)
+    ))
+}
+
+/// The first screen.
+#[must_use]
+pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
+    let facts = &ready.lease.facts;
+    let files: Vec<_> = std::iter::once(&ready.kernel)
+        .chain(&ready.initrds)
+        .map(|file| format!("{} ({})", file.name, size(file.bytes)))
+        .collect();
+    let address = facts
+        .address
+        .map(|address| format!(" ({address})"))
+        .unwrap_or_default();
+    let mut lines = vec![
+        Line::toned(Tone::Good, format!("Ready on {}{address}", facts.interface)),
+        Line::plain(format!("  serving   {}", files.join(", "))),
+        Line::plain(format!(
+            "  to        {} that boot from the network",
+            ready.can.join(" and ")
+        )),
+        Line::plain(format!(
+            "  open      {}, this interface only",
+            ports(&facts.udp_ports, &facts.tcp_ports)
+        )),
+        Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
+    ];
+    if !ready.only.is_empty() {
+        lines.push(Line::plain(format!(
+            "  only      {}",
+            ready.only.join("; ")
+        )));
+    }
+    if !ready.cannot.is_empty() {
+        lines.push(Line::toned(
+            Tone::Attention,
+            format!(
+                "  not to    {}: no iPXE for them was found (see --ipxe-dir)",
+                ready.cannot.join(", ")
+            ),
+        ));
+    }
+    if debug {
+        lines.push(Line::plain(format!("  cmdline   {}", ready.cmdline)));
+        lines.push(Line::plain(format!(
+            "  loaders   {}",
+            ready.loaders.join(", ")
+        )));
+        lines.push(Line::plain(format!("  lease     {}", ready.lease.number)));
+    }
+    lines.push(Line::plain(
+        "Now let the other machine boot from the network. Ctrl-C ends and closes.",
+    ));
+    lines
+}
+
+fn firewall(name: &str) -> String {
+    match name {
+        backend::NIXOS_NFTABLES => {
+            "opened (NixOS, nftables); closes when this program ends".to_owned()
+        }
+        backend::NIXOS_IPTABLES => {
+            "opened (NixOS, iptables); closes when this program ends".to_owned()
+        }
+        backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
+        other => format!(
+            "opened ({}); closes when this program ends",
+            other.escape_default()
+        ),
+    }
+}
+
+/// The last line.
+#[must_use]
+pub fn closed(facts: &Facts) -> Line {
+    Line::plain(format!(
+        "Closed: {} on {}",
+        ports(&facts.udp_ports, &facts.tcp_ports),
+        facts.interface
+    ))
+}
+
+/// A failure with what can be done.
+#[must_use]
+pub fn failure(failure: &Failure) -> Vec<Line> {
+    std::iter::once(Line::toned(
+        Tone::Attention,
+        format!("portcullis: {}", failure.message),
+    ))
+    .chain(
+        failure
+            .advice
+            .iter()
+            .map(|advice| Line::plain(format!("  - {advice}"))),
+    )
+    .collect()
+}
+
+/// `status`. `now` is CLOCK_BOOTTIME in microseconds, as the leases' times are.
+#[must_use]
+pub fn leases(leases: &[Lease], now: u64) -> Vec<Line> {
+    if leases.is_empty() {
+        return vec![Line::plain("Nothing is open that you may see.")];
+    }
+    leases
+        .iter()
+        .map(|Lease { number, facts }| {
+            let owner = facts.uid.map(|uid| format!(", by uid {uid}")).unwrap_or_default();
+            let since = time(now.saturating_sub(facts.opened) / 1000);
+            let left = time(facts.ends.saturating_sub(now) / 1000);
+            let open = ports(&facts.udp_ports, &facts.tcp_ports);
+            let interface = &facts.interface;
+            Line::plain(format!(
+                "Lease {number}: {open} on {interface}{owner}, open for {since}, at most {left} more"
+            ))
+        })
+        .collect()
+}
+
+/// `interfaces`.
+#[must_use]
+pub fn interfaces(interfaces: &[Interface], chosen: Option<&str>) -> Vec<Line> {
+    interfaces
+        .iter()
+        .map(|one| {
+            let name = one.describe();
+            match one.unfit() {
+                None if chosen == Some(&one.name) => {
+                    Line::toned(Tone::Good, format!("* {name}: taken by `portcullis boot`"))
+                }
+                None => Line::plain(format!("  {name}: possible with -i {}", one.name)),
+                Some(reason) => Line::toned(Tone::Dim, format!("  {name}: {reason}")),
+            }
+        })
+        .collect()
+}
+
+/// Tells the way of each machine.
+#[derive(Debug)]
+pub struct Narrator {
+    debug: bool,
+    /// Whether running downloads are shown in a status line instead of lines of their own.
+    live: bool,
+    running: BTreeMap<u64, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    mac: MacAddr,
+    role: Role,
+    protocol: Protocol,
+    size: u64,
+    sent: u64,
+    /// Milliseconds of the run at which it began, and was last heard of.
+    began: u64,
+    now: u64,
+    /// Quarters of the file that have been told.
+    quarters: u64,
+}
+
+impl Narrator {
+    /// A narrator that has heard nothing yet.
+    #[must_use]
+    pub fn new(debug: bool, live: bool) -> Self {
+        Self {
+            debug,
+            live,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// The lines for one event: none, or one, or with advice several.
+    pub fn tell(&mut self, event: &Event) -> Vec<Line> {
+        let lines = match &event.what {
+            What::Fact(fact) => self.fact(event, fact).into_iter().collect(),
+            What::Statement(statement) => statement_lines(statement),
+        };
+        let head = format!("{:>8}  {}  ", time(event.at), event.mac);
+        lines
+            .into_iter()
+            .map(|line| Line {
+                head: head.clone(),
+                ..line
+            })
+            .collect()
+    }
+
+    /// The running downloads in one line, if there are any worth it. The largest remainder first.
+    #[must_use]
+    pub fn status(&self) -> Option<String> {
+        let mut worth: Vec<_> = self
+            .running
+            .values()
+            .filter(|run| run.sent > 0 && run.size >= WORTH_PROGRESS)
+            .collect();
+        worth.sort_by_key(|run| std::cmp::Reverse(run.size.saturating_sub(run.sent)));
+        let first = worth.first()?;
+        let rate = rate(first.sent, first.now.saturating_sub(first.began)).unwrap_or_default();
+        let more = match worth.len() {
+            1 => String::new(),
+            count => format!("  and {} more", count - 1),
+        };
+        Some(format!(
+            "          {}  {}: {} of {}  {rate}{more}",
+            first.mac,
+            role(first.role),
+            size(first.sent),
+            size(first.size)
+        ))
+    }
+
+    fn fact(&mut self, event: &Event, fact: &Fact) -> Option<Line> {
+        let plain = |text: String| Some(Line::plain(text));
+        let detail = |text: String| self.debug.then(|| Line::toned(Tone::Dim, text));
+        match fact {
+            Fact::Seen { arch, firmware } => plain(match firmware {
+                Firmware::Pxe => format!("asks for network boot ({})", architecture(*arch)),
+                Firmware::Ipxe => "iPXE runs and asks what to boot".to_owned(),
+                Firmware::Http => format!("asks for HTTP boot ({})", architecture(*arch)),
+            }),
+            Fact::Offered { form, file } => match form {
+                OfferForm::Complete => plain(format!("is told to load {}", last(file))),
+                OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Script => detail(format!("is given the script {file}")),
+            },
+            Fact::BootServer { file } => plain(format!(
+                "asks our boot server, is told to load {}",
+                last(file)
+            )),
+            Fact::Ignored(why) => match why {
+                Ignored::NotSelected => plain("is not among --for-mac: left alone".to_owned()),
+                Ignored::AlreadyBooted => plain(
+                    "has booted before: left alone, so that it starts from its own disk".to_owned(),
+                ),
+                Ignored::NoLoader { arch } => Some(Line::toned(
+                    Tone::Attention,
+                    format!(
+                        "asks, and cannot be served: no boot loader for {}",
+                        architecture(*arch)
+                    ),
+                )),
+                Ignored::UnknownArchitecture { arch } => Some(Line::toned(
+                    Tone::Attention,
+                    format!(
+                        "asks, and cannot be served: unknown kind of machine (architecture {arch})"
+                    ),
+                )),
+            },
+            Fact::NotSent { reason } => Some(Line::toned(
+                Tone::Attention,
+                format!("asks, and the answer could not be sent: {reason}"),
+            )),
+            Fact::TransferStarted {
+                transfer,
+                protocol,
+                role,
+                size,
+            } => {
+                if self.running.len() >= TRANSFERS {
+                    self.running.pop_first();
+                }
+                let running = Running {
+                    mac: event.mac,
+                    role: *role,
+                    protocol: *protocol,
+                    size: *size,
+                    sent: 0,
+                    began: event.at,
+                    now: event.at,
+                    quarters: 0,
+                };
+                self.running.insert(*transfer, running);
+                (self.debug || (!self.live && *size >= WORTH_PROGRESS)).then(|| {
+                    let text = format!("fetches the {} ({})", self::role(*role), self::size(*size));
+                    Line::toned(Tone::Dim, text)
+                })
+            }
+            Fact::TransferProgress { transfer, sent } => {
+                let live = self.live;
+                let run = self.running.get_mut(transfer)?;
+                (run.sent, run.now) = (*sent, event.at);
+                let quarters =
+                    u64::try_from(u128::from(*sent) * 4 / u128::from(run.size.max(1))).unwrap_or(4);
+                if live || run.size < WORTH_PROGRESS || quarters <= run.quarters || quarters >= 4 {
+                    return None;
+                }
+                run.quarters = quarters;
+                let text = format!("{}: {} of {}", role(run.role), size(*sent), size(run.size));
+                Some(Line::toned(Tone::Dim, text))
+            }
+            Fact::TransferDone {
+                transfer,
+                sent,
+                milliseconds,
+                retransmissions,
+            } => {
+                let run = self.running.remove(transfer);
+                let (what, protocol) =
+                    run.map_or((Role::Other, None), |run| (run.role, Some(run.protocol)));
+                if what == Role::Script {
+                    return detail(format!("has the script ({})", size(*sent)));
+                }
+                let rate = rate(*sent, *milliseconds)
+                    .map(|rate| format!(", {rate}"))
+                    .unwrap_or_default();
+                let again = match retransmissions {
+                    0 => String::new(),
+                    1 => ", 1 packet sent again".to_owned(),
+                    many => format!(", {many} packets sent again"),
+                };
+                let protocol = match protocol {
+                    Some(Protocol::Tftp) => ", TFTP",
+                    Some(Protocol::Http) | None => "",
+                };
+                let what = role(what);
+                plain(format!(
+                    "has the {what}: {} in {}{rate}{protocol}{again}",
+                    size(*sent),
+                    time(*milliseconds)
+                ))
+            }
+            Fact::TransferEnded {
+                transfer,
+                sent,
+                reason,
+            } => {
+                let run = self.running.remove(transfer);
+                let (what, of) = run.map_or((Role::Other, String::new()), |run| {
+                    (run.role, format!(" of {}", size(run.size)))
+                });
+                Some(Line::toned(
+                    Tone::Attention,
+                    format!(
+                        "stopped fetching the {} after {}{of}: {reason}",
+                        role(what),
+                        size(*sent)
+                    ),
+                ))
+            }
+            Fact::NotFound { file, .. } => detail(format!("asks for {file}, which there is not")),
+        }
+    }
+}
+
+fn statement_lines(statement: &Statement) -> Vec<Line> {
+    match statement {
+        Statement::HandedOver => {
+            vec![Line::toned(
+                Tone::Good,
+                "has everything: its own system starts now",
+            )]
+        }
+        Statement::Stalled { step, advice } => std::iter::once(Line::toned(
+            Tone::Attention,
+            format!("nothing more since: {step}"),
+        ))
+        .chain(
+            advice
+                .iter()
+                .map(|text| Line::toned(Tone::Attention, format!("  - {text}"))),
+        )
+        .collect(),
+    }
+}
+
+fn role(role: Role) -> String {
+    match role {
+        Role::Loader => "boot loader".to_owned(),
+        Role::Script => "script".to_owned(),
+        Role::Kernel => "kernel".to_owned(),
+        Role::Initrd(0) => "initrd".to_owned(),
+        Role::Initrd(number) => format!("initrd {}", number + 1),
+        Role::Other => "file".to_owned(),
+    }
+}
+
+/// Kinds of machines by DHCP option 93 (IANA, "Processor Architecture Types").
+fn architecture(number: u16) -> String {
+    match number {
+        0 => "BIOS",
+        6 => "32-bit UEFI",
+        7 | 9 => "64-bit UEFI",
+        10 => "32-bit ARM UEFI",
+        11 => "64-bit ARM UEFI",
+        15 => "32-bit UEFI, HTTP",
+        16 => "64-bit UEFI, HTTP",
+        18 => "32-bit ARM UEFI, HTTP",
+        19 => "64-bit ARM UEFI, HTTP",
+        other => return format!("architecture {other}"),
+    }
+    .to_owned()
+}
+
+/// The last part of a path or URL.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+    fn at(at: u64, fact: Fact) -> Event {
+        Event {
+            at,
+            mac: MAC,
+            what: What::Fact(fact),
+        }
+    }
+
+    fn told(narrator: &mut Narrator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        events
+            .into_iter()
+            .flat_map(|event| narrator.tell(&event))
+            .map(|line| line.render(false))
+            .collect()
+    }
+
+    fn a_boot() -> Vec<Event> {
+        vec![
+            at(
+                0,
+                Fact::Seen {
+                    arch: 7,
+                    firmware: Firmware::Pxe,
+                },
+            ),
+            at(
+                1,
+                Fact::Offered {
+                    form: OfferForm::Complete,
+                    file: "52-54-00-12-34-56/snponly.efi".to_owned(),
+                },
+            ),
+            at(
+                20,
+                Fact::TransferStarted {
+                    transfer: 1,
+                    protocol: Protocol::Tftp,
+                    role: Role::Loader,
+                    size: 231_424,
+                },
+            ),
+            at(
+                400,
+                Fact::TransferDone {
+                    transfer: 1,
+                    sent: 231_424,
+                    milliseconds: 380,
+                    retransmissions: 2,
+                },
+            ),
+            at(
+                2_000,
+                Fact::Seen {
+                    arch: 7,
+                    firmware: Firmware::Ipxe,
+                },
+            ),
+            at(
+                2_001,
+                Fact::Offered {
+                    form: OfferForm::Script,
+                    file: "http://h/boot.ipxe".to_owned(),
+                },
+            ),
+            at(
+                2_100,
+                Fact::TransferStarted {
+                    transfer: 2,
+                    protocol: Protocol::Http,
+                    role: Role::Script,
+                    size: 90,
+                },
+            ),
+            at(
+                2_101,
+                Fact::TransferDone {
+                    transfer: 2,
+                    sent: 90,
+                    milliseconds: 1,
+                    retransmissions: 0,
+                },
+            ),
+            at(
+                2_200,
+                Fact::TransferStarted {
+                    transfer: 3,
+                    protocol: Protocol::Http,
+                    role: Role::Initrd(0),
+                    size: 100 << 20,
+                },
+            ),
+            at(
+                2_500,
+                Fact::TransferProgress {
+                    transfer: 3,
+                    sent: 20 << 20,
+                },
+            ),
+            at(
+                2_700,
+                Fact::TransferProgress {
+                    transfer: 3,
+                    sent: 30 << 20,
+                },
+            ),
+            at(
+                2_900,
+                Fact::TransferProgress {
+                    transfer: 3,
+                    sent: 40 << 20,
+                },
+            ),
+            at(
+                3_200,
+                Fact::TransferDone {
+                    transfer: 3,
+                    sent: 100 << 20,
+                    milliseconds: 1000,
+                    retransmissions: 0,
+                },
+            ),
+            Event {
+                at: 3_200,
+                mac: MAC,
+                what: What::Statement(Statement::HandedOver),
+            },
+        ]
+    }
+
+    #[test]
+    fn a_boot_in_plain_text() {
+        let lines = told(&mut Narrator::new(false, false), a_boot());
+        assert_eq!(
+            lines,
+            [
+                "   0.0 s  52:54:00:12:34:56  asks for network boot (64-bit UEFI)",
+                "   0.0 s  52:54:00:12:34:56  is told to load snponly.efi",
+                "   0.4 s  52:54:00:12:34:56  has the boot loader: 226 KiB in 0.3 s, 594 KiB/s, TFTP, 2 packets sent again",
+                "   2.0 s  52:54:00:12:34:56  iPXE runs and asks what to boot",
+                "   2.2 s  52:54:00:12:34:56  fetches the initrd (100 MiB)",
+                "   2.7 s  52:54:00:12:34:56  initrd: 30.0 MiB of 100 MiB",
+                "   3.2 s  52:54:00:12:34:56  has the initrd: 100 MiB in 1.0 s, 100 MiB/s",
+                "   3.2 s  52:54:00:12:34:56  has everything: its own system starts now",
+            ]
+        );
+    }
+
+    #[test]
+    fn on_a_terminal_a_running_download_is_a_status_line() {
+        let mut narrator = Narrator::new(false, true);
+        let lines = told(&mut narrator, a_boot().into_iter().take(11));
+        assert!(
+            lines.iter().all(|line| !line.contains("30.0 MiB")),
+            "{lines:?}"
+        );
+        assert_eq!(
+            narrator.status().as_deref(),
+            Some("          52:54:00:12:34:56  initrd: 30.0 MiB of 100 MiB  60.0 MiB/s")
+        );
+        told(&mut narrator, a_boot().into_iter().skip(12));
+        assert_eq!(narrator.status(), None);
+    }
+
+    #[test]
+    fn details_come_with_debug_only() {
+        let hidden = [
+            Fact::NotFound {
+                protocol: Protocol::Tftp,
+                file: "x".to_owned(),
+            },
+            Fact::Offered {
+                form: OfferForm::Script,
+                file: "http://h/boot.ipxe".to_owned(),
+            },
+        ];
+        for fact in hidden {
+            assert!(told(&mut Narrator::new(false, false), [at(0, fact.clone())]).is_empty());
+            assert_eq!(
+                told(&mut Narrator::new(true, false), [at(0, fact)]).len(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_marked_and_its_advice_follows() {
+        let stalled = Event {
+            at: 60_000,
+            mac: MAC,
+            what: What::Statement(Statement::Stalled {
+                step: "the boot loader was fetched".to_owned(),
+                advice: vec![
+                    "switch Secure Boot off".to_owned(),
+                    "try ipxe.efi".to_owned(),
+                ],
+            }),
+        };
+        let lines = Narrator::new(false, false).tell(&stalled);
+        assert!(lines.iter().all(|line| line.tone == Tone::Attention));
+        let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "nothing more since: the boot loader was fetched",
+                "  - switch Secure Boot off",
+                "  - try ipxe.efi"
+            ]
+        );
+        let ended = Fact::TransferEnded {
+            transfer: 9,
+            sent: 2048,
+            reason: "no answer".to_owned(),
+        };
+        let lines = Narrator::new(false, false).tell(&at(5, ended));
+        assert_eq!(
+            lines[0].text,
+            "stopped fetching the file after 2.0 KiB: no answer"
+        );
+        let refused = Fact::Ignored(Ignored::NoLoader { arch: 11 });
+        let lines = Narrator::new(false, false).tell(&at(5, refused));
+        assert!(
+            lines[0]
+                .text
+                .ends_with("no boot loader for 64-bit ARM UEFI"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn the_memory_of_downloads_is_bounded() {
+        let mut narrator = Narrator::new(false, true);
+        for transfer in 0..5000 {
+            let started = Fact::TransferStarted {
+                transfer,
+                protocol: Protocol::Tftp,
+                role: Role::Loader,
+                size: 1,
+            };
+            narrator.tell(&at(0, started));
+        }
+        assert_eq!(narrator.running.len(), TRANSFERS);
+    }
+
+    #[test]
+    fn colour_is_only_there_when_asked_for() {
+        let line = Line {
+            head: "h ".to_owned(),
+            text: "t".to_owned(),
+            tone: Tone::Good,
+        };
+        assert_eq!(line.render(false), "h t");
+        assert_eq!(line.render(true), "h \x1b[32mt\x1b[0m");
+        assert_eq!(Line::plain("t").render(true), "t");
+    }
+}

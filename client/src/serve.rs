@@ -1,0 +1,375 @@
+//! `boot`, from the arguments to the last line: the whole story in one place.
+//!
+//! Guarantees: everything that can be wrong with the arguments is found before the bus is asked, so
+//! that no dialog appears for nothing; whatever ends the run, every socket is dropped before it is
+//! said that the ports are closed.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis_dbus::{DEFAULT_MAX_SECONDS, Error, keys::reason};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    cli::{self, Boot},
+    commands::{pick_interface, runtime, with_agent},
+    dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
+    event::Event,
+    exit::{Code, Failure},
+    http::{self, serve_http},
+    image::{Generation, Loaders},
+    ipxe,
+    loaders::{self, coverage},
+    mac::MacAddr,
+    machines::Machines,
+    report::{Asking, Ready, Report, Served},
+    session::{End, Lease, Request, Session, Sockets},
+    source,
+    tftp::{self, serve_tftp},
+};
+
+/// Events that wait while the terminal is slow; what does not fit is not shown.
+const EVENTS: usize = 8192;
+/// Notes of `--debug` that wait.
+const NOTES: usize = 1024;
+/// How often silence is judged.
+const TICK: Duration = Duration::from_secs(1);
+/// How long closing may take; after that the connection is dropped, which closes as well.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Ethernet's (RFC 894), if the interface does not tell its own.
+const MTU: u16 = 1500;
+
+/// What is served where, checked, before anybody is asked.
+struct Plan<'a> {
+    boot: &'a Boot,
+    generation: Arc<Generation>,
+    loaders: Arc<Loaders>,
+    request: Request,
+}
+
+/// `boot`: returns when the user ends it.
+///
+/// # Errors
+/// Everything else, each with its exit code.
+pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
+    if let Some(refusal) = boot.refusal() {
+        return Err(Failure::new(Code::Usage, refusal));
+    }
+    for note in boot.notes() {
+        report.note(note);
+    }
+    let generation = source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref())?;
+    let base = format!("http://{}:{}", Ipv4Addr::UNSPECIFIED, boot.port);
+    ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
+        Failure::new(
+            Code::Source,
+            format!("the command line cannot be passed on: {error}"),
+        )
+    })?;
+    let loaders = loaders::find(&loaders::Wishes {
+        directory: boot.ipxe_dir.clone(),
+        bios: boot.ipxe_bios.clone(),
+        ipxe: boot.ipxe_ipxe.clone(),
+        efi64: boot.ipxe_efi64.clone(),
+    })?;
+    let request = Request {
+        interface: pick_interface(boot, report)?,
+        http_port: boot.port,
+        max_seconds: boot
+            .duration
+            .and_then(|time| u32::try_from(time.as_secs()).ok()),
+    };
+    let plan = Plan {
+        boot,
+        generation: Arc::new(generation),
+        loaders: Arc::new(loaders),
+        request,
+    };
+    let runtime = runtime()?;
+    let result = runtime.block_on(run(&plan, report));
+    // A read from a slow disk must not hold the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::new()?;
+    let mut session = Session::connect().await?;
+    report.asking(&Asking {
+        interface: plan.request.interface.clone(),
+        udp_ports: Request::UDP.to_vec(),
+        tcp_ports: vec![plan.request.http_port],
+        max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+    });
+    let (lease, sockets) = tokio::select! {
+        // First, since an agent that Ctrl-C ended makes the helper answer as well.
+        biased;
+        () = interrupts.next() => {
+            report.interrupted();
+            let text = "you ended it before it was allowed: nothing was opened".to_owned();
+            return Err(Error::AuthenticationDismissed(text).into());
+        }
+        opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
+    };
+    let (events, mut inbox) = mpsc::channel(EVENTS);
+    let mut servers = Servers::start(plan, &lease, sockets, events)?;
+    report.ready(&ready(plan, &lease));
+    let stop = watch(
+        &mut session,
+        &lease,
+        &mut servers,
+        &mut inbox,
+        &mut interrupts,
+        report,
+    )
+    .await;
+    servers.tasks.shutdown().await;
+    while let Ok(event) = inbox.try_recv() {
+        report.machine(&event);
+    }
+    match stop {
+        Stop::Asked => {
+            report.interrupted();
+            tokio::select! {
+                () = interrupts.next() => {}
+                closed = timeout(CLOSING, session.close(lease.number)) => {
+                    if let Ok(Err(failure)) = closed {
+                        report.detail(&failure.message);
+                    }
+                }
+            }
+            report.closed(&lease, reason::CLOSED);
+            Ok(())
+        }
+        Stop::Ended(end) => {
+            report.closed(&lease, end.word());
+            Err(end.failure(&lease.facts.interface))
+        }
+        Stop::Failed(failure) => {
+            report.closed(&lease, "failed");
+            Err(failure)
+        }
+    }
+}
+
+/// Why serving stops.
+enum Stop {
+    Asked,
+    Ended(End),
+    Failed(Failure),
+}
+
+/// Shows what happens until there is a reason to stop.
+async fn watch(
+    session: &mut Session,
+    lease: &Lease,
+    servers: &mut Servers,
+    inbox: &mut mpsc::Receiver<Event>,
+    interrupts: &mut Interrupts,
+    report: &mut Report,
+) -> Stop {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = interrupts.next() => return Stop::Asked,
+            end = session.ended(lease.number) => return Stop::Ended(end),
+            Some(task) = servers.tasks.join_next() => {
+                return Stop::Failed(match task {
+                    Ok(failure) => failure,
+                    Err(error) => Failure::new(Code::Internal, format!("a server stopped: {error}")),
+                });
+            }
+            _ = tick.tick() => servers.machines.tick(Instant::now()),
+            Some(event) = inbox.recv() => report.machine(&event),
+            Some(note) = servers.notes.recv() => report.detail(&note),
+        }
+    }
+}
+
+/// The four servers; each ends only when it fails.
+struct Servers {
+    tasks: JoinSet<Failure>,
+    machines: Arc<Machines>,
+    notes: mpsc::Receiver<String>,
+}
+
+impl Servers {
+    fn start(
+        plan: &Plan<'_>,
+        lease: &Lease,
+        sockets: Sockets,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let local = sockets
+            .http
+            .local_addr()
+            .map_err(|error| failed("HTTP", &error))?;
+        let address = lease.facts.address.ok_or_else(|| {
+            Failure::new(
+                Code::Internal,
+                "the helper did not say which address to serve on",
+            )
+            .advise("portcullis and portcullis-helper may be of different versions")
+        })?;
+        let machines = Machines::new(policy(plan, address, local.port()), events);
+        let (note, notes) = mpsc::channel(NOTES);
+        let debug = plan.boot.debug;
+        let noter = move || {
+            let note = note.clone();
+            // A note that does not fit is left out: packets do not wait for a terminal.
+            move |text: crate::dhcp::Note| {
+                if debug {
+                    let _ = note.try_send(text.to_string());
+                }
+            }
+        };
+        let mut tasks = JoinSet::new();
+        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), noter());
+        tasks.spawn(async { failed("DHCP (UDP 67)", &dhcp.await) });
+        let boot_server = serve_boot_server(sockets.boot_server, Arc::clone(&machines), noter());
+        tasks.spawn(async { failed("the boot server (UDP 4011)", &boot_server.await) });
+        let tftp = serve_tftp(
+            sockets.tftp,
+            tftp::Settings {
+                address,
+                interface: lease.facts.interface.clone(),
+                mtu: mtu(&lease.facts.interface),
+            },
+            Arc::clone(&plan.loaders),
+            machines.clone(),
+            machines.clone(),
+        );
+        tasks.spawn(async { ended("TFTP (UDP 69)", tftp.await) });
+        let http = serve_http(
+            sockets.http,
+            http::Settings::new(SocketAddrV4::new(address, local.port())),
+            Arc::clone(&plan.generation),
+            machines.clone(),
+            machines.clone(),
+        );
+        tasks.spawn(async { ended("HTTP", http.await) });
+        Ok(Self {
+            tasks,
+            machines,
+            notes,
+        })
+    }
+}
+
+fn policy(plan: &Plan<'_>, address: Ipv4Addr, http_port: u16) -> Policy {
+    let boot = plan.boot;
+    Policy {
+        for_mac: boot.for_mac.iter().copied().collect(),
+        once: boot.once,
+        count: boot.count.map(u64::from),
+        initrds: plan.generation.initrds.len(),
+        loaders: plan.loaders.0.keys().copied().collect(),
+        address,
+        http_port,
+        token: plan.generation.token.clone(),
+        uefi_offer: match boot.uefi_offer {
+            cli::UefiOffer::Auto => UefiOffer::Auto,
+            cli::UefiOffer::Complete => UefiOffer::Complete,
+            cli::UefiOffer::BootServer => UefiOffer::BootServer,
+        },
+        boot_server: true,
+    }
+}
+
+fn ended(what: &str, result: io::Result<()>) -> Failure {
+    match result {
+        Err(error) => failed(what, &error),
+        Ok(()) => Failure::new(Code::Internal, format!("serving {what} ended")),
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::new(Code::Internal, format!("serving {what} failed: {error}"))
+}
+
+fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
+    let served = |blob: &crate::image::Blob| Served {
+        name: blob.name.clone(),
+        bytes: blob.length,
+    };
+    let (can, cannot) = coverage(&plan.loaders);
+    Ready {
+        lease,
+        kernel: served(&plan.generation.kernel),
+        initrds: plan.generation.initrds.iter().map(served).collect(),
+        cmdline: &plan.generation.cmdline,
+        loaders: plan
+            .loaders
+            .0
+            .keys()
+            .map(|loader| loader.file_name())
+            .collect(),
+        can,
+        cannot,
+        only: only(plan.boot),
+    }
+}
+
+/// What the user limits it to, in words.
+fn only(boot: &Boot) -> Vec<String> {
+    let macs: Vec<_> = boot.for_mac.iter().map(ToString::to_string).collect();
+    let macs = (!macs.is_empty()).then(|| macs.join(", "));
+    let once = boot.once.then(|| "each machine once".to_owned());
+    let count = boot.count.map(|count| match count {
+        1 => "one machine".to_owned(),
+        count => format!("{count} machines"),
+    });
+    [macs, once, count].into_iter().flatten().collect()
+}
+
+/// Octets that the interface carries in one packet.
+fn mtu(interface: &str) -> u16 {
+    let path = Path::new("/sys/class/net").join(interface).join("mtu");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    // Loopback's is 65536: more than fits is as good as the most that does.
+    text.trim()
+        .parse::<u32>()
+        .map_or(MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// The user's and the system's wish that this ends.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn new() -> Result<Self, Failure> {
+        let watch = || -> io::Result<[Signal; 3]> {
+            Ok([
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::hangup())?,
+            ])
+        };
+        watch().map(Self).map_err(|error| {
+            Failure::new(
+                Code::Internal,
+                format!("signals cannot be watched: {error}"),
+            )
+        })
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The session on the system bus: the request, the sockets that come back, and the end.
+//!
+//! Guarantees: the signal `Closed` and the helper's name are watched before anything is asked for,
+//! so that no end can be missed; when a [`Session`] is dropped the connection closes, and the helper
+//! ends the lease. The sockets come bound; nothing here or above could bind them.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use portcullis_dbus::{
+    BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
+    keys::{fact, reason, request, socket},
+};
+use zbus::{Connection, OwnedVariant, Variant, proxy};
+
+use crate::exit::{Code, Failure};
+
+/// Longer than any dialog: the helper gives up first and says why.
+const CALL: Duration = Duration::from_secs(130);
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The interface.
+    pub interface: String,
+    /// TCP port for boot images.
+    pub http_port: u16,
+    /// Seconds until the lease ends by itself; `None` leaves it to the helper.
+    pub max_seconds: Option<u32>,
+}
+
+impl Request {
+    /// UDP ports that it asks for.
+    pub const UDP: [u16; 3] = [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT];
+
+    fn keys(&self) -> HashMap<&'static str, Variant<'_>> {
+        let mut keys = HashMap::from([
+            (request::INTERFACE, Variant::from(self.interface.as_str())),
+            (request::HTTP_PORT, Variant::from(self.http_port)),
+        ]);
+        if let Some(seconds) = self.max_seconds {
+            keys.insert(request::MAX_SECONDS, Variant::from(seconds));
+        }
+        keys
+    }
+}
+
+/// The sockets of a lease.
+#[derive(Debug)]
+pub struct Sockets {
+    /// UDP 67.
+    pub dhcp: UdpSocket,
+    /// UDP 4011.
+    pub boot_server: UdpSocket,
+    /// UDP 69.
+    pub tftp: UdpSocket,
+    /// TCP.
+    pub http: TcpListener,
+}
+
+/// Facts about a lease, as `Open` and `List` tell them. What the helper left out is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Firewall back end, one of [`portcullis_dbus::keys::backend`].
+    pub backend: String,
+    /// Interface.
+    pub interface: String,
+    /// Its index.
+    pub interface_index: u32,
+    /// Address that is served on.
+    pub address: Option<Ipv4Addr>,
+    /// Open UDP ports.
+    pub udp_ports: Vec<u16>,
+    /// Open TCP ports.
+    pub tcp_ports: Vec<u16>,
+    /// When it was opened, CLOCK_BOOTTIME in microseconds.
+    pub opened: u64,
+    /// When it ends by itself, CLOCK_BOOTTIME in microseconds.
+    pub ends: u64,
+    /// Owner (`List` only).
+    pub uid: Option<u32>,
+}
+
+impl Facts {
+    fn new(mut facts: HashMap<String, OwnedVariant>) -> Self {
+        Self {
+            backend: take(&mut facts, fact::BACKEND).unwrap_or_default(),
+            interface: take(&mut facts, fact::INTERFACE).unwrap_or_default(),
+            interface_index: take(&mut facts, fact::INTERFACE_INDEX).unwrap_or_default(),
+            address: take::<String>(&mut facts, fact::ADDRESS).and_then(|text| text.parse().ok()),
+            udp_ports: take(&mut facts, fact::UDP_PORTS).unwrap_or_default(),
+            tcp_ports: take(&mut facts, fact::TCP_PORTS).unwrap_or_default(),
+            opened: take(&mut facts, fact::OPENED).unwrap_or_default(),
+            ends: take(&mut facts, fact::ENDS).unwrap_or_default(),
+            uid: take(&mut facts, fact::UID),
+        }
+    }
+}
+
+fn take<T: TryFrom<OwnedVariant>>(
+    facts: &mut HashMap<String, OwnedVariant>,
+    key: &str,
+) -> Option<T> {
+    T::try_from(facts.remove(key)?).ok()
+}
+
+/// A connection to the helper.
+pub struct Session {
+    proxy: Netboot1Proxy<'static>,
+    closed: ClosedStream,
+    owner: proxy::OwnerChangedStream<'static>,
+}
+
+/// A granted request.
+#[derive(Debug)]
+pub struct Lease {
+    /// Its number.
+    pub number: u64,
+    /// Facts.
+    pub facts: Facts,
+}
+
+impl Session {
+    /// Connects to the system bus and watches the helper. Does not start the helper.
+    ///
+    /// # Errors
+    /// The bus cannot be reached (exit code 22).
+    pub async fn connect() -> Result<Self, Failure> {
+        let connect = async {
+            let connection = zbus::connection::Builder::system()
+                .method_timeout(CALL)
+                .build()
+                .await?;
+            Self::watch(&connection).await
+        };
+        connect
+            .await
+            .map_err(|error| Failure::from(Error::ZBus(error)))
+    }
+
+    async fn watch(connection: &Connection) -> zbus::Result<Self> {
+        let proxy = Netboot1Proxy::builder(connection)
+            .cache_properties(proxy::CacheProperties::No)
+            .build()
+            .await?;
+        let closed = proxy.receive_lease_ended().await?;
+        let owner = proxy.inner().receive_owner_changed().await?;
+        Ok(Self {
+            proxy,
+            closed,
+            owner,
+        })
+    }
+
+    /// Asks for the ports. May show a dialog, and then takes as long as the person there.
+    ///
+    /// # Errors
+    /// Those of the contract.
+    pub async fn open(&mut self, request: &Request) -> Result<(Lease, Sockets), Failure> {
+        let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
+        // The bus keeps messages in order: what it has said of the helper's name so far was before
+        // the answer, such as an idle helper that left and the one that was started for us.
+        while let Some(Some(_)) = self.owner.next().now_or_never() {}
+        let mut take = |key: &str| {
+            fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
+                Failure::new(
+                    Code::Internal,
+                    format!("the helper opened no socket \"{key}\""),
+                )
+                .advise("portcullis and portcullis-helper may be of different versions")
+            })
+        };
+        let sockets = Sockets {
+            dhcp: take(socket::DHCP)?.into(),
+            boot_server: take(socket::BOOT_SERVER)?.into(),
+            tftp: take(socket::TFTP)?.into(),
+            http: take(socket::HTTP)?.into(),
+        };
+        Ok((
+            Lease {
+                number,
+                facts: Facts::new(facts),
+            },
+            sockets,
+        ))
+    }
+
+    /// Ends a lease. Another's needs the manage action, and may show a dialog.
+    ///
+    /// # Errors
+    /// Those of the contract.
+    pub async fn close(&self, lease: u64) -> Result<(), Failure> {
+        Ok(self.proxy.close(lease).await?)
+    }
+
+    /// The leases that the caller may see.
+    ///
+    /// # Errors
+    /// Those of the contract.
+    pub async fn list(&self) -> Result<Vec<Lease>, Failure> {
+        let leases = self.proxy.list().await?;
+        Ok(leases
+            .into_iter()
+            .map(|(number, facts)| Lease {
+                number,
+                facts: Facts::new(facts),
+            })
+            .collect())
+    }
+
+    /// Waits until this lease is ended by somebody else, and says why.
+    pub async fn ended(&mut self, lease: u64) -> End {
+        loop {
+            tokio::select! {
+                // In this order: a helper that stops says so before its name goes.
+                biased;
+                signal = self.closed.next() => match signal {
+                    Some(signal) => {
+                        if let Ok(end) = signal.args()
+                            && end.lease == lease
+                        {
+                            return End::Reason(end.reason.clone());
+                        }
+                    }
+                    None => return End::HelperGone,
+                },
+                owner = self.owner.next() => if !matches!(owner, Some(Some(_))) {
+                    return End::HelperGone;
+                },
+            }
+        }
+    }
+}
+
+/// How a lease ended without our doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The helper said why: one of [`reason`].
+    Reason(String),
+    /// The helper, or the bus, is gone.
+    HelperGone,
+}
+
+impl End {
+    /// The reason as a word, for `--json`.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        match self {
+            Self::Reason(word) => word,
+            Self::HelperGone => "helper-gone",
+        }
+    }
+
+    /// The failure that the program ends with.
+    #[must_use]
+    pub fn failure(&self, interface: &str) -> Failure {
+        let (text, advice) = match self.word() {
+            reason::EXPIRED => (
+                "the time is over".to_owned(),
+                Some("run it again, or with --for and a longer time"),
+            ),
+            reason::MANAGER | reason::CLOSED => (
+                "it was closed from elsewhere (portcullis close, or an administrator)".to_owned(),
+                None,
+            ),
+            reason::HELPER_STOPPING => (
+                "the helper that holds the ports is being stopped (an update, or a shutdown)"
+                    .to_owned(),
+                Some("run it again"),
+            ),
+            reason::INTERFACE_CHANGED => (
+                format!("the interface {interface} was removed or renamed"),
+                Some("connect it again and run it again"),
+            ),
+            reason::ADDRESS_CHANGED => (
+                format!("the address of {interface} changed"),
+                Some("run it again"),
+            ),
+            reason::REVOKED => (
+                "an administrator removed the rule that lets machines in from the firewall"
+                    .to_owned(),
+                None,
+            ),
+            reason::FIREWALL_GONE => (
+                "the firewall was taken down and did not come back".to_owned(),
+                Some("start the firewall and run it again"),
+            ),
+            reason::SOCKET_MOVED => (
+                "one of its sockets was moved to another interface".to_owned(),
+                Some("this is no fault of yours unless you did it: please report it"),
+            ),
+            "helper-gone" => (
+                "the helper that holds the ports has gone".to_owned(),
+                Some("journalctl -u portcullis-helper says why; then run it again"),
+            ),
+            other => (
+                format!("the helper says \"{}\"", other.escape_default()),
+                None,
+            ),
+        };
+        let failure = Failure::new(Code::Ended, format!("not serving any more: {text}"));
+        advice.into_iter().fold(failure, Failure::advise)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_sentence() {
+        let ends = [
+            reason::EXPIRED,
+            reason::MANAGER,
+            reason::HELPER_STOPPING,
+            reason::INTERFACE_CHANGED,
+            reason::ADDRESS_CHANGED,
+            reason::REVOKED,
+            reason::FIREWALL_GONE,
+            reason::SOCKET_MOVED,
+            reason::OWNER_LEFT,
+        ]
+        .map(|word| End::Reason(word.to_owned()))
+        .into_iter()
+        .chain([End::HelperGone]);
+        let sentences: std::collections::BTreeSet<_> = ends
+            .map(|end| {
+                let failure = end.failure("eth0");
+                assert_eq!(failure.code, 23);
+                failure.message
+            })
+            .collect();
+        assert_eq!(sentences.len(), 10);
+    }
+
+    #[test]
+    fn a_request_names_only_what_was_asked_for() {
+        let mut request = Request {
+            interface: "eth0".to_owned(),
+            http_port: 64172,
+            max_seconds: None,
+        };
+        let mut keys: Vec<_> = request.keys().into_keys().collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["http-port", "interface"]);
+        request.max_seconds = Some(60);
+        assert_eq!(
+            request.keys().get("max-seconds"),
+            Some(&Variant::from(60u32))
+        );
+    }
+
+    #[test]
+    fn facts_of_wrong_types_count_as_absent() {
+        let facts = HashMap::from([
+            (
+                "backend".to_owned(),
+                OwnedVariant::try_from(Variant::from("none")).unwrap(),
+            ),
+            (
+                "address".to_owned(),
+                OwnedVariant::try_from(Variant::from("10.0.0.1")).unwrap(),
+            ),
+            (
+                "udp-ports".to_owned(),
+                OwnedVariant::try_from(Variant::from(vec![67u16, 69])).unwrap(),
+            ),
+            (
+                "ends".to_owned(),
+                OwnedVariant::try_from(Variant::from("soon")).unwrap(),
+            ),
+        ]);
+        let facts = Facts::new(facts);
+        assert_eq!(facts.backend, "none");
+        assert_eq!(facts.address, Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(facts.udp_ports, [67, 69]);
+        assert_eq!(facts.ends, 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! Is this the beginning of something that a machine can boot? Pure functions over octets.
+
+/// How much of a file is enough to tell.
+pub const HEAD: u64 = 4096;
+
+/// IMAGE_FILE_MACHINE_AMD64 (PE/COFF specification, "Machine types").
+const MACHINE_X64: u16 = 0x8664;
+
+/// Whether these octets begin a kernel: an x86 bzImage, a PE/COFF image (a kernel with EFI stub, or
+/// a unified kernel image), an arm64 or RISC-V `Image`, or one of these compressed with gzip.
+#[must_use]
+pub fn is_kernel(head: &[u8]) -> bool {
+    // Documentation/arch/x86/boot.rst: the header's magic, from protocol 2.00.
+    let bzimage = starts(head, 0x202, b"HdrS");
+    // Documentation/arch/arm64/booting.rst and riscv/boot-image-header.rst: magic at 56.
+    let image = starts(head, 56, b"ARM\x64") || starts(head, 56, b"RSC\x05");
+    // RFC 1952 section 2.3.1, deflate: arm64's Image.gz.
+    let gzip = starts(head, 0, &[0x1f, 0x8b, 0x08]);
+    bzimage || image || gzip || pe_machine(head).is_some()
+}
+
+/// Whether these octets begin an EFI program for x64 machines.
+#[must_use]
+pub fn is_x64_efi(head: &[u8]) -> bool {
+    pe_machine(head) == Some(MACHINE_X64)
+}
+
+/// The machine type of a PE/COFF image. The offset of its header stands at 0x3c
+/// (PE/COFF specification, "MS-DOS stub").
+fn pe_machine(head: &[u8]) -> Option<u16> {
+    if !starts(head, 0, b"MZ") {
+        return None;
+    }
+    let offset = head
+        .get(0x3c..0x40)?
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)?;
+    let offset = usize::try_from(offset).ok()?;
+    let header = head.get(offset..)?;
+    if !header.starts_with(b"PE\0\0") {
+        return None;
+    }
+    header.get(4..6)?.try_into().ok().map(u16::from_le_bytes)
+}
+
+fn starts(head: &[u8], offset: usize, magic: &[u8]) -> bool {
+    head.get(offset..)
+        .is_some_and(|rest| rest.starts_with(magic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(offset: usize, magic: &[u8]) -> Vec<u8> {
+        let mut head = vec![0; 1024];
+        head[offset..offset + magic.len()].copy_from_slice(magic);
+        head
+    }
+
+    fn pe(machine: u16) -> Vec<u8> {
+        let mut head = with(0, b"MZ");
+        head[0x3c] = 0x80;
+        head[0x80..0x84].copy_from_slice(b"PE\0\0");
+        head[0x84..0x86].copy_from_slice(&machine.to_le_bytes());
+        head
+    }
+
+    #[test]
+    fn kernels_are_known_by_their_magic() {
+        for kernel in [
+            with(0x202, b"HdrS"),
+            with(56, b"ARM\x64"),
+            with(56, b"RSC\x05"),
+            with(0, &[0x1f, 0x8b, 8, 0]),
+            pe(0x8664),
+            pe(0xaa64),
+        ] {
+            assert!(is_kernel(&kernel));
+        }
+    }
+
+    #[test]
+    fn other_files_are_not_kernels() {
+        for other in [
+            vec![],
+            b"MZ".to_vec(),
+            with(0, b"MZ"),
+            with(0, b"\x7fELF"),
+            with(0, b"070701"),
+            with(0, &[0x28, 0xb5, 0x2f, 0xfd]),
+            with(0x201, b"HdrS"),
+            with(0, b"HdrS"),
+            vec![0; 4096],
+        ] {
+            assert!(!is_kernel(&other), "{:?}", &other[..other.len().min(8)]);
+        }
+        let mut outside = with(0, b"MZ");
+        outside[0x3c..0x40].copy_from_slice(&[0xff; 4]);
+        assert!(!is_kernel(&outside));
+    }
+
+    #[test]
+    fn only_x64_is_x64() {
+        assert!(is_x64_efi(&pe(0x8664)));
+        assert!(!is_x64_efi(&pe(0x014c)));
+        assert!(!is_x64_efi(&pe(0xaa64)));
+        assert!(!is_x64_efi(&with(0x202, b"HdrS")));
+    }
+}

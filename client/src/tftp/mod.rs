@@ -1,0 +1,160 @@
+//! TFTP: first-stage loaders for firmware, read only.
+//!
+//! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
+//! machine (`session`) around a state machine (`transfer`).
+//!
+//! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
+//! transfer when its future is dropped. Never writes, never opens a file.
+
+mod name;
+mod session;
+mod transfer;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
+
+use crate::{
+    admission::Admission,
+    event::{Fact, Protocol, Witness},
+    image::Loaders,
+    mac::MacAddr,
+    wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
+};
+use name::Name;
+use session::Job;
+
+/// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
+const MAX_TRANSFERS: usize = 256;
+
+/// Where transfers are sent from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The interface's address: every transfer's own socket is bound to it.
+    pub address: Ipv4Addr,
+    /// The interface's name: the sockets are bound to it where the kernel lets an ordinary user do
+    /// so, and the routing table decides where it does not.
+    pub interface: String,
+    /// The interface's MTU, octets: limits the block size.
+    pub mtu: u16,
+}
+
+/// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
+/// ends every transfer.
+///
+/// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]). A download is told to
+/// `witness` once its first block was acknowledged, so that firmware that asks for the size first
+/// and then again shows as one download; one that gets no answer at all shows as started and ended.
+///
+/// # Errors
+/// The socket fails.
+pub async fn serve_tftp(
+    socket: std::net::UdpSocket,
+    settings: Settings,
+    files: Arc<Loaders>,
+    witness: Arc<dyn Witness>,
+    admission: Arc<dyn Admission>,
+) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut server = Server {
+        socket: UdpSocket::from_std(socket)?,
+        settings: Arc::new(settings),
+        files,
+        witness,
+        admission,
+        sessions: HashMap::new(),
+        tasks: JoinSet::new(),
+    };
+    // One octet more than a request may have, so that a longer one is noticed.
+    let mut buffer = [0; MAX_REQUEST + 1];
+    loop {
+        tokio::select! {
+            received = server.socket.recv_from(&mut buffer) => {
+                let (length, peer) = received?;
+                server.datagram(buffer.get(..length).unwrap_or(&buffer), peer).await;
+            }
+            Some(_) = server.tasks.join_next() => {
+                server.sessions.retain(|_, session| !session.is_closed());
+            }
+        }
+    }
+}
+
+struct Server {
+    socket: UdpSocket,
+    settings: Arc<Settings>,
+    files: Arc<Loaders>,
+    witness: Arc<dyn Witness>,
+    admission: Arc<dyn Admission>,
+    /// By the machine's address and port. A session whose receiver is closed has ended.
+    sessions: HashMap<SocketAddr, mpsc::Sender<Job>>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    async fn datagram(&mut self, datagram: &[u8], peer: SocketAddr) {
+        let refusal = match Packet::parse(datagram) {
+            Ok(Packet::Read(request)) => self.read(request, peer),
+            Ok(Packet::Write) => Some((ErrorCode::AccessViolation, "files are read only")),
+            Ok(Packet::Ack(_)) => Some((ErrorCode::UnknownTransfer, "no such transfer")),
+            // An ERROR is never answered, or two servers could answer each other for ever.
+            Ok(Packet::Error { .. }) | Err(Malformed::Short) => None,
+            Err(_) => Some((ErrorCode::IllegalOperation, "not a read request")),
+        };
+        if let Some((code, message)) = refusal {
+            // A lost or refused ERROR is repaired by the machine's own time-out.
+            let _ = self.socket.send_to(&error(code, message), peer).await;
+        }
+    }
+
+    /// Hands the request to the machine's session, or says why not.
+    fn read(&mut self, request: Request, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
+        let missing = Some((ErrorCode::NotFound, "no such file"));
+        let (mac, loader) = match Name::parse(&request.file, &self.files) {
+            Name::Loader(mac, loader) => (mac, loader),
+            Name::Autoexec => return missing,
+            Name::Unknown { mac, file } => {
+                if let Some(mac) = mac {
+                    self.not_found(mac, file);
+                }
+                return missing;
+            }
+        };
+        if !self.admission.admitted(mac) {
+            return missing;
+        }
+        let blob = self.files.0.get(&loader)?.clone();
+        let mut job = Job { request, mac, blob };
+        if let Some(session) = self.sessions.get(&peer) {
+            match session.try_send(job) {
+                // Full: the session has a newer request already.
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => return None,
+                Err(mpsc::error::TrySendError::Closed(back)) => job = back,
+            }
+        } else if self.sessions.len() >= MAX_TRANSFERS {
+            return Some((ErrorCode::Undefined, "busy, try again"));
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        self.sessions.insert(peer, sender);
+        self.tasks.spawn(session::run(
+            Arc::clone(&self.settings),
+            Arc::clone(&self.witness),
+            peer,
+            job,
+            receiver,
+        ));
+        None
+    }
+
+    fn not_found(&self, mac: MacAddr, file: String) {
+        if self.admission.admitted(mac) {
+            let protocol = Protocol::Tftp;
+            self.witness.fact(mac, Fact::NotFound { protocol, file });
+        }
+    }
+}

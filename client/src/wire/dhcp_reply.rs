@@ -1,0 +1,161 @@
+//! DHCP messages, writing: the answers of a proxy, which name a boot file and give no address.
+//!
+//! Guarantees for every reply, because the helper's output guard drops anything else: op 2,
+//! `yiaddr` 0, [`MIN`] to [`MAX`] octets, option 53 (OFFER or ACK) first behind the cookie. Never
+//! options that belong to a lease (1, 3, 6, 51, 58, 59). Whether the client asked for a larger or
+//! smaller datagram (57) does not matter: no legal value lies below 576.
+
+use std::net::Ipv4Addr;
+
+use super::dhcp::{BOOTREPLY, CHADDR, COOKIE, HEADER, message_type, option};
+
+/// Octets below which old relays and clients drop a message (RFC 1542 section 2.1).
+pub const MIN: usize = 300;
+/// Most octets that the output guard lets pass: 479 of UDP without its header of 8. Also below the
+/// 548 that every client accepts (RFC 2131 section 2).
+pub const MAX: usize = 471;
+/// Octets of the longest boot file name: the header field, whose last octet stays NUL.
+pub const BOOT_FILE_MAX: usize = 127;
+
+/// What kind of answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// DHCPOFFER, the answer on port 67.
+    Offer,
+    /// DHCPACK, the answer on port 4011.
+    Ack,
+}
+
+/// What PXE clients find in option 43 (PXE 2.1 section 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// No option 43.
+    Absent,
+    /// Discovery control, bit 3: take the file of this message and ask nobody else.
+    TakeThisFile,
+    /// The boot item that was asked for: type and layer.
+    BootItem([u8; 4]),
+}
+
+impl Vendor {
+    fn octets(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Absent => None,
+            Self::TakeThisFile => Some(vec![6, 1, 8, 255]),
+            Self::BootItem([a, b, c, d]) => Some(vec![71, 4, a, b, c, d, 255]),
+        }
+    }
+}
+
+/// An answer. Fields that are not named here are zero on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// OFFER or ACK.
+    pub kind: Kind,
+    /// Copied from the query.
+    pub htype: u8,
+    /// Copied from the query.
+    pub hlen: u8,
+    /// Copied from the query.
+    pub xid: [u8; 4],
+    /// Copied from the query.
+    pub flags: [u8; 2],
+    /// Copied from the query on port 4011, zero on port 67 (RFC 2131 table 3).
+    pub ciaddr: Ipv4Addr,
+    /// Copied from the query.
+    pub giaddr: Ipv4Addr,
+    /// Copied from the query as far as hlen reaches.
+    pub chaddr: [u8; CHADDR],
+    /// Our address on the client's segment: siaddr, option 54 and, as text, `sname`.
+    pub server: Ipv4Addr,
+    /// Option 60.
+    pub vendor_class: &'static str,
+    /// Option 43.
+    pub vendor: Vendor,
+    /// Header field `file` and option 67, at most [`BOOT_FILE_MAX`] octets.
+    pub boot_file: String,
+    /// Option 97, echoed if it fits.
+    pub machine_id: Option<Vec<u8>>,
+    /// Option 61, echoed if it fits.
+    pub client_id: Option<Vec<u8>>,
+    /// Option 82, echoed as the last one if it fits: the boot data go first.
+    pub relay: Option<Vec<u8>>,
+}
+
+/// The boot file name does not fit its field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the boot file name is longer than {BOOT_FILE_MAX} octets")]
+pub struct BootFileTooLong;
+
+impl Reply {
+    /// The datagram's payload.
+    pub fn emit(&self) -> Result<Vec<u8>, BootFileTooLong> {
+        if self.boot_file.len() > BOOT_FILE_MAX {
+            return Err(BootFileTooLong);
+        }
+        let mut out = Vec::with_capacity(MAX);
+        self.emit_header(&mut out);
+
+        let kind = match self.kind {
+            Kind::Offer => message_type::OFFER,
+            Kind::Ack => message_type::ACK,
+        };
+        push(&mut out, option::MESSAGE_TYPE, &[kind]);
+        push(&mut out, option::SERVER_ID, &self.server.octets());
+        push(&mut out, option::VENDOR_CLASS, self.vendor_class.as_bytes());
+        if let Some(vendor) = self.vendor.octets() {
+            push(&mut out, option::VENDOR, &vendor);
+        }
+        // EDK2 writes a NUL behind a name that has none, over the next option's code.
+        push(
+            &mut out,
+            option::BOOT_FILE,
+            format!("{}\0", self.boot_file).as_bytes(),
+        );
+        push_echo(&mut out, option::MACHINE_ID, self.machine_id.as_deref());
+        push_echo(&mut out, option::CLIENT_ID, self.client_id.as_deref());
+        push_echo(&mut out, option::RELAY, self.relay.as_deref());
+        out.push(option::END);
+        if out.len() < MIN {
+            out.resize(MIN, option::PAD);
+        }
+        Ok(out)
+    }
+
+    fn emit_header(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[BOOTREPLY, self.htype, self.hlen, 0]);
+        out.extend_from_slice(&self.xid);
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&self.flags);
+        out.extend_from_slice(&self.ciaddr.octets());
+        out.extend_from_slice(&Ipv4Addr::UNSPECIFIED.octets());
+        out.extend_from_slice(&self.server.octets());
+        out.extend_from_slice(&self.giaddr.octets());
+        let counts = usize::from(self.hlen).min(CHADDR);
+        out.extend_from_slice(&self.chaddr[..counts]);
+        out.resize(44, 0);
+        out.extend_from_slice(self.server.to_string().as_bytes());
+        out.resize(108, 0);
+        out.extend_from_slice(self.boot_file.as_bytes());
+        out.resize(HEADER - COOKIE.len(), 0);
+        out.extend_from_slice(&COOKIE);
+    }
+}
+
+/// Appends an option that always fits: at most 255 octets.
+fn push(out: &mut Vec<u8>, code: u8, data: &[u8]) {
+    if let Ok(length) = u8::try_from(data.len()) {
+        out.extend_from_slice(&[code, length]);
+        out.extend_from_slice(data);
+    }
+}
+
+/// Appends an option of the client's making, unless it is empty (a length that readers of these
+/// options refuse) or the message would outgrow [`MAX`] with it and the END.
+fn push_echo(out: &mut Vec<u8>, code: u8, data: Option<&[u8]>) {
+    if let Some(data) = data.filter(|data| !data.is_empty())
+        && out.len() + 2 + data.len() < MAX
+    {
+        push(out, code, data);
+    }
+}

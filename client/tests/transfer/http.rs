@@ -1,0 +1,375 @@
+//! HTTP over loopback.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    event::{Fact, Protocol, Role},
+    http::{Settings, serve_http},
+    image::{Blob, Generation},
+};
+
+use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+struct Server {
+    address: SocketAddr,
+    facts: Arc<Facts>,
+    /// Serves until it is dropped.
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn serve(kernel: Blob) -> Server {
+    serve_within(kernel, Duration::from_secs(60))
+}
+
+fn serve_within(kernel: Blob, limit: Duration) -> Server {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let generation = Generation {
+        token: TOKEN.into(),
+        kernel,
+        initrds: vec![blob(b"first"), blob(b"second one")],
+        cmdline: "init=/x".into(),
+    };
+    let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
+    settings.header = limit;
+    settings.stall = limit;
+    let facts = Arc::new(Facts::default());
+    let runtime = runtime();
+    runtime.spawn(serve_http(
+        listener,
+        settings,
+        Arc::new(generation),
+        facts.clone(),
+        Arc::new(AllButOne),
+    ));
+    Server {
+        address,
+        facts,
+        _runtime: runtime,
+    }
+}
+
+impl Server {
+    fn url(&self, file: &str) -> String {
+        format!("http://{}/{TOKEN}/52-54-00-12-34-fe/{file}", self.address)
+    }
+
+    /// One raw exchange on a connection of its own: header and body.
+    fn raw(&self, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
+        let mut stream = self.connect();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        let body = answer.split_off(end + 4);
+        (String::from_utf8(answer).unwrap().to_lowercase(), body)
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream
+    }
+}
+
+fn path(file: &str) -> String {
+    format!("/{TOKEN}/52-54-00-12-34-fe/{file}")
+}
+
+/// The header without the date, which may differ between two answers.
+fn without_date(header: &str) -> Vec<&str> {
+    // Nor does a 304 to GET need the length that HEAD is told (RFC 9110 section 8.6).
+    let not_modified = header.starts_with("http/1.1 304");
+    let mut lines: Vec<&str> = header
+        .lines()
+        .filter(|line| !line.starts_with("date:"))
+        .filter(|line| !(not_modified && line.starts_with("content-length:")))
+        .collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn wire_35_head_and_get_agree() {
+    let server = serve(blob(&content(300_000)));
+    for file in [
+        "boot.ipxe",
+        "kernel",
+        "initrd0",
+        "initrd1",
+        "initrd2",
+        "nothing",
+    ] {
+        for headers in ["", "If-None-Match: *\r\n", "If-Match: \"x\"\r\n"] {
+            let (head, nothing) = server.raw("HEAD", &path(file), headers);
+            let (get, body) = server.raw("GET", &path(file), headers);
+            assert_eq!(without_date(&head), without_date(&get), "{file} {headers}");
+            assert_eq!(nothing, b"");
+            if !get.starts_with("http/1.1 304") {
+                let length = format!("content-length: {}\r\n", body.len());
+                assert!(get.contains(&length), "{file}: {get}");
+            }
+            assert!(!get.contains("transfer-encoding"), "{get}");
+        }
+    }
+    let (header, body) = server.raw("GET", &path("kernel"), "");
+    assert!(body == content(300_000));
+    for line in [
+        "http/1.1 200 ok",
+        "content-type: application/octet-stream",
+        "content-length: 300000",
+        "etag: \"493e0\"",
+        "last-modified: sun, 06 nov 1994 08:49:37 gmt",
+        "accept-ranges: bytes",
+    ] {
+        assert!(header.lines().any(|got| got == line), "{line}: {header}");
+    }
+    let (header, body) = server.raw("GET", &path("boot.ipxe"), "");
+    assert!(header.contains("content-type: text/plain"), "{header}");
+    assert!(body.starts_with(b"#!ipxe\n"));
+    let (header, _) = server.raw("POST", &path("kernel"), "Content-Length: 0\r\n");
+    assert!(header.starts_with("http/1.1 405"), "{header}");
+}
+
+#[test]
+fn wire_37_doubled_slashes_are_answered_in_place() {
+    let server = serve(blob(b"kernel"));
+    let doubled = format!("//{TOKEN}///52-54-00-12-34-fe//kernel");
+    let (header, body) = server.raw("GET", &doubled, "");
+    assert!(header.starts_with("http/1.1 200"), "{header}");
+    assert_eq!(body, b"kernel");
+}
+
+#[test]
+fn wire_38_curl_resumes() {
+    let server = serve(blob(&content(300_000)));
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("kernel");
+    std::fs::write(&local, &content(300_000)[..123_456]).unwrap();
+    let output = run(
+        "curl",
+        &[
+            "-sSfC",
+            "-",
+            "-o",
+            local.to_str().unwrap(),
+            &server.url("kernel"),
+        ],
+    );
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read(&local).unwrap() == content(300_000));
+    let facts = server.facts.wait(2);
+    assert!(
+        matches!(facts[1], Fact::TransferDone { sent: 300_000, .. }),
+        "{facts:?}"
+    );
+
+    let ranged = |range: &str| server.raw("GET", &path("kernel"), &format!("Range: {range}\r\n"));
+    let (header, body) = ranged("bytes=10-19");
+    assert!(header.starts_with("http/1.1 206"), "{header}");
+    assert!(
+        header.contains("content-range: bytes 10-19/300000\r\n"),
+        "{header}"
+    );
+    assert!(header.contains("content-length: 10\r\n"), "{header}");
+    assert_eq!(body, content(300_000)[10..20]);
+    let (header, body) = ranged("bytes=300000-");
+    assert!(header.starts_with("http/1.1 416"), "{header}");
+    assert!(
+        header.contains("content-range: bytes */300000\r\n"),
+        "{header}"
+    );
+    assert!(header.contains(&format!("content-length: {}\r\n", body.len())));
+    for range in ["bytes=0-1,4-5", "0-299999", "bytes=x"] {
+        let (header, body) = ranged(range);
+        assert!(header.starts_with("http/1.1 200"), "{range}: {header}");
+        assert_eq!(body.len(), 300_000);
+    }
+}
+
+#[test]
+fn wire_39_what_is_not_there_is_404_at_once() {
+    let server = serve(blob(b"kernel"));
+    let wrong_token = path("kernel").replace("0123", "3210");
+    let unwanted = path("kernel").replace("52-54-00-12-34-fe", UNWANTED);
+    let no_mac = format!("/{TOKEN}/kernel");
+    let climbing = path("../../etc/passwd");
+    let quiet = [
+        "/",
+        "/kernel",
+        "/favicon.ico",
+        &wrong_token,
+        &unwanted,
+        &no_mac,
+        &path("autoexec.ipxe"),
+    ];
+    for file in quiet {
+        let (header, body) = server.raw("GET", file, "");
+        assert!(header.starts_with("http/1.1 404"), "{file}: {header}");
+        assert!(body.len() < 100);
+    }
+    assert_eq!(server.facts.wait(0), []);
+    let (header, _) = server.raw("GET", &climbing, "");
+    assert!(header.starts_with("http/1.1 404"), "{header}");
+    let not_found = Fact::NotFound {
+        protocol: Protocol::Http,
+        file: "../../etc/passwd".into(),
+    };
+    assert_eq!(server.facts.wait(1), [not_found]);
+}
+
+#[test]
+fn wire_40_lengths_beyond_4_gib_are_exact() {
+    let length = 5_000_000_000;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(length).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"end", length - 3).unwrap();
+    let server = serve(blob_of(file, length));
+    let (header, _) = server.raw("HEAD", &path("kernel"), "");
+    assert!(
+        header.contains("content-length: 5000000000\r\n"),
+        "{header}"
+    );
+    let (header, body) = server.raw("GET", &path("kernel"), "Range: bytes=-5\r\n");
+    assert!(
+        header.contains("content-range: bytes 4999999995-4999999999/5000000000\r\n"),
+        "{header}"
+    );
+    assert_eq!(body, b"\0\0end");
+}
+
+#[test]
+fn a_get_is_one_download_and_head_or_a_look_inside_is_none() {
+    let server = serve(blob(&content(1_000_000)));
+    server.raw("HEAD", &path("kernel"), "");
+    server.raw("GET", &path("kernel"), "Range: bytes=0-0\r\n");
+    for file in ["boot.ipxe", "kernel", "initrd1"] {
+        server.raw("GET", &path(file), "");
+    }
+    let facts = server.facts.wait(6);
+    let mut done = Vec::new();
+    for pair in facts.chunks(2) {
+        let [
+            Fact::TransferStarted {
+                transfer,
+                protocol: Protocol::Http,
+                role,
+                size,
+            },
+            Fact::TransferDone {
+                transfer: same,
+                sent,
+                ..
+            },
+        ] = pair
+        else {
+            panic!("{facts:?}");
+        };
+        assert_eq!((transfer, size), (same, sent));
+        done.push((*role, *size));
+    }
+    assert_eq!(done.len(), 3);
+    assert_eq!(done[0].0, Role::Script);
+    assert_eq!(done[1], (Role::Kernel, 1_000_000));
+    assert_eq!(done[2], (Role::Initrd(1), 10));
+}
+
+#[test]
+fn a_machine_that_goes_away_ends_its_download() {
+    let server = serve(blob(&content(20_000_000)));
+    let mut stream = server.connect();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path("kernel"));
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    drop(stream);
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { sent, reason, .. } = &facts[1] else {
+        panic!("{facts:?}");
+    };
+    assert!(*sent < 20_000_000);
+    assert_eq!(
+        reason,
+        "the connection was closed before the end of the file"
+    );
+}
+
+#[test]
+fn wire_41_a_machine_that_takes_nothing_is_cut_off() {
+    let server = serve_within(blob(&content(20_000_000)), Duration::from_secs(2));
+    let mut stream = server.connect();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path("kernel"));
+    stream.write_all(request.as_bytes()).unwrap();
+    let began = Instant::now();
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[1], Fact::TransferEnded { .. }), "{facts:?}");
+    assert!(began.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn a_file_that_became_shorter_breaks_the_connection() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(200_000).unwrap();
+    let server = serve(blob_of(file, 1_000_000));
+    let output = run("curl", &["-s", "-o", "/dev/null", &server.url("kernel")]);
+    // 18: partial file; 56: connection reset.
+    assert!(matches!(output.status.code(), Some(18 | 56)), "{output:?}");
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { reason, .. } = &facts[1] else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(reason, "the file became shorter while it was being sent");
+}
+
+#[test]
+fn one_connection_serves_a_whole_boot() {
+    let server = serve(blob(b"kernel"));
+    let urls = ["boot.ipxe", "kernel", "initrd0", "initrd1"].map(|file| server.url(file));
+    let mut arguments = vec!["-s", "-w", "%{num_connects}\n"];
+    for url in &urls {
+        arguments.extend(["-o", "/dev/null", url.as_str()]);
+    }
+    let output = run("curl", &arguments);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "1\n0\n0\n0\n");
+}
+
+#[test]
+fn wire_41_a_machine_that_asks_nothing_is_cut_off() {
+    let server = serve_within(blob(b"kernel"), Duration::from_secs(1));
+    let mut half = server.connect();
+    half.write_all(b"GET / HTTP/1.1\r\nHost:").unwrap();
+    let mut idle = server.connect();
+    let began = Instant::now();
+    for stream in [&mut half, &mut idle] {
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900), "{waited:?}");
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+}
+
+#[test]
+fn an_empty_file_is_done_at_once() {
+    let server = serve(blob(b""));
+    let (header, body) = server.raw("GET", &path("kernel"), "");
+    assert!(header.contains("content-length: 0\r\n"), "{header}");
+    assert_eq!(body, b"");
+    let facts = server.facts.wait(2);
+    assert!(
+        matches!(facts[1], Fact::TransferDone { sent: 0, .. }),
+        "{facts:?}"
+    );
+}

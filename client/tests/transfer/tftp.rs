@@ -1,0 +1,404 @@
+//! TFTP over loopback.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use portcullis::{
+    event::{Fact, Protocol, Role},
+    image::{Blob, Loader, Loaders},
+    tftp::{Settings, serve_tftp},
+};
+
+use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
+
+const NAME: &str = "52-54-00-12-34-fe/undionly.kpxe";
+
+struct Server {
+    address: SocketAddr,
+    facts: Arc<Facts>,
+    /// Serves until it is dropped.
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn serve(blob: Blob) -> Server {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let settings = Settings {
+        address: Ipv4Addr::LOCALHOST,
+        interface: "lo".into(),
+        mtu: 1500,
+    };
+    let facts = Arc::new(Facts::default());
+    let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
+    let runtime = runtime();
+    runtime.spawn(serve_tftp(
+        socket,
+        settings,
+        files,
+        facts.clone(),
+        Arc::new(AllButOne),
+    ));
+    Server {
+        address,
+        facts,
+        _runtime: runtime,
+    }
+}
+
+impl Server {
+    fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+}
+
+/// A machine's socket.
+struct Machine(UdpSocket);
+
+impl Machine {
+    fn new() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
+        Self(socket)
+    }
+
+    fn ask(&self, server: &Server, name: &str, options: &[u8]) {
+        let packet = [b"\0\x01", name.as_bytes(), b"\0octet\0", options].concat();
+        self.send(&packet, server.address);
+    }
+
+    fn send(&self, packet: &[u8], to: SocketAddr) {
+        self.0.send_to(packet, to).unwrap();
+    }
+
+    fn receive(&self) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = [0; 2048];
+        let (length, from) = self.0.recv_from(&mut buffer).unwrap();
+        (buffer[..length].to_vec(), from)
+    }
+
+    fn silent(&self) -> bool {
+        self.0
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        self.0.recv_from(&mut [0; 16]).is_err()
+    }
+}
+
+fn assert_one_download(facts: &[Fact], length: u64) {
+    let [
+        Fact::TransferStarted {
+            transfer,
+            protocol: Protocol::Tftp,
+            role: Role::Loader,
+            size,
+        },
+        Fact::TransferDone {
+            transfer: done,
+            sent,
+            ..
+        },
+    ] = facts
+    else {
+        panic!("{facts:?}");
+    };
+    assert_eq!((transfer, *size, *sent), (done, length, length));
+}
+
+#[test]
+fn wire_43_tftp_hpa_atftp_and_curl_fetch_the_file() {
+    for length in [0, 1, 511, 512, 1024, 1468 * 3, 100_003] {
+        let file = content(length);
+        let server = serve(blob(&file));
+        let folder = tempfile::tempdir().unwrap();
+        let port = server.port();
+        let url = format!("tftp://127.0.0.1:{port}//{NAME}");
+        let to = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let hpa = to("hpa");
+        let clients: [(&str, &str, Vec<&str>); 5] = [
+            (
+                "hpa",
+                "tftp",
+                vec!["-m", "binary", "127.0.0.1", &port, "-c", "get", NAME, &hpa],
+            ),
+            (
+                "atftp",
+                "atftp",
+                vec!["-g", "-r", NAME, "-l", "atftp", "127.0.0.1", &port],
+            ),
+            (
+                "windowed",
+                "atftp",
+                vec![
+                    "--option",
+                    "blksize 1468",
+                    "--option",
+                    "windowsize 8",
+                    "--option",
+                    "timeout 3",
+                    "-g",
+                    "-r",
+                    NAME,
+                    "-l",
+                    "windowed",
+                    "127.0.0.1",
+                    &port,
+                ],
+            ),
+            ("curl", "curl", vec!["-s", &url, "-o", "curl"]),
+            (
+                "blocks",
+                "curl",
+                vec!["-s", "--tftp-blksize", "1468", &url, "-o", "blocks"],
+            ),
+        ];
+        // curl takes a true size of 0 for an error.
+        let usable = |program: &str| program != "curl" || length > 0;
+        let clients = clients.into_iter().filter(|client| usable(client.1));
+        for (number, (name, program, arguments)) in clients.enumerate() {
+            let arguments: Vec<String> = arguments
+                .into_iter()
+                .map(|word| if word == name { to(name) } else { word.into() })
+                .collect();
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let output = run(program, &arguments);
+            let got = std::fs::read(to(name)).unwrap_or_else(|_| panic!("{name}: {output:?}"));
+            assert!(got == file, "{name}, {length} octets: {output:?}");
+            let facts = server.facts.wait(2 * number + 2);
+            assert_one_download(&facts[2 * number..], length as u64);
+        }
+    }
+}
+
+#[test]
+fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
+    let server = serve(blob(b"loader"));
+    let long = [b"\0\x01".to_vec(), vec![b'a'; 600]].concat();
+    let missing = &b"\0\x05\0\x01no such file\0"[..];
+    let illegal = &b"\0\x05\0\x04not a read request\0"[..];
+    let unwanted = format!("\0\x01{UNWANTED}/undionly.kpxe\0octet\0");
+    for (packet, answer) in [
+        (
+            &b"\0\x02f\0octet\0"[..],
+            &b"\0\x05\0\x02files are read only\0"[..],
+        ),
+        (b"\0\x09", illegal),
+        (b"\0\x03\0\x01data", illegal),
+        (b"\0\x01f\0octet", illegal),
+        (b"\0\x01f\0mail\0", illegal),
+        (&long, illegal),
+        (b"\0\x04\0\x01", b"\0\x05\0\x05no such transfer\0"),
+        (b"\0\x01undionly.kpxe\0octet\0", missing),
+        (b"\0\x01../../etc/passwd\0octet\0", missing),
+        (b"\0\x01autoexec.ipxe\0octet\0", missing),
+        (b"\0\x0152-54-00-12-34-fe/autoexec.ipxe\0octet\0", missing),
+        (unwanted.as_bytes(), missing),
+    ] {
+        let machine = Machine::new();
+        machine.send(packet, server.address);
+        assert_eq!(machine.receive().0, answer, "{packet:?}");
+    }
+    for packet in [&b""[..], b"\0", b"\0\x04\0", b"\0\x05\0\x01no\0"] {
+        let machine = Machine::new();
+        machine.send(packet, server.address);
+        assert!(machine.silent(), "{packet:?}");
+    }
+    assert_eq!(server.facts.wait(0), []);
+    let machine = Machine::new();
+    machine.ask(&server, "52-54-00-12-34-fe/x.efi", b"");
+    assert_eq!(machine.receive().0, missing);
+    let not_found = Fact::NotFound {
+        protocol: Protocol::Tftp,
+        file: "52-54-00-12-34-fe/x.efi".into(),
+    };
+    assert_eq!(server.facts.wait(1), [not_found]);
+}
+
+#[test]
+fn wire_45_a_windowed_transfer_octet_by_octet() {
+    let server = serve(blob(b"0123456789abcdefXY"));
+    let machine = Machine::new();
+    machine.ask(
+        &server,
+        NAME,
+        b"blksize\x008\0tsize\x000\0windowsize\x002\0",
+    );
+    let (oack, from) = machine.receive();
+    assert_eq!(oack, b"\0\x06blksize\x008\0tsize\x0018\0windowsize\x002\0");
+    assert_ne!(from.port(), server.address.port());
+    machine.send(b"\0\x04\0\0", from);
+    assert_eq!(machine.receive(), (b"\0\x03\0\x0101234567".to_vec(), from));
+    assert_eq!(machine.receive(), (b"\0\x03\0\x0289abcdef".to_vec(), from));
+    machine.send(b"\0\x04\0\x01", from);
+    assert_eq!(machine.receive(), (b"\0\x03\0\x0289abcdef".to_vec(), from));
+    assert_eq!(machine.receive(), (b"\0\x03\0\x03XY".to_vec(), from));
+    machine.send(b"\0\x04\0\x03", from);
+    assert_one_download(&server.facts.wait(2), 18);
+}
+
+#[test]
+fn wire_50_a_file_of_more_than_65535_blocks() {
+    let length = 512 * 66_000 + 1;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(length).unwrap();
+    let marks = [0, 512 * 65_535, 512 * 65_536, length - 1];
+    for at in marks {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"m", at).unwrap();
+    }
+    let server = serve(blob_of(file, length));
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    let port = server.port();
+    let output = run(
+        "atftp",
+        &[
+            "--option",
+            "windowsize 64",
+            "-g",
+            "-r",
+            NAME,
+            "-l",
+            local.to_str().unwrap(),
+            "127.0.0.1",
+            &port,
+        ],
+    );
+    let got = std::fs::read(&local).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!(got.len() as u64, length);
+    let set: Vec<u64> = (0..length)
+        .zip(&got)
+        .filter_map(|(at, octet)| (*octet != 0).then_some(at))
+        .collect();
+    assert_eq!(set, marks);
+    assert_one_download(&server.facts.wait(2), length);
+}
+
+#[test]
+fn wire_51_probe_abort_and_request_from_the_same_port_is_one_download() {
+    let server = serve(blob(b"loader"));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"tsize\x000\0");
+    let (oack, from) = machine.receive();
+    assert_eq!(oack, b"\0\x06tsize\x006\0");
+    machine.send(b"\0\x05\0\x08User aborted the transfer\0", from);
+    machine.ask(&server, NAME, b"blksize\x001468\0");
+    let (oack, from) = machine.receive();
+    assert_eq!(oack, b"\0\x06blksize\x001468\0");
+    machine.send(b"\0\x04\0\0", from);
+    assert_eq!(machine.receive().0, b"\0\x03\0\x01loader");
+    machine.send(b"\0\x04\0\x01", from);
+    assert_one_download(&server.facts.wait(2), 6);
+}
+
+#[test]
+fn wire_47_a_repeated_request_is_answered_by_the_same_transfer() {
+    let server = serve(blob(b"loader"));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"tsize\x000\0");
+    let first = machine.receive();
+    machine.ask(&server, NAME, b"tsize\x000\0");
+    let second = machine.receive();
+    assert_eq!(first, second);
+    machine.send(b"\0\x04\0\0", first.1);
+    assert_eq!(machine.receive(), (b"\0\x03\0\x01loader".to_vec(), first.1));
+    machine.send(b"\0\x04\0\x01", first.1);
+    assert_one_download(&server.facts.wait(2), 6);
+}
+
+#[test]
+fn a_machine_that_starts_again_in_the_middle_is_served_anew() {
+    let server = serve(blob(&content(5000)));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"");
+    let (_, first) = machine.receive();
+    machine.send(b"\0\x04\0\x01", first);
+    assert_eq!(machine.receive().0[..4], *b"\0\x03\0\x02");
+    machine.ask(&server, NAME, b"");
+    let (data, second) = machine.receive();
+    assert_eq!(data[..4], *b"\0\x03\0\x01");
+    assert_ne!(first, second);
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { sent, reason, .. } = &facts[1] else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(
+        (*sent, reason.as_str()),
+        (512, "the machine asked for a file again")
+    );
+}
+
+#[test]
+fn wire_51_an_error_in_the_middle_ends_the_download() {
+    let server = serve(blob(&content(5000)));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"");
+    let (_, from) = machine.receive();
+    machine.send(b"\0\x04\0\x01", from);
+    machine.receive();
+    machine.send(b"\0\x05\0\x03disk full \x1b[31m\0", from);
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { reason, .. } = &facts[1] else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(
+        reason,
+        "the machine broke off: TFTP error 3 \"disk full ?[31m\""
+    );
+    assert!(machine.silent());
+}
+
+#[test]
+fn wire_52_a_stranger_gets_error_5_and_the_transfer_goes_on() {
+    let server = serve(blob(&content(600)));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"");
+    let (_, from) = machine.receive();
+    let stranger = Machine::new();
+    stranger.send(b"\0\x04\0\x01", from);
+    assert_eq!(stranger.receive().0, b"\0\x05\0\x05not your transfer\0");
+    stranger.send(b"\0\x05\0\0stop\0", from);
+    assert!(stranger.silent());
+    machine.send(b"\0\x04\0\x01", from);
+    assert_eq!(machine.receive().0[..4], *b"\0\x03\0\x02");
+    machine.send(b"\0\x04\0\x02", from);
+    assert_one_download(&server.facts.wait(2), 600);
+}
+
+#[test]
+fn a_file_that_became_shorter_ends_the_transfer() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1000).unwrap();
+    let server = serve(blob_of(file, 200_000));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"");
+    assert_eq!(machine.receive().0, b"\0\x05\0\0the file cannot be read\0");
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { reason, .. } = &facts[1] else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(reason, "the file became shorter while it was being sent");
+}
+
+#[test]
+fn more_than_256_transfers_at_once_are_told_to_wait() {
+    let server = serve(blob(b"loader"));
+    let machines: Vec<Machine> = (0..256).map(|_| Machine::new()).collect();
+    let mut places = Vec::new();
+    for machine in &machines {
+        machine.ask(&server, NAME, b"tsize\x000\0");
+        let (oack, from) = machine.receive();
+        assert_eq!(oack, b"\0\x06tsize\x006\0");
+        places.push(from);
+    }
+    let late = Machine::new();
+    late.ask(&server, NAME, b"");
+    assert_eq!(late.receive().0, b"\0\x05\0\0busy, try again\0");
+    machines[0].send(b"\0\x05\0\0stop\0", places[0]);
+    std::thread::sleep(Duration::from_millis(200));
+    late.ask(&server, NAME, b"");
+    assert_eq!(late.receive().0, b"\0\x03\0\x01loader");
+}
