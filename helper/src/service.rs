@@ -275,6 +275,7 @@ impl Netboot {
                 if question.await != Answer::Yes {
                     return Err(no_such_lease());
                 }
+                log::decision(&Decision::Managed { lease }, caller, None);
                 reason::MANAGER
             }
         };

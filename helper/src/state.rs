@@ -45,6 +45,7 @@ pub struct State {
     /// Since when the kernel has been refusing to close an opening.
     unclosed_since: Option<Duration>,
     last_used: Duration,
+    stopping: bool,
 }
 
 /// What a granted request gives.
@@ -88,6 +89,7 @@ impl State {
             untidy_since: None,
             unclosed_since: None,
             last_used,
+            stopping: false,
         }
     }
 
@@ -140,6 +142,9 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if self.stopping {
+            return Err(Error::Busy("the helper is stopping: ask again".to_owned()));
+        }
         if self.unclosed_since.is_some() {
             return Err(Error::FirewallFailed(
                 "the kernel has not closed an earlier lease yet: ask again in a moment".to_owned(),
@@ -204,8 +209,9 @@ impl State {
         })
     }
 
-    /// Ends every lease, as the helper stops.
+    /// Ends every lease, as the helper stops. A request that is answered after that is refused.
     pub fn end_all(&mut self) -> Vec<Ended> {
+        self.stopping = true;
         let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
         ids.into_iter()
             .filter_map(|id| self.end(id, reason::HELPER_STOPPING))

@@ -6,7 +6,7 @@ use futures_util::{FutureExt, StreamExt};
 use portcullis_dbus::{Error, keys::reason};
 use portcullis_helper::firewall::Standing;
 
-use crate::lab::{Bus, Client, Helper, Lab, World, until};
+use crate::lab::{Bus, Client, Helper, Lab, Mood, World, request, until};
 
 /// Opens a lease, changes the world, and waits for the reason that the owner is told.
 async fn ends_by(lab: &Lab, interface: &str, change: impl FnOnce(&mut World)) -> String {
@@ -199,6 +199,22 @@ async fn p3_a_stop_closes_everything_and_says_so() {
     (&mut lab.helper.task).await.unwrap().unwrap();
     assert!(lab.helper.world().open.is_empty());
     assert_eq!(lab.helper.world().living_placeholders(), 0);
+}
+
+#[tokio::test]
+async fn p1_a_yes_that_comes_while_the_helper_stops_opens_nothing() {
+    let mut lab = Lab::start().await;
+    lab.polkit.answers(Mood::Silent);
+    let client = lab.client().await;
+    let proxy = client.proxy.clone();
+    let call = tokio::spawn(async move { proxy.open(request("eth0")).await.map(|_| ()) });
+    lab.polkit.asked(1).await;
+    lab.helper.stop();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    lab.polkit.say_yes_now().await;
+    assert!(matches!(call.await.unwrap(), Err(Error::Busy(_))));
+    (&mut lab.helper.task).await.unwrap().unwrap();
+    assert!(lab.helper.world().sockets.is_empty());
 }
 
 #[tokio::test]
