@@ -1,12 +1,31 @@
-//! The privileged helper: request -> authority -> lease -> sockets + firewall.
+//! The privileged helper: request -> authority -> lease -> sockets + firewall. Where to begin
+//! reading: `README.md` beside this folder.
 //!
 //! Guarantees: nothing is bound or opened before polkit's yes for this caller and this request, and
 //! everything is bound to the life of the sockets and of this process. Trusts: the kernel, the bus
 //! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
 //! client names, logs text that a client chose, starts a program.
 
+pub mod authority;
+pub mod caller;
+pub mod facts;
 pub mod firewall;
 pub mod interface;
+pub mod kernel;
+pub mod lease;
 pub mod limits;
+pub mod log;
 pub mod mark;
+pub mod netlink;
+pub mod notify;
+pub mod privileges;
+pub mod rate;
+pub mod request;
+mod rtnetlink;
+pub mod run;
+pub mod service;
 pub mod sockdiag;
+pub mod sockets;
+mod sockopt;
+pub mod state;
+mod upkeep;

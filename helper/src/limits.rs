@@ -19,17 +19,30 @@ pub const INTERFACE_NAME: usize = 15;
 pub const DIALOG: Duration = Duration::from_secs(120);
 /// How long polkit may take to answer a question that shows no dialog.
 pub const POLKIT: Duration = Duration::from_secs(10);
-/// Calls of `Check` that one user may make in a burst, and one more per second after that.
+/// Questions without a dialog (`Check`, and `List` when there are leases of others) that one user may
+/// cause in a burst, and one more per second after that.
 pub const CHECK_BURST: u32 = 20;
 /// Users whose `Check` rate is remembered; the oldest is forgotten first.
 pub const CHECK_USERS: usize = 64;
 /// How long the helper stays without a lease before it leaves the bus.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// How often leases are held against the world: interface, address, sockets, end.
-pub const TICK: Duration = Duration::from_secs(1);
+/// How often leases are held against the world: interface, address, sockets, firewall, end. Half of
+/// the second within which a reload of the firewall has to be repaired.
+pub const TICK: Duration = Duration::from_millis(500);
+/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again.
+pub const SOON: Duration = Duration::from_millis(100);
+/// How long a firewall may be away before its leases end, and how long the removal of an opening is
+/// tried again before the helper gives up (its end takes the table along).
+pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);
+/// Ended leases whose owner is remembered, so that closing twice succeeds.
+pub const ENDED_LEASES: usize = 256;
+/// How long calls that were on their way may take when the helper leaves the bus.
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// Receive buffer of UDP 67 and 4011, bytes: a thousand machines that power on at once, each a
 /// datagram that the kernel accounts with about 2 KiB.
 pub const DHCP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// Receive buffer of UDP 69, bytes: a thousand read requests, each accounted with under 1 KiB.
+pub const TFTP_RECEIVE_BUFFER: usize = 1024 * 1024;
 /// Backlog of the TCP listener: a lab of machines that fetch their script at once.
 pub const TCP_BACKLOG: i32 = 512;
 /// Longest wait for one answer of the kernel on a netlink socket.

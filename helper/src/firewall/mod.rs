@@ -2,6 +2,17 @@
 //!
 //! Guarantees (DESIGN of the mechanism: ARCHITECTURE.md, "The opening"): an opening is one
 //! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
+//!
+//! To read in this order: `table` (what our own table says), `host` (the host's firewall and our
+//! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::netlink`.
+
+mod expr;
+mod host;
+mod kernel;
+mod nft;
+mod table;
+
+pub use kernel::Nftables;
 
 use crate::{interface::InterfaceName, mark::LeaseMark};
 
@@ -79,14 +90,19 @@ pub trait Firewall {
     fn backend(&mut self) -> Result<Backend, FirewallError>;
     /// Opens in one transaction. On error nothing is left.
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError>;
-    /// Closes in one transaction, including the rule in the host's chain. Closing what is not open
-    /// succeeds.
+    /// Closes the ports, then removes the rules of the lease everywhere in one transaction. Closing
+    /// what is not open succeeds. After the last lease our table goes too, unless some process
+    /// still holds one of its sockets: then it stays, so that they stay deaf and mute, until the
+    /// next [`Self::sweep`] that finds them gone. After an error the ports are closed all the
+    /// same, and the next `sweep` removes what is left.
     fn close(&mut self, opening: &Opening) -> Result<(), FirewallError>;
     /// Whether the rules of an opening still stand.
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError>;
     /// Puts the rules back in the host's chain after a reload, only when that is safe
     /// (iptables: INPUT jumps to nixos-fw again). `false`: not yet safe, ask again.
     fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError>;
-    /// Removes what a helper that died has left. Returns the number of rules removed.
+    /// Removes what no open lease needs: rules that a helper that died has left, and our table.
+    /// To be called at start, and again and again while no lease is open. Returns the number of
+    /// rules removed.
     fn sweep(&mut self) -> Result<usize, FirewallError>;
 }

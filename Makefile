@@ -1,0 +1,72 @@
+# Portcullis: everything that is done with the source, by one word each.
+
+PREFIX ?= /usr
+DESTDIR ?=
+# Where cargo puts its results, and which of them are installed.
+CARGO_TARGET_DIR ?= target
+BUILD ?= $(CARGO_TARGET_DIR)/release
+
+bindir = $(PREFIX)/bin
+libexecdir = $(PREFIX)/libexec
+datadir = $(PREFIX)/share
+# Where the bus, polkit and systemd look. They do not look below /usr/local, hence PREFIX=/usr.
+INSTALLED = \
+	$(bindir)/portcullis \
+	$(libexecdir)/portcullis-helper \
+	$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf \
+	$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service \
+	$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml \
+	$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy \
+	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
+	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
+	$(PREFIX)/lib/sysusers.d/portcullis.conf
+
+export CARGO_TARGET_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test soak install uninstall deps clean
+
+help: ## Shows these lines
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+build: ## Builds what is installed
+	cargo build --release --locked -p portcullis -p portcullis-helper
+
+demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewall (root or sudo)
+	@tests/scripts/demo
+
+test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
+	@tests/scripts/levels
+
+soak: ## Runs the long loops: 1,000 rounds of every kill (root or sudo; hours)
+	@ROUNDS=1000 tests/scripts/levels 4 kill
+
+install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
+	@for program in portcullis portcullis-helper; do \
+		test -x $(BUILD)/$$program || { echo "$(BUILD)/$$program is not there: run make build first" >&2; exit 1; }; \
+	done
+	install -Dm755 $(BUILD)/portcullis $(DESTDIR)$(bindir)/portcullis
+	install -Dm755 $(BUILD)/portcullis-helper $(DESTDIR)$(libexecdir)/portcullis-helper
+	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
+	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
+	install -Dm644 polkit/org.portcullis.netboot1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy
+	install -Dm644 polkit/50-portcullis.rules $(DESTDIR)$(datadir)/polkit-1/rules.d/50-portcullis.rules
+	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
+	install -d $(DESTDIR)$(datadir)/dbus-1/system-services $(DESTDIR)$(PREFIX)/lib/systemd/system
+	tests/scripts/substitute dbus/org.portcullis.Netboot1.service.in \
+		$(DESTDIR)$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service \
+		libexecdir=$(libexecdir) bindir=$(bindir)
+	tests/scripts/substitute systemd/portcullis-helper.service.in \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/portcullis-helper.service \
+		libexecdir=$(libexecdir) bindir=$(bindir)
+	@test -n "$(DESTDIR)" || echo "now: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus"
+
+uninstall: ## Removes what was installed
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+
+deps: ## Installs what the tests and the demonstration need (Debian)
+	@tests/scripts/deps
+
+clean: ## Removes what was built and the images of the laboratory
+	cargo clean
+	rm -rf .cache

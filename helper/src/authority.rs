@@ -1,0 +1,268 @@
+//! The one question to polkit.
+//!
+//! Guarantees: the subject is the bus name that the message being handled came from, never a
+//! process id; every failure (absent, slow, not understood) is a refusal; a question whose caller
+//! left, or whose time is over, is withdrawn. Trusts polkit's answer. Never remembers one.
+
+use std::{collections::HashMap, future::Future, time::Duration};
+
+use portcullis_dbus::{Error, action};
+use zbus::{Connection, message::Header, proxy::CacheProperties};
+use zbus_polkit::policykit1::{
+    AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
+};
+
+use crate::{limits, request::Details};
+
+/// What polkit said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Authorised.
+    Yes,
+    /// Refused.
+    No,
+    /// A password is needed, and nobody was asked (or there was nobody to ask).
+    Challenge,
+    /// The dialog was closed, or the password was wrong.
+    Dismissed,
+    /// No answer, or none that could be understood.
+    Unavailable,
+    /// The caller left the bus while the question was open.
+    CallerLeft,
+    /// The dialog stood open for too long and was withdrawn.
+    TimedOut,
+}
+
+/// Whether a dialog may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialog {
+    /// Yes: the caller's message carries the flag for it.
+    Allowed,
+    /// No.
+    Never,
+}
+
+/// Asks polkit over one connection.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    connection: Connection,
+}
+
+impl Authority {
+    /// An authority that is asked over `connection`.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Asks whether the sender of `header` may do `action_id`; `details` are for a site's rules.
+    /// The question is withdrawn when `left` completes, or when its time is over.
+    pub async fn ask(
+        &self,
+        header: &Header<'_>,
+        action_id: &str,
+        details: Option<&Details>,
+        dialog: Dialog,
+        left: impl Future<Output = ()>,
+    ) -> Answer {
+        let mut left = std::pin::pin!(left);
+        let answer = self
+            .ask_once(header, action_id, details, dialog, left.as_mut())
+            .await;
+        if (answer, dialog) != (Answer::No, Dialog::Allowed) {
+            return answer;
+        }
+        // polkit answers a wrong password as it answers a plain refusal. They differ in what it
+        // says when nobody is asked: a password is still needed.
+        match self
+            .ask_once(header, action_id, details, Dialog::Never, left)
+            .await
+        {
+            Answer::Challenge => Answer::Dismissed,
+            Answer::CallerLeft => Answer::CallerLeft,
+            _ => Answer::No,
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        header: &Header<'_>,
+        action_id: &str,
+        details: Option<&Details>,
+        dialog: Dialog,
+        left: impl Future<Output = ()>,
+    ) -> Answer {
+        let (flags, patience) = match dialog {
+            Dialog::Allowed => (
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+                limits::DIALOG,
+            ),
+            Dialog::Never => (CheckAuthorizationFlags::empty(), limits::POLKIT),
+        };
+        // One question per message at a time, so sender and serial name it.
+        let cancellation = header.sender().map_or_else(String::new, |sender| {
+            format!("{sender}/{}/{action_id}", header.primary().serial_num())
+        });
+        let question = self.check(header, action_id, details, flags, &cancellation);
+        tokio::select! {
+            biased;
+            () = left => {
+                self.withdraw(&cancellation).await;
+                Answer::CallerLeft
+            }
+            answer = question => answer.map_or(Answer::Unavailable, |result| answer_of(&result)),
+            () = tokio::time::sleep(patience) => {
+                self.withdraw(&cancellation).await;
+                match dialog {
+                    Dialog::Allowed => Answer::TimedOut,
+                    Dialog::Never => Answer::Unavailable,
+                }
+            }
+        }
+    }
+
+    async fn check(
+        &self,
+        header: &Header<'_>,
+        action_id: &str,
+        details: Option<&Details>,
+        flags: CheckAuthorizationFlags,
+        cancellation: &str,
+    ) -> Option<AuthorizationResult> {
+        let subject = Subject::new_for_message_header(header).ok()?;
+        let details = details.map_or_else(HashMap::new, |details| {
+            action::DETAILS
+                .into_iter()
+                .zip([
+                    details.interface.as_str(),
+                    details.http_port.as_str(),
+                    details.dhcp,
+                    details.max_seconds.as_str(),
+                ])
+                .collect()
+        });
+        let proxy = self.proxy().await.ok()?;
+        proxy
+            .check_authorization(&subject, action_id, &details, flags, cancellation)
+            .await
+            .ok()
+    }
+
+    /// Best effort: a polkit that does not take the withdrawal still cannot grant anything, since
+    /// its answer is no longer waited for.
+    async fn withdraw(&self, cancellation: &str) {
+        let withdrawal = async {
+            self.proxy()
+                .await?
+                .cancel_check_authorization(cancellation)
+                .await
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), withdrawal).await;
+    }
+
+    async fn proxy(&self) -> zbus::Result<AuthorityProxy<'static>> {
+        AuthorityProxy::builder(&self.connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+    }
+}
+
+/// Both flags at once is no answer that polkit gives; it is read as the refusal.
+fn answer_of(result: &AuthorizationResult) -> Answer {
+    let dismissed = result
+        .details
+        .get("polkit.dismissed")
+        .is_some_and(|text| !text.is_empty());
+    match (result.is_authorized, result.is_challenge) {
+        (true, false) => Answer::Yes,
+        (true, true) => Answer::No,
+        (false, _) if dismissed => Answer::Dismissed,
+        (false, true) => Answer::Challenge,
+        (false, false) => Answer::No,
+    }
+}
+
+impl Answer {
+    /// Whether the answer is yes.
+    ///
+    /// # Errors
+    /// For every other answer, the error that the caller gets.
+    pub fn granted(self, dialog: Dialog) -> Result<(), Error> {
+        Err(match (self, dialog) {
+            (Self::Yes, _) => return Ok(()),
+            (Self::No, _) => Error::NotAuthorized(
+                "polkit refused this; a member of the group portcullis at an active local session \
+                 is allowed without a question, and an administrator can write a rule"
+                    .to_owned(),
+            ),
+            (Self::Challenge, Dialog::Never) => Error::NoAgent(
+                "a password is needed, and the request did not allow asking for it".to_owned(),
+            ),
+            (Self::Challenge, Dialog::Allowed) => Error::NoAgent(
+                "a password is needed, and there is no authentication agent to ask for it: start \
+                 one (in a terminal: pkttyagent), or join the group portcullis"
+                    .to_owned(),
+            ),
+            (Self::Dismissed, _) => Error::AuthenticationDismissed(
+                "the password dialog was dismissed, or the password was wrong".to_owned(),
+            ),
+            (Self::TimedOut, _) => Error::AuthenticationDismissed(
+                "nobody answered the password dialog in time; it was withdrawn".to_owned(),
+            ),
+            (Self::Unavailable, _) => Error::NotAuthorized(
+                "polkit does not answer, so nothing is allowed: check that polkit is installed and \
+                 running"
+                    .to_owned(),
+            ),
+            (Self::CallerLeft, _) => {
+                Error::NotAuthorized("the caller left the bus while polkit was asked".to_owned())
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(authorized: bool, challenge: bool, details: &[(&str, &str)]) -> AuthorizationResult {
+        AuthorizationResult {
+            is_authorized: authorized,
+            is_challenge: challenge,
+            details: details
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn p1_only_a_plain_yes_is_a_yes() {
+        let cases = [
+            (result(true, false, &[]), Answer::Yes),
+            (result(true, true, &[]), Answer::No),
+            (result(false, false, &[]), Answer::No),
+            (result(false, true, &[]), Answer::Challenge),
+            (
+                result(false, true, &[("polkit.dismissed", "true")]),
+                Answer::Dismissed,
+            ),
+            (
+                result(false, false, &[("polkit.dismissed", "true")]),
+                Answer::Dismissed,
+            ),
+            (
+                result(false, true, &[("polkit.dismissed", "")]),
+                Answer::Challenge,
+            ),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(answer_of(&given), expected, "{given:?}");
+            assert_eq!(
+                expected.granted(Dialog::Allowed).is_ok(),
+                expected == Answer::Yes
+            );
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The firewall of the running kernel: opens, closes, repairs, sweeps.
+//!
+//! Guarantees: every change of the ruleset is one transaction on the state that was read (another
+//! change in between: read again). A lease is closed first and tidied up after. Our table stands
+//! from the first lease until none is open and no process holds a socket of one: until then it
+//! keeps the sockets of ended leases deaf and mute. Trusts: the kernel.
+
+use std::{collections::BTreeMap, io};
+
+use netlink_packet_netfilter::nftables::TableAttribute;
+
+use super::{
+    Backend, Firewall, FirewallError, Opening, Standing,
+    host::{self, Chain, Path, Rule},
+    nft::{self, Change, Family, Ruleset},
+    table,
+};
+use crate::{limits, mark::LeaseMark, sockdiag};
+
+/// nf_tables, through one netlink socket that owns our table.
+pub struct Nftables {
+    ruleset: Ruleset,
+    open: BTreeMap<LeaseMark, Option<Identity>>,
+}
+
+/// Which very chain the head rules of a lease were put into: its table and itself by their
+/// handles, which are never used again. A reload makes others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    path: Path,
+    table: u64,
+    chain: u64,
+}
+
+/// Who holds the table `inet portcullis`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// A table without owner: restored from a listing, of no use to anybody.
+    Leftover,
+    Ourselves,
+    AnotherHelper,
+}
+
+/// Family, name and handle of each table.
+type Tables = Vec<(Family, String, u64)>;
+
+/// What was found in one reading of the ruleset.
+struct Survey {
+    tables: Tables,
+    holder: Holder,
+    listing: Vec<(Chain, Vec<Rule>)>,
+}
+
+impl Survey {
+    fn rules(&self, path: Path) -> &[Rule] {
+        let found = self.listing.iter().find(|(chain, _)| chain.is(path));
+        found.map_or(&[], |(_, rules)| rules)
+    }
+
+    fn identity(&self, path: Path) -> Option<Identity> {
+        let (chain, _) = self.listing.iter().find(|(chain, _)| chain.is(path))?;
+        let named = |(family, name, _): &&(Family, String, u64)| {
+            *family == path.family && name == path.table
+        };
+        let (_, _, table) = self.tables.iter().find(named)?;
+        Some(Identity {
+            path,
+            table: *table,
+            chain: chain.handle,
+        })
+    }
+}
+
+fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
+    move |source| match source.kind() {
+        io::ErrorKind::InvalidData => FirewallError::Protocol { step },
+        _ => FirewallError::Kernel { step, source },
+    }
+}
+
+fn busy() -> io::Error {
+    io::Error::other("others keep changing the firewall at the same time: try again")
+}
+
+impl Nftables {
+    /// Opens the netlink socket. Changes nothing.
+    ///
+    /// # Errors
+    /// `Kernel` when there is no nf_tables or no permission.
+    pub fn new() -> Result<Self, FirewallError> {
+        Ok(Self {
+            ruleset: Ruleset::open().map_err(kernel("open a netlink socket"))?,
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// The ruleset at one moment, and the generation that it had: read again while it changes,
+    /// since a reload that is half read looks like a revocation.
+    fn survey(&mut self) -> Result<(u32, Survey), FirewallError> {
+        let error = kernel("list the firewall");
+        for _ in 0..limits::COMMIT_ATTEMPTS {
+            let generation = self.ruleset.generation().map_err(&error)?;
+            let survey = self.read().map_err(&error)?;
+            if self.ruleset.generation().map_err(&error)? == generation {
+                return Ok((generation, survey));
+            }
+        }
+        Err(error(busy()))
+    }
+
+    fn read(&mut self) -> io::Result<Survey> {
+        let (holder, tables) = self.read_tables()?;
+        let mut listing = Vec::new();
+        for (family, attributes) in self.ruleset.chains()? {
+            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
+            if host::decisive(&chain) {
+                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
+                listing.push((chain, rules));
+            }
+        }
+        Ok(Survey {
+            tables,
+            holder,
+            listing,
+        })
+    }
+
+    fn read_tables(&mut self) -> io::Result<(Holder, Tables)> {
+        let mut holder = Holder::Nobody;
+        let mut tables = Vec::new();
+        for (family, attributes) in self.ruleset.tables()? {
+            let (mut name, mut handle, mut owner) = (String::new(), 0, None);
+            for attribute in attributes {
+                match attribute {
+                    TableAttribute::Name(text) => name = text,
+                    TableAttribute::Handle(number) => handle = number,
+                    TableAttribute::Owner(port) => owner = Some(port),
+                    _ => {}
+                }
+            }
+            if family == table::FAMILY && name == table::NAME {
+                holder = match owner {
+                    None => Holder::Leftover,
+                    Some(port) if port == self.ruleset.owner() => Holder::Ourselves,
+                    Some(_) => Holder::AnotherHelper,
+                };
+            }
+            tables.push((family, name, handle));
+        }
+        Ok((holder, tables))
+    }
+
+    fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> io::Result<Vec<Rule>> {
+        let rules = self.ruleset.rules(family, table, chain)?;
+        let parse = |(_, attributes)| Rule::parse(attributes);
+        Ok(rules.into_iter().map(parse).collect())
+    }
+
+    /// Reads, plans and commits, again and again while others change the ruleset in between.
+    fn transact<T>(
+        &mut self,
+        step: &'static str,
+        mut plan: impl FnMut(&mut Self, &Survey) -> Result<(Vec<Change>, T), FirewallError>,
+    ) -> Result<T, FirewallError> {
+        let error = kernel(step);
+        for _ in 0..limits::COMMIT_ATTEMPTS {
+            let (generation, survey) = self.survey()?;
+            let (changes, outcome) = plan(self, &survey)?;
+            if changes.is_empty() {
+                return Ok(outcome);
+            }
+            match self.ruleset.commit(&changes, Some(generation)) {
+                Ok(()) => return Ok(outcome),
+                Err(refused) if refused.raw_os_error() == Some(libc::ERESTART) => {}
+                Err(refused) => return Err(error(refused)),
+            }
+        }
+        Err(error(busy()))
+    }
+
+    /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
+    /// our table.
+    fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
+        let mut changes = self.ended(table::FAMILY, table::NAME, own);
+        for path in [host::NIXOS_NFTABLES, host::NIXOS_IPTABLES] {
+            changes.extend(self.ended(path.family, path.table, survey.rules(path)));
+        }
+        changes
+    }
+
+    /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
+    /// before the rest, so that the time between reading and committing is short.
+    fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
+        let mut read = || match self.read_tables()? {
+            (Holder::Ourselves, _) => self.rules(table::FAMILY, table::NAME, None),
+            _ => Ok(Vec::new()),
+        };
+        read().map_err(kernel("list its own table"))
+    }
+
+    fn ended(&self, family: Family, table: &str, rules: &[Rule]) -> Vec<Change> {
+        let open = |slot| self.open.keys().any(|mark| mark.slot().get() == slot);
+        host::delete_rules(family, table, rules, |slot| !open(slot))
+    }
+
+    /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
+    /// Returns the number of rules deleted.
+    fn tidy(&mut self) -> Result<usize, FirewallError> {
+        let own = self.own_rules()?;
+        // Asked once and first: only the helper makes such sockets. Without a table of ours there
+        // is nothing to ask for.
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held());
+        self.transact("remove rules that are no longer needed", |this, survey| {
+            let mut changes = this.leftovers(survey, &own);
+            let rules = changes.len();
+            let needless = match survey.holder {
+                Holder::Ourselves => !needed,
+                Holder::Leftover => true,
+                Holder::Nobody | Holder::AnotherHelper => false,
+            };
+            if needless {
+                changes.push(nft::delete_table(table::FAMILY, table::NAME));
+            }
+            Ok((changes, rules))
+        })
+    }
+}
+
+/// Whether some process holds a socket with our tag. When the kernel does not say: yes.
+fn is_any_held() -> bool {
+    sockdiag::tagged().map_or(true, |found| found.iter().any(|socket| socket.inode != 0))
+}
+
+impl Firewall for Nftables {
+    fn backend(&mut self) -> Result<Backend, FirewallError> {
+        let (_, survey) = self.survey()?;
+        host::judge(&survey.listing).map(|(backend, _)| backend)
+    }
+
+    fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
+        let step = "open the ports";
+        if self.open.contains_key(&opening.mark) {
+            return Err(kernel(step)(io::ErrorKind::AlreadyExists.into()));
+        }
+        let own = self.own_rules()?;
+        let (backend, identity) = self.transact(step, |this, survey| {
+            let (backend, path) = host::judge(&survey.listing)?;
+            let mut changes = this.leftovers(survey, &own);
+            match survey.holder {
+                Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
+                Holder::Ourselves => {}
+                Holder::Leftover => {
+                    changes.push(nft::delete_table(table::FAMILY, table::NAME));
+                    changes.extend(table::skeleton());
+                }
+                Holder::Nobody => changes.extend(table::skeleton()),
+            }
+            changes.extend(table::lease(opening));
+            changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
+            let identity = path.and_then(|path| survey.identity(path));
+            Ok((changes, (backend, identity)))
+        })?;
+        self.open.insert(opening.mark, identity);
+        Ok(backend)
+    }
+
+    fn close(&mut self, opening: &Opening) -> Result<(), FirewallError> {
+        if self.open.remove(&opening.mark).is_none() {
+            return Ok(());
+        }
+        // In our own table and on no condition: whatever hinders the rest, the port is closed.
+        let closed = self.ruleset.commit(&[table::kill(opening.mark)], None);
+        match self.tidy() {
+            Ok(_) => Ok(()),
+            Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
+        }
+    }
+
+    fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
+        let Some(identity) = self.open.get(&opening.mark).copied() else {
+            return Ok(Standing::Revoked);
+        };
+        let (_, survey) = self.survey()?;
+        let now = match host::judge(&survey.listing) {
+            Ok((_, path)) => path.and_then(|path| survey.identity(path)),
+            Err(_) => return Ok(Standing::ChainGone),
+        };
+        let Some(Identity { path, .. }) = identity.filter(|_| identity == now) else {
+            // Nothing to hold on to: fine if there was no firewall and still is none.
+            let unchanged = identity == now;
+            return Ok(if unchanged {
+                Standing::Whole
+            } else {
+                Standing::ChainGone
+            });
+        };
+        let rules = survey.rules(path);
+        let whole = host::count(rules, opening.mark) >= table::ports(opening).len();
+        Ok(match (whole, rules.is_empty()) {
+            (true, _) => Standing::Whole,
+            (false, true) => Standing::ChainGone,
+            (false, false) => Standing::Revoked,
+        })
+    }
+
+    fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError> {
+        let Some(before) = self.open.get(&opening.mark).copied() else {
+            return Ok(false);
+        };
+        let slot = opening.mark.slot().get();
+        let restored = self.transact("open the ports again", |_, survey| {
+            let path = match host::judge(&survey.listing) {
+                Ok((_, Some(path))) => path,
+                Ok((_, None)) if before.is_none() => return Ok((Vec::new(), Some(None))),
+                Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {
+                    return Ok((Vec::new(), None));
+                }
+                Err(error) => return Err(error),
+            };
+            let rules = survey.rules(path);
+            if rules.is_empty() {
+                return Ok((Vec::new(), None));
+            }
+            // A copy of ours, saved and restored by somebody, would be counted as ours.
+            let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
+            changes.extend(host::head_rules(opening, path));
+            Ok((changes, Some(survey.identity(path))))
+        })?;
+        let Some(identity) = restored else {
+            return Ok(false);
+        };
+        self.open.insert(opening.mark, identity);
+        Ok(true)
+    }
+
+    fn sweep(&mut self) -> Result<usize, FirewallError> {
+        if self.survey()?.1.holder == Holder::AnotherHelper {
+            return Err(FirewallError::AnotherHelper);
+        }
+        self.tidy()
+    }
+}

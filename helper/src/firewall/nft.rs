@@ -1,0 +1,371 @@
+//! nf_tables over one netlink socket: changes in, listings out.
+//!
+//! Guarantees: changes are applied all or none, and only to the ruleset that was read (its
+//! generation is the one named); what is listed is bounded. The socket's life is the life of the
+//! table that it owns. Format: include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h.
+
+use std::io;
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkSerializable, ParseableParametrized,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook, HookNumber, ListAttribute,
+        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
+        SetElementList, SetElementMessage, SetMessage, TableAttribute, TableFlags, TableMessage,
+    },
+    none::ControlMessage,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::expr::Expr;
+use crate::netlink::{Message, Socket};
+
+pub use netlink_packet_netfilter::{
+    NetfilterProtoFamily as Family, nftables::InetHookNumber as At,
+};
+
+/// `NFNL_SUBSYS_NFTABLES`, which a batch names as its target.
+const SUBSYSTEM: u16 = 10;
+
+/// One change of the ruleset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    family: Family,
+    flags: u16,
+    message: NfTablesMessage,
+}
+
+/// A table that dies with the socket that makes it, and that nobody else can edit.
+pub fn add_owned_table(family: Family, table: &str) -> Change {
+    let attributes = vec![
+        TableAttribute::Name(table.to_owned()),
+        TableAttribute::Flags(TableFlags::Owner),
+    ];
+    let message = NfTablesMessage::NewTable(TableMessage { attributes });
+    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+}
+
+/// Deletes a table with all that is in it.
+pub fn delete_table(family: Family, table: &str) -> Change {
+    let attributes = vec![TableAttribute::Name(table.to_owned())];
+    let message = NfTablesMessage::DeleteTable(TableMessage { attributes });
+    change(family, 0, message)
+}
+
+/// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
+pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32)>) -> Change {
+    const NF_ACCEPT: u32 = 1;
+    let mut attributes = vec![
+        ChainAttribute::Table(table.to_owned()),
+        ChainAttribute::Name(chain.to_owned()),
+    ];
+    if let Some((at, priority)) = hook {
+        attributes.extend([
+            ChainAttribute::Hook(vec![
+                Hook::Number(HookNumber::Inet(at)),
+                Hook::Priority(priority.cast_unsigned()),
+            ]),
+            ChainAttribute::Type("filter".to_owned()),
+            ChainAttribute::Policy(NF_ACCEPT),
+        ]);
+    }
+    let message = NfTablesMessage::NewChain(ChainMessage { attributes });
+    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+}
+
+/// A set of packet marks.
+pub fn add_mark_set(family: Family, table: &str, set: &str) -> Change {
+    /// The `mark` type of nft, for its listings.
+    const TYPE_MARK: u32 = 19;
+    let attributes = vec![
+        SetAttribute::Table(table.to_owned()),
+        SetAttribute::Name(set.to_owned()),
+        SetAttribute::KeyType(TYPE_MARK),
+        SetAttribute::KeyLen(4),
+        SetAttribute::Id(1),
+        // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
+        SetAttribute::UserData([[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat()),
+    ];
+    let message = NfTablesMessage::NewSet(SetMessage { attributes });
+    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+}
+
+/// Puts a mark into a set.
+pub fn add_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
+    let message = NfTablesMessage::NewSetElement(element(table, set, mark));
+    change(family, NLM_F_CREATE, message)
+}
+
+/// Takes a mark out of a set.
+pub fn delete_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
+    let message = NfTablesMessage::DeleteSetElement(element(table, set, mark));
+    change(family, 0, message)
+}
+
+/// Where in its chain a new rule is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all others.
+    Head,
+    /// After all others.
+    End,
+}
+
+/// A rule, with a comment by which it is found again.
+pub fn add_rule(
+    family: Family,
+    (table, chain): (&str, &str),
+    place: Place,
+    comment: Option<&str>,
+    expressions: Vec<Expr>,
+) -> Change {
+    let mut attributes = vec![
+        RuleAttribute::Table(table.to_owned()),
+        RuleAttribute::Chain(chain.to_owned()),
+        RuleAttribute::Expressions(expressions),
+    ];
+    if let Some(comment) = comment {
+        attributes.push(RuleAttribute::UserData(comment_to_userdata(comment)));
+    }
+    let flags = match place {
+        Place::Head => NLM_F_CREATE,
+        Place::End => NLM_F_CREATE | NLM_F_APPEND,
+    };
+    let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+    change(family, flags, message)
+}
+
+/// Deletes a rule by the handle that was just read.
+pub fn delete_rule(family: Family, (table, chain): (&str, &str), handle: u64) -> Change {
+    let attributes = vec![
+        RuleAttribute::Table(table.to_owned()),
+        RuleAttribute::Chain(chain.to_owned()),
+        RuleAttribute::Handle(handle),
+    ];
+    let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
+    change(family, 0, message)
+}
+
+fn change(family: Family, flags: u16, message: NfTablesMessage) -> Change {
+    Change {
+        family,
+        flags,
+        message,
+    }
+}
+
+fn element(table: &str, set: &str, mark: u32) -> SetElementMessage {
+    use netlink_packet_netfilter::nftables::DataAttribute;
+    let key = SetElementAttribute::Key(DataAttribute::Value(mark.to_ne_bytes().into()));
+    let attributes = vec![
+        SetElementList::Table(table.to_owned()),
+        SetElementList::Set(set.to_owned()),
+        SetElementList::Elements(vec![ListAttribute::Element(vec![key])]),
+    ];
+    SetElementMessage { attributes }
+}
+
+/// nft's own form of a comment: type 0, length with the NUL, text, NUL.
+fn comment_to_userdata(comment: &str) -> Vec<u8> {
+    let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
+    [[0, length].as_slice(), comment.as_bytes(), &[0]].concat()
+}
+
+/// The kernel's ruleset of this network namespace.
+pub struct Ruleset {
+    socket: Socket,
+}
+
+impl Ruleset {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// As [`Socket::open`].
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::open(NETLINK_NETFILTER)?;
+        Ok(Self { socket })
+    }
+
+    /// What the kernel calls the owner of the tables made here.
+    pub fn owner(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// The number of the ruleset's present state: it changes with every change by anybody.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        let request = NfTablesMessage::GetGen(GenMessage { attributes: vec![] });
+        let (kind, body) = emit(Family::Unspec, 0, request);
+        for answer in self.socket.ask(kind, body)? {
+            if let Some((_, NfTablesMessage::NewGen(message))) = parse(&answer)? {
+                for attribute in message.attributes {
+                    if let GenAttribute::Id(id) = attribute {
+                        return Ok(id);
+                    }
+                }
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// Applies the changes, all or none; with a generation, only if the ruleset still has it
+    /// (`ERESTART` otherwise).
+    pub fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> io::Result<()> {
+        let plain = NLM_F_REQUEST;
+        let mut batch = vec![message(Family::Unspec, SUBSYSTEM, begin(generation), plain)];
+        for (index, change) in changes.iter().enumerate() {
+            // The kernel reports every error; the word on the last change says that all are done.
+            let last = index.saturating_add(1) == changes.len();
+            let flags = plain | change.flags | if last { NLM_F_ACK } else { 0 };
+            batch.push(message(change.family, 0, change.message.clone(), flags));
+        }
+        batch.push(message(
+            Family::Unspec,
+            SUBSYSTEM,
+            ControlMessage::BatchEnd,
+            plain,
+        ));
+        self.socket.transact(&batch).map(drop)
+    }
+
+    /// Lists all tables.
+    pub fn tables(&mut self) -> io::Result<Vec<(Family, Vec<TableAttribute>)>> {
+        let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![] });
+        self.list(Family::Unspec, request, |answer| match answer {
+            NfTablesMessage::NewTable(message) => Some(message.attributes),
+            _ => None,
+        })
+    }
+
+    /// Lists all chains.
+    pub fn chains(&mut self) -> io::Result<Vec<(Family, Vec<ChainAttribute>)>> {
+        let request = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
+        self.list(Family::Unspec, request, |answer| match answer {
+            NfTablesMessage::NewChain(message) => Some(message.attributes),
+            _ => None,
+        })
+    }
+
+    /// Lists the rules of a table, or of one of its chains, in their order.
+    pub fn rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: Option<&str>,
+    ) -> io::Result<Vec<(Family, Vec<RuleAttribute>)>> {
+        let mut attributes = vec![RuleAttribute::Table(table.to_owned())];
+        attributes.extend(chain.map(|name| RuleAttribute::Chain(name.to_owned())));
+        let request = NfTablesMessage::GetRule(RuleMessage { attributes });
+        self.list(family, request, |answer| match answer {
+            NfTablesMessage::NewRule(message) => Some(message.attributes),
+            _ => None,
+        })
+    }
+
+    fn list<T>(
+        &mut self,
+        family: Family,
+        request: NfTablesMessage,
+        pick: impl Fn(NfTablesMessage) -> Option<T>,
+    ) -> io::Result<Vec<(Family, T)>> {
+        let (kind, body) = emit(family, 0, request);
+        let mut picked = Vec::new();
+        for answer in self.socket.dump(kind, &body)? {
+            if let Some((family, message)) = parse(&answer)? {
+                picked.extend(pick(message).map(|one| (family, one)));
+            }
+        }
+        Ok(picked)
+    }
+}
+
+/// Opens a batch; with a generation, one that fails when the ruleset has another.
+fn begin(generation: Option<u32>) -> ControlMessage {
+    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+    const NFNL_BATCH_GENID: u16 = 1;
+    generation.map_or(ControlMessage::BatchBegin, |id| ControlMessage::Other {
+        message_type: NFNL_MSG_BATCH_BEGIN,
+        attributes: vec![DefaultNla::new(NFNL_BATCH_GENID, id.to_be_bytes().into())],
+    })
+}
+
+fn message<T: Into<NetfilterMessageInner>>(
+    family: NetfilterProtoFamily,
+    resource: u16,
+    inner: T,
+    flags: u16,
+) -> Message {
+    let (kind, body) = emit(family, resource, inner);
+    Message { kind, flags, body }
+}
+
+fn emit<T: Into<NetfilterMessageInner>>(family: Family, resource: u16, inner: T) -> (u16, Vec<u8>) {
+    let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), inner);
+    let mut body = vec![0; Emitable::buffer_len(&message)];
+    message.emit(&mut body);
+    (message.message_type(), body)
+}
+
+fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
+    let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    Ok(match message.inner {
+        NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn an_element_has_the_kernels_form() {
+        let change = add_mark(Family::Inet, "portcullis", "live", 0x5a00_0001);
+        let (kind, body) = emit(change.family, 0, change.message);
+        assert_eq!(kind, 0x0a0c);
+        let expected = [
+            // struct nfgenmsg; NFTA_SET_ELEM_LIST_TABLE, _SET, padded to 4 octets each.
+            b"\x01\0\0\0\x0f\0\x01\0portcullis\0\0\x09\0\x02\0live\0\0\0\0".as_slice(),
+            // _ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, all nested; NFTA_DATA_VALUE.
+            b"\x14\0\x03\x80\x10\0\x01\x80\x0c\0\x01\x80\x08\0\x01\0\x01\0\0\x5a",
+        ];
+        assert_eq!(body, expected.concat());
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_rule_has_the_kernels_form_and_its_place() {
+        let rule = |place| {
+            let expressions = super::super::expr::notrack();
+            add_rule(Family::Inet, ("t", "c"), place, Some("ab"), expressions)
+        };
+        let (head, end) = (rule(Place::Head), rule(Place::End));
+        // NLM_F_CREATE, and NLM_F_APPEND for the end.
+        assert_eq!((head.flags, end.flags), (0x400, 0xc00));
+        let (kind, body) = emit(head.family, 0, head.message);
+        assert_eq!(kind, 0x0a06);
+        let expected = [
+            // struct nfgenmsg; NFTA_RULE_TABLE, NFTA_RULE_CHAIN.
+            b"\x01\0\0\0\x06\0\x01\0t\0\0\0\x06\0\x02\0c\0\0\0".as_slice(),
+            // NFTA_RULE_EXPRESSIONS, NFTA_LIST_ELEM; NFTA_EXPR_NAME and an empty NFTA_EXPR_DATA.
+            b"\x18\0\x04\x80\x14\0\x01\x80\x0c\0\x01\0notrack\0\x04\0\x02\x80",
+            // NFTA_RULE_USERDATA: comment, 3 octets.
+            b"\x09\0\x07\0\0\x03ab\0\0\0\0",
+        ];
+        assert_eq!(body, expected.concat());
+    }
+
+    #[test]
+    fn a_batch_names_the_generation_that_it_is_for() {
+        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(Some(0x0102)));
+        assert_eq!(kind, 16);
+        assert_eq!(body, b"\0\0\0\x0a\x08\0\x01\0\0\0\x01\x02");
+        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(None));
+        assert_eq!((kind, body.as_slice()), (16, b"\0\0\0\x0a".as_slice()));
+    }
+}

@@ -1,0 +1,239 @@
+//! Our own table, as a list of changes that is drawn from openings alone.
+//!
+//! What the table promises, in the words of nft (`TAG`, `MASK`: mark.rs; `LEASE`: a lease's mark):
+//!
+//! ```text
+//! table inet portcullis {                # flags owner: dies with the helper, editable by nobody
+//!   set live { type mark; }              # leases that are open; taken out first when one ends
+//!   chain input {                        # input, -5: before every firewall's own chain
+//!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
+//!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
+//!     udp|tcp, socket mark & MASK == TAG  jump admit
+//!     udp|tcp, socket mark & MASK == TAG  drop                      # deaf for everything else
+//!   }
+//!   chain admit      per lease and port: ipv4, iif, protocol, dport, socket mark LEASE, in @live
+//!                    -> packet mark TAG, accept (the host's chain accepts what has it)
+//!   chain untrack_in, untrack_out        # raw: no conntrack entry outlives a lease's UDP
+//!   chain guard {                        # output, 300: what it sees is what leaves
+//!     socket mark & MASK == TAG  jump leased                        # all address families
+//!     socket mark & MASK == TAG  drop
+//!     per lease: ipv4, oif, udp dport 68, sport != 67  drop         # whoever sends it
+//!   }
+//!   chain leased     per lease: socket mark LEASE, in @live, ipv4, oif, no options, no fragment,
+//!                    a source address of that interface, and: from 67 to 67 or 68, from 4011 to
+//!                    67, 68 or 4011 -> boot_answer; from 69, not to 68; from the HTTP port, no SYN
+//!   chain boot_answer  UDP length 248..479, BOOTREPLY, cookie, option 53 first: OFFER or ACK
+//! }
+//! ```
+//!
+//! Sockets that are not whole have no mark to the kernel: the SYN-ACK and the last ACK of a
+//! connection pass the guard, and carry nothing that their holder chose. A connection of a lease
+//! that has ended is reset at its next packet. ICMP is left alone: an error for one of our
+//! connections (a smaller MTU) must reach it.
+
+use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
+
+use super::{
+    Opening,
+    expr::{self, Expr},
+    nft::{self, At, Change, Family, Place},
+};
+use crate::{mark, sockdiag::Protocol};
+
+/// Family of our table.
+pub const FAMILY: Family = Family::Inet;
+/// Name of our table.
+pub const NAME: &str = "portcullis";
+
+const LIVE: &str = "live";
+const INPUT: &str = "input";
+const ADMIT: &str = "admit";
+const UNTRACK_IN: &str = "untrack_in";
+const UNTRACK_OUT: &str = "untrack_out";
+const GUARD: &str = "guard";
+const LEASED: &str = "leased";
+const BOOT_ANSWER: &str = "boot_answer";
+
+/// The port of DHCP clients (RFC 2131 section 4.1).
+const DHCP_CLIENT_PORT: u16 = 68;
+/// Before the firewalls' own input chains (priority 0).
+const BEFORE_FIREWALLS: i32 = -5;
+/// Before conntrack (-200).
+const RAW: i32 = -300;
+/// After every mangle and nat hook.
+const LATE: i32 = 300;
+/// Least UDP length of a BOOTP message with its cookie: 8 + 240 octets (RFC 951, RFC 2132).
+const BOOTP_LEAST: u16 = 248;
+/// Most: one octet less than two of them, so that segmentation offload (UDP_SEGMENT, which cuts
+/// into pieces of one size) cannot make a second message of it.
+const BOOTP_MOST: u16 = 479;
+/// Most for TFTP from port 69: what fits, with a header of 20, into an Ethernet frame of 1500.
+const TFTP_MOST: u16 = 1480;
+
+/// The comment of every rule that belongs to a lease.
+pub fn comment(mark: mark::LeaseMark) -> String {
+    format!("portcullis lease {}", mark.slot())
+}
+
+/// The ports that an opening opens to the network.
+pub fn ports(opening: &Opening) -> Vec<(Protocol, u16)> {
+    let udp = udp_ports(opening).into_iter();
+    let tcp = opening.http.into_iter();
+    udp.map(|port| (Protocol::Udp, port))
+        .chain(tcp.map(|port| (Protocol::Tcp, port)))
+        .collect()
+}
+
+fn udp_ports(opening: &Opening) -> Vec<u16> {
+    [
+        (opening.dhcp, DHCP_PORT),
+        (opening.tftp, TFTP_PORT),
+        (opening.boot_server, BOOT_SERVER_PORT),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, port)| wanted.then_some(port))
+    .collect()
+}
+
+/// The table without any lease.
+pub fn skeleton() -> Vec<Change> {
+    let udp = || expr::protocol(Protocol::Udp);
+    let tcp = || expr::protocol(Protocol::Tcp);
+    let tagged = expr::socket_is_tagged;
+    let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
+    let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
+    let answer = |kind: u8| {
+        [
+            udp(),
+            expr::udp_length(BOOTP_LEAST, BOOTP_MOST),
+            // op BOOTREPLY; cookie, option 53 with one octet (RFC 2132 sections 2 and 9.6).
+            expr::transport_bytes(8, &[2]),
+            expr::transport_bytes(8 + 236, &[0x63, 0x82, 0x53, 0x63, 53, 1, kind]),
+            expr::accept(),
+        ]
+    };
+    const OFFER: u8 = 2;
+    const ACK: u8 = 5;
+    let not_live = || expr::socket_mark_in(LIVE, false);
+    let untag = || expr::set_tag_bits(0);
+    vec![
+        nft::add_owned_table(FAMILY, NAME),
+        nft::add_mark_set(FAMILY, NAME, LIVE),
+        plain(ADMIT),
+        plain(LEASED),
+        plain(BOOT_ANSWER),
+        base(INPUT, At::LocalIn, BEFORE_FIREWALLS),
+        base(UNTRACK_IN, At::PreRouting, RAW),
+        base(UNTRACK_OUT, At::LocalOut, RAW),
+        base(GUARD, At::LocalOut, LATE),
+        rule(INPUT, None, [expr::packet_is_tagged(), untag()]),
+        rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
+        rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
+        rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
+        rule(INPUT, None, [udp(), tagged(), expr::drop()]),
+        rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
+        rule(BOOT_ANSWER, None, answer(OFFER)),
+        rule(BOOT_ANSWER, None, answer(ACK)),
+        rule(GUARD, None, [tagged(), expr::jump(LEASED)]),
+        rule(GUARD, None, [tagged(), expr::drop()]),
+    ]
+}
+
+/// What one opening adds to the table.
+pub fn lease(opening: &Opening) -> Vec<Change> {
+    let comment = comment(opening.mark);
+    let rule = |chain, expressions: Vec<Vec<Expr>>| rule(chain, Some(&comment), expressions);
+    let index = opening.index;
+    let udp = || expr::protocol(Protocol::Udp);
+    let mut out = vec![nft::add_mark(FAMILY, NAME, LIVE, opening.mark.value())];
+    for (protocol, port) in ports(opening) {
+        let admitted = vec![
+            expr::socket_mark_is(opening.mark.value()),
+            expr::socket_mark_in(LIVE, true),
+            expr::ipv4(),
+            expr::iif(index),
+            expr::protocol(protocol),
+            expr::dport(port),
+            expr::set_tag_bits(mark::TAG),
+            expr::accept(),
+        ];
+        out.push(rule(ADMIT, admitted));
+    }
+    out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
+    for port in udp_ports(opening) {
+        let on = |interface, end| vec![expr::ipv4(), interface, udp(), end, expr::notrack()];
+        out.push(rule(UNTRACK_IN, on(expr::iif(index), expr::dport(port))));
+        out.push(rule(UNTRACK_OUT, on(expr::oif(index), expr::sport(port))));
+    }
+    let from_elsewhere = vec![
+        expr::ipv4(),
+        expr::oif(index),
+        udp(),
+        expr::dport(DHCP_CLIENT_PORT),
+        expr::sport_is_not(DHCP_PORT),
+        expr::drop(),
+    ];
+    out.push(rule(GUARD, from_elsewhere));
+    out
+}
+
+/// What the sockets of a lease may send: the conditions of each rule of the guard.
+fn departures(opening: &Opening) -> Vec<Vec<Vec<Expr>>> {
+    // The conditions that most packets fail come first.
+    let from = |protocol, port, to: Vec<Expr>| {
+        vec![
+            expr::socket_mark_is(opening.mark.value()),
+            expr::protocol(protocol),
+            expr::sport(port),
+            to,
+            expr::socket_mark_in(LIVE, true),
+            expr::ipv4(),
+            expr::oif(opening.index),
+            expr::plain_ip_header(),
+            expr::source_is_our_own(),
+        ]
+    };
+    let boot_answer = |port, to, yiaddr: Vec<Expr>| {
+        let rest = [yiaddr, expr::jump(BOOT_ANSWER)];
+        [from(Protocol::Udp, port, expr::dport(to)), rest.into()].concat()
+    };
+    let no_address = || expr::transport_bytes(8 + 16, &[0; 4]);
+    let mut out = Vec::new();
+    if let Some(port) = opening.http {
+        let rest = [expr::not_syn(), expr::accept()];
+        out.push([from(Protocol::Tcp, port, Vec::new()), rest.into()].concat());
+    }
+    if opening.dhcp {
+        for to in [DHCP_PORT, DHCP_CLIENT_PORT] {
+            let any = opening.full_dhcp;
+            let yiaddr = if any { Vec::new() } else { no_address() };
+            out.push(boot_answer(DHCP_PORT, to, yiaddr));
+        }
+    }
+    if opening.boot_server {
+        // BIOS ROMs and iPXE ask from 68, some from 4011; relays from 67.
+        for to in [DHCP_PORT, DHCP_CLIENT_PORT, BOOT_SERVER_PORT] {
+            out.push(boot_answer(BOOT_SERVER_PORT, to, no_address()));
+        }
+    }
+    if opening.tftp {
+        let to = expr::dport_is_not(DHCP_CLIENT_PORT);
+        let rest = [expr::udp_length(8, TFTP_MOST), expr::accept()];
+        out.push([from(Protocol::Udp, TFTP_PORT, to), rest.into()].concat());
+    }
+    out
+}
+
+fn rule(
+    chain: &str,
+    comment: Option<&str>,
+    expressions: impl IntoIterator<Item = Vec<Expr>>,
+) -> Change {
+    let expressions = expressions.into_iter().flatten().collect();
+    nft::add_rule(FAMILY, (NAME, chain), Place::End, comment, expressions)
+}
+
+/// Takes a lease out of `live`: nothing goes in or out for it any more.
+pub fn kill(mark: mark::LeaseMark) -> Change {
+    nft::delete_mark(FAMILY, NAME, LIVE, mark.value())
+}

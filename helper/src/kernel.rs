@@ -1,0 +1,74 @@
+//! What the helper asks of the kernel apart from the firewall, as one small trait.
+//!
+//! Guarantees: nothing here decides anything. [`Linux`] is the real kernel; tests have one that
+//! fails on demand and whose clock they move.
+
+use std::{io, net::Ipv4Addr, time::Duration};
+
+use crate::{
+    firewall::Opening,
+    interface::{InterfaceName, Link},
+    rtnetlink,
+    sockdiag::{self, Holder, Protocol, Tagged},
+    sockets::{self, BindError, Bound},
+};
+
+/// The kernel, as the helper sees it.
+pub trait Kernel: Send {
+    /// The interface of this name, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn link(&mut self, name: &InterfaceName) -> io::Result<Option<Link>>;
+
+    /// Makes the sockets of an opening. On an error nothing is left.
+    ///
+    /// # Errors
+    /// The first socket that could not be made.
+    fn bind(&mut self, opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError>;
+
+    /// Every living socket with a mark of ours.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn tagged(&mut self) -> io::Result<Vec<Tagged>>;
+
+    /// Who has a port.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>>;
+
+    /// Time since boot, suspend included (CLOCK_BOOTTIME): no setting of the clock moves it.
+    fn boottime(&self) -> Duration;
+}
+
+/// The real kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+impl Kernel for Linux {
+    fn link(&mut self, name: &InterfaceName) -> io::Result<Option<Link>> {
+        rtnetlink::link(name)
+    }
+
+    fn bind(&mut self, opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
+        sockets::bind(opening, address)
+    }
+
+    fn tagged(&mut self) -> io::Result<Vec<Tagged>> {
+        sockdiag::tagged()
+    }
+
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+        sockdiag::holders(protocol, port)
+    }
+
+    fn boottime(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // Both are positive for this clock.
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+        Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds))
+    }
+}

@@ -1,0 +1,236 @@
+//! Leases: who has what, under which mark, until when. Values only: no I/O, no clock.
+//!
+//! Guarantees: quotas; one pending question per connection and per user; an id is never given
+//! twice in one run; a lease is found only together with its owner. Trusts its caller for the time.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::Ipv4Addr,
+    num::NonZeroU8,
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use portcullis_dbus::Error;
+use tokio::task::AbortHandle;
+use zbus::names::{OwnedUniqueName, UniqueName};
+
+use crate::{
+    caller::{Caller, Uid},
+    firewall::{Backend, Opening},
+    limits,
+    mark::LeaseMark,
+    request,
+    sockdiag::Protocol,
+};
+
+/// One granted request.
+#[derive(Debug)]
+pub struct Lease {
+    /// The connection that it belongs to, and its user.
+    pub owner: Caller,
+    /// What was opened.
+    pub opening: Opening,
+    /// The address that its sockets have.
+    pub address: Ipv4Addr,
+    /// The firewall it was opened in.
+    pub backend: Backend,
+    /// When it was opened (CLOCK_BOOTTIME).
+    pub opened: Duration,
+    /// When it ends by itself (CLOCK_BOOTTIME).
+    pub ends: Duration,
+    /// Since when the host's firewall has been away, if it is.
+    pub chain_gone_since: Option<Duration>,
+    /// What keeps other users off its ports; closed with the lease.
+    pub placeholders: Vec<OwnedFd>,
+}
+
+impl Lease {
+    /// Its ports.
+    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
+        let opening = &self.opening;
+        request::ports(
+            opening.dhcp,
+            opening.boot_server,
+            opening.tftp,
+            opening.http,
+        )
+    }
+}
+
+/// All leases, and the questions that may become some.
+#[derive(Debug, Default)]
+pub struct Leases {
+    open: BTreeMap<u64, Lease>,
+    last_id: u64,
+    last_slot: u8,
+    pending: Vec<Caller>,
+    ended: VecDeque<(u64, OwnedUniqueName)>,
+    watches: BTreeMap<u64, AbortHandle>,
+}
+
+/// What a lease id is to a caller.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// An open lease of this very connection.
+    Own,
+    /// A lease of this connection that has ended.
+    OwnEnded,
+    /// An open lease of another connection, be it the same user's.
+    Foreign,
+    /// No lease, or none that is remembered.
+    Unknown,
+}
+
+impl Leases {
+    /// Notes that a question of this caller is pending.
+    ///
+    /// # Errors
+    /// `Busy` when one of this connection or of this user already is.
+    pub fn begin_question(&mut self, caller: &Caller) -> Result<(), Error> {
+        let same = |other: &Caller| other.name == caller.name || other.uid == caller.uid;
+        if self.pending.iter().any(same) {
+            return Err(Error::Busy(
+                "another request of yours is waiting for an answer: answer its password dialog, \
+                 or end that program"
+                    .to_owned(),
+            ));
+        }
+        self.pending.push(caller.clone());
+        Ok(())
+    }
+
+    /// Forgets the pending question of a connection.
+    pub fn end_question(&mut self, caller: &Caller) {
+        self.pending.retain(|other| other.name != caller.name);
+    }
+
+    /// Whether this user may have one more lease.
+    ///
+    /// # Errors
+    /// `LimitsExceeded`.
+    pub fn check_quota(&self, uid: Uid) -> Result<(), Error> {
+        let own = self
+            .open
+            .values()
+            .filter(|lease| lease.owner.uid == uid)
+            .count();
+        if own >= limits::LEASES_PER_USER {
+            return Err(Error::LimitsExceeded(format!(
+                "you already have {} leases: close one (`portcullis status` shows them)",
+                limits::LEASES_PER_USER
+            )));
+        }
+        if self.open.len() >= limits::LEASES {
+            return Err(Error::LimitsExceeded(format!(
+                "{} leases are open on this host, and there can be no more",
+                limits::LEASES
+            )));
+        }
+        Ok(())
+    }
+
+    /// The user who has a port leased on an interface.
+    #[must_use]
+    pub fn lessee(&self, port: (Protocol, u16), index: u32) -> Option<Uid> {
+        self.open
+            .values()
+            .find(|lease| lease.opening.index == index && lease.ports().any(|own| own == port))
+            .map(|lease| lease.owner.uid)
+    }
+
+    /// The next slot, in turn, that no open lease and nothing in `taken` has.
+    #[must_use]
+    pub fn next_mark(&mut self, taken: &[LeaseMark]) -> Option<LeaseMark> {
+        for _ in 0..=u8::MAX {
+            self.last_slot = self.last_slot.wrapping_add(1);
+            let Some(slot) = NonZeroU8::new(self.last_slot) else {
+                continue;
+            };
+            let mark = LeaseMark::new(slot);
+            if !taken.contains(&mark) && self.open.values().all(|lease| lease.opening.mark != mark)
+            {
+                return Some(mark);
+            }
+        }
+        None
+    }
+
+    /// Records a lease and gives it an id.
+    pub fn insert(&mut self, lease: Lease) -> u64 {
+        self.last_id = self.last_id.saturating_add(1);
+        self.open.insert(self.last_id, lease);
+        self.last_id
+    }
+
+    /// Notes the task that waits for the owner of a lease to leave; it ends with the lease.
+    pub fn watched_by(&mut self, id: u64, watch: AbortHandle) {
+        if self.open.contains_key(&id) {
+            self.watches.insert(id, watch);
+        } else {
+            watch.abort();
+        }
+    }
+
+    /// Takes a lease out; remembers whose it was ([`limits::ENDED_LEASES`]).
+    pub fn remove(&mut self, id: u64) -> Option<Lease> {
+        let lease = self.open.remove(&id)?;
+        if let Some(watch) = self.watches.remove(&id) {
+            watch.abort();
+        }
+        if self.ended.len() >= limits::ENDED_LEASES {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((id, lease.owner.name.clone()));
+        Some(lease)
+    }
+
+    /// What an id is to a connection.
+    #[must_use]
+    pub fn relation(&self, id: u64, name: &UniqueName<'_>) -> Relation {
+        let own_ended = || {
+            self.ended
+                .iter()
+                .any(|(ended, owner)| *ended == id && owner == name)
+        };
+        match self.open.get(&id) {
+            Some(lease) if lease.owner.name == *name => Relation::Own,
+            Some(_) => Relation::Foreign,
+            None if own_ended() => Relation::OwnEnded,
+            None => Relation::Unknown,
+        }
+    }
+
+    /// The connection's own lease of this id.
+    ///
+    /// # Errors
+    /// `NoSuchLease` when it is not open or not this connection's.
+    pub fn own(&mut self, id: u64, name: &UniqueName<'_>) -> Result<&mut Lease, Error> {
+        self.open
+            .get_mut(&id)
+            .filter(|lease| lease.owner.name == *name)
+            .ok_or_else(no_such_lease)
+    }
+
+    /// All open leases in order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Lease)> {
+        self.open.iter().map(|(id, lease)| (*id, lease))
+    }
+
+    /// All open leases in order of their ids, to note what was seen of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Lease)> {
+        self.open.iter_mut().map(|(id, lease)| (*id, lease))
+    }
+
+    /// Whether there is neither a lease nor a question.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.pending.is_empty()
+    }
+}
+
+/// The answer to an id that is not the caller's: foreign and unknown look the same.
+#[must_use]
+pub fn no_such_lease() -> Error {
+    Error::NoSuchLease("you have no such lease: `portcullis status` shows yours".to_owned())
+}

@@ -1,0 +1,109 @@
+//! The privileges that the helper runs with: its own user and exactly two capabilities.
+//!
+//! Guarantees: after [`settle`] the process is not uid 0, has no supplementary group, no other
+//! capability in any set, and cannot gain one; or [`settle`] has failed and nothing else happens.
+//! Must run before any other thread exists, since Linux keeps capabilities per thread.
+
+use nix::{
+    errno::Errno,
+    unistd::{self, User},
+};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+
+/// The user that the helper runs as.
+pub const USER: &str = "portcullis";
+
+/// What the helper needs: CAP_NET_ADMIN for marks, filters and the firewall, CAP_NET_BIND_SERVICE
+/// for ports below 1024.
+pub const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
+
+/// Why the helper does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    /// The user is missing.
+    #[error(
+        "there is no user {USER}: install the sysusers file and run systemd-sysusers, or make a \
+         system user of that name"
+    )]
+    NoUser,
+    /// The user is root.
+    #[error("the user {USER} has uid or gid 0: the helper never runs as root")]
+    UserIsRoot,
+    /// Started by somebody else than systemd or root.
+    #[error(
+        "the helper needs exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and has {0:?}: it is \
+         started by the bus through its unit, not by hand"
+    )]
+    WrongCapabilities(CapabilitySet),
+    /// The kernel refused a step.
+    #[error("the kernel refused to {step}: {source}")]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// What it answered.
+        source: std::io::Error,
+    },
+}
+
+/// Becomes the helper's user if started by root, and makes sure of the capabilities in any case.
+///
+/// # Errors
+/// When the process would have more or less than it needs.
+pub fn settle() -> Result<(), PrivilegeError> {
+    if unistd::geteuid().is_root() || unistd::getuid().is_root() {
+        become_user()?;
+    }
+    let held = thread::capabilities(None).map_err(step("read capabilities"))?;
+    if held.permitted != NEEDED || held.effective != NEEDED {
+        return Err(PrivilegeError::WrongCapabilities(held.permitted));
+    }
+    // Nothing is ever executed, so nothing is to be handed on. (The unit's system call filter leaves
+    // no capset(2); an inheritable set without an ambient one gives nobody anything.)
+    thread::clear_ambient_capability_set().map_err(step("clear the ambient capabilities"))?;
+    thread::set_no_new_privs(true).map_err(step("set no_new_privs"))
+}
+
+/// Root's way down: bounding set first (needs CAP_SETPCAP), then groups, gid and uid (need
+/// CAP_SETGID and CAP_SETUID); keep-capabilities carries the permitted set over the last step.
+fn become_user() -> Result<(), PrivilegeError> {
+    let user = User::from_name(USER)
+        .map_err(|errno| kernel("look up the user", errno))?
+        .ok_or(PrivilegeError::NoUser)?;
+    if user.uid.is_root() || user.gid.as_raw() == 0 {
+        return Err(PrivilegeError::UserIsRoot);
+    }
+    for capability in CapabilitySet::all().difference(NEEDED) {
+        // EINVAL: newer than this kernel, so not there to be dropped.
+        match thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(errno) => return Err(step("shrink the bounding set")(errno)),
+        }
+    }
+    thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
+    unistd::setgroups(&[]).map_err(|errno| kernel("drop groups", errno))?;
+    unistd::setresgid(user.gid, user.gid, user.gid)
+        .map_err(|errno| kernel("set the gid", errno))?;
+    unistd::setresuid(user.uid, user.uid, user.uid)
+        .map_err(|errno| kernel("set the uid", errno))?;
+    thread::set_keep_capabilities(false).map_err(step("stop keeping capabilities"))?;
+    let sets = CapabilitySets {
+        effective: NEEDED,
+        permitted: NEEDED,
+        inheritable: CapabilitySet::empty(),
+    };
+    thread::set_capabilities(None, sets).map_err(step("set capabilities"))
+}
+
+fn step(step: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegeError {
+    move |errno| PrivilegeError::Kernel {
+        step,
+        source: errno.into(),
+    }
+}
+
+fn kernel(step: &'static str, errno: Errno) -> PrivilegeError {
+    PrivilegeError::Kernel {
+        step,
+        source: errno.into(),
+    }
+}

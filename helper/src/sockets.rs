@@ -1,0 +1,179 @@
+//! The sockets of a lease: made, marked, confined, and then handed over for good.
+//!
+//! Guarantees: every socket is bound to the lease's interface and carries its mark before it has a
+//! port; every UDP socket has a locked filter on the interface's index, which its holder cannot
+//! take off (SO_BINDTODEVICE alone is no limit: `connect(AF_UNSPEC)` removes it from UDP sockets).
+//! Trusts the kernel. Never reads or writes a packet.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT, keys};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+use crate::{firewall::Opening, limits, request, sockdiag, sockopt};
+
+/// The sockets of one lease.
+#[derive(Debug)]
+pub struct Bound {
+    /// What the client gets, by its key in the reply. The helper keeps no copy.
+    pub handed: Vec<(&'static str, OwnedFd)>,
+    /// What the helper keeps as long as the lease lives.
+    pub placeholders: Vec<OwnedFd>,
+}
+
+/// A socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{} port {port}: {source}", request::word(*protocol))]
+pub struct BindError {
+    /// Its protocol.
+    pub protocol: sockdiag::Protocol,
+    /// Its port.
+    pub port: u16,
+    /// What the kernel answered.
+    pub source: io::Error,
+}
+
+/// Makes the sockets of an opening. On an error those already made are closed.
+///
+/// # Errors
+/// The first socket that could not be made; EADDRINUSE when somebody else has the port.
+pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
+    let mut bound = Bound {
+        handed: Vec::new(),
+        placeholders: Vec::new(),
+    };
+    if opening.dhcp {
+        let socket = udp(
+            opening,
+            Ipv4Addr::UNSPECIFIED,
+            DHCP_PORT,
+            limits::DHCP_RECEIVE_BUFFER,
+        );
+        bound
+            .handed
+            .push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
+    }
+    if opening.tftp {
+        let socket = reserved_udp(
+            opening,
+            address,
+            TFTP_PORT,
+            limits::TFTP_RECEIVE_BUFFER,
+            &mut bound.placeholders,
+        );
+        bound
+            .handed
+            .push((keys::socket::TFTP, of_udp(TFTP_PORT, socket)?));
+    }
+    if opening.boot_server {
+        let socket = reserved_udp(
+            opening,
+            address,
+            BOOT_SERVER_PORT,
+            limits::DHCP_RECEIVE_BUFFER,
+            &mut bound.placeholders,
+        );
+        bound
+            .handed
+            .push((keys::socket::BOOT_SERVER, of_udp(BOOT_SERVER_PORT, socket)?));
+    }
+    if let Some(port) = opening.http {
+        let socket = listener(opening, address, port);
+        let socket = socket.map_err(|source| BindError {
+            protocol: sockdiag::Protocol::Tcp,
+            port,
+            source,
+        });
+        bound.handed.push((keys::socket::HTTP, socket?));
+    }
+    Ok(bound)
+}
+
+fn of_udp(port: u16, socket: io::Result<OwnedFd>) -> Result<OwnedFd, BindError> {
+    socket.map_err(|source| BindError {
+        protocol: sockdiag::Protocol::Udp,
+        port,
+        source,
+    })
+}
+
+/// A UDP port that nobody else can have: any user may move a UDP socket of theirs onto an interface
+/// and port (a wildcard bind elsewhere, then SO_BINDTODEVICE) and take its packets, unless the port
+/// is held on the address without a device. The placeholder holds it so and takes nothing: the
+/// lease's socket, bound to the device, always ranks higher, and the placeholder's filter drops all.
+fn reserved_udp(
+    opening: &Opening,
+    address: Ipv4Addr,
+    port: u16,
+    buffer: usize,
+    placeholders: &mut Vec<OwnedFd>,
+) -> io::Result<OwnedFd> {
+    let placeholder = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+    placeholder.attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)])?;
+    sockopt::lock_filter(&placeholder)?;
+    placeholder.set_reuse_port(true)?;
+    placeholder.bind(&SocketAddrV4::new(address, port).into())?;
+    placeholders.push(placeholder.into());
+    udp(opening, address, port, buffer)
+}
+
+fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Result<OwnedFd> {
+    let socket = confined(opening, Type::DGRAM, Protocol::UDP)?;
+    socket.attach_filter(&only_interface(opening.index))?;
+    sockopt::lock_filter(&socket)?;
+    setsockopt(&socket, RcvBufForce, &buffer)?;
+    if port == DHCP_PORT {
+        // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
+        // privilege, so there is nobody to hold it against.
+        socket.set_broadcast(true)?;
+    } else {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    Ok(socket.into())
+}
+
+fn listener(opening: &Opening, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let socket = confined(opening, Type::STREAM, Protocol::TCP)?;
+    // A machine that reboots comes back from the same port: the last connection's TIME_WAIT must
+    // keep neither us from binding nor it from connecting.
+    socket.set_reuse_address(true)?;
+    sockopt::no_time_wait(&socket)?;
+    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    socket.listen(limits::TCP_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Device before bind: the kernel groups and ranks sockets by the device they have when they get
+/// their port. By index, not by name: after a renaming in between, a name would be another interface.
+fn confined(opening: &Opening, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let kind = kind.cloexec().nonblocking();
+    let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
+    let index = NonZeroU32::new(opening.index).ok_or(io::ErrorKind::InvalidInput)?;
+    socket.bind_device_by_index_v4(Some(index))?;
+    socket.set_mark(opening.mark.value())?;
+    Ok(socket)
+}
+
+/// Accepts what came in by one interface, drops the rest (classic BPF, linux/filter.h).
+fn only_interface(index: u32) -> [SockFilter; 4] {
+    [
+        SockFilter::new(BPF_LD_W_ABS, 0, 0, SKF_AD_IFINDEX),
+        SockFilter::new(BPF_JMP_JEQ_K, 0, 1, index),
+        SockFilter::new(BPF_RET, 0, 0, u32::MAX),
+        SockFilter::new(BPF_RET, 0, 0, 0),
+    ]
+}
+
+// include/uapi/linux/bpf_common.h, filter.h
+const BPF_LD_W_ABS: u16 = 0x20;
+const BPF_JMP_JEQ_K: u16 = 0x15;
+const BPF_RET: u16 = 0x06;
+/// SKF_AD_OFF (-0x1000) + SKF_AD_IFINDEX (8).
+const SKF_AD_IFINDEX: u32 = 0xffff_f008;

@@ -1,0 +1,464 @@
+//! What the helper does between two questions to the bus: admit, grant, end, and hold every lease
+//! against the world. Synchronous, and the only place where the kernel and the firewall are changed.
+//!
+//! Guarantees: sockets first, then the firewall in one transaction, then the record; a failure
+//! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall; if the
+//! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller
+//! has asked polkit.
+
+use std::{io, net::IpAddr, os::fd::OwnedFd, time::Duration};
+
+use portcullis_dbus::{
+    DHCP_PORT, Error,
+    keys::{backend, fact, reason},
+};
+use zbus::names::OwnedUniqueName;
+
+use crate::{
+    caller::{Caller, Uid},
+    facts::{self, Facts},
+    firewall::{Firewall, FirewallError, Opening},
+    interface::Site,
+    kernel::Kernel,
+    lease::{Lease, Leases},
+    limits,
+    log::{self, Decision},
+    mark::LeaseMark,
+    rate::Rates,
+    request::{self, Request},
+    sockdiag::{Holder, Protocol, Tagged},
+    sockets::BindError,
+    upkeep,
+};
+
+/// The owned state of the helper.
+pub struct State {
+    /// Who has what.
+    pub leases: Leases,
+    /// How often each user has had polkit asked without a dialog.
+    pub rates: Rates,
+    kernel: Box<dyn Kernel>,
+    firewall: Box<dyn Firewall + Send>,
+    /// Since when something of ended leases may be left in the firewall: our table, as long as a
+    /// process outlives its lease and holds the sockets.
+    untidy_since: Option<Duration>,
+    /// Since when the kernel has been refusing to close an opening.
+    unclosed_since: Option<Duration>,
+    last_used: Duration,
+    stopping: bool,
+}
+
+/// What a granted request gives.
+#[derive(Debug)]
+pub struct Granted {
+    /// Id of the lease.
+    pub lease: u64,
+    /// The sockets, for the client alone.
+    pub sockets: Vec<(&'static str, OwnedFd)>,
+    /// Facts about the lease.
+    pub facts: Facts,
+}
+
+/// A lease that is over, for the signal to its owner.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub lease: u64,
+    /// The connection it belonged to.
+    pub owner: OwnedUniqueName,
+    /// One of [`portcullis_dbus::keys::reason`].
+    pub reason: &'static str,
+}
+
+/// An opening could not be removed in time: the helper has to end, since the kernel then removes
+/// its table with everything in it.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel refuses to close an opening; leaving, so that it removes the whole table")]
+pub struct CannotClose;
+
+impl State {
+    /// A state without leases.
+    #[must_use]
+    pub fn new(kernel: Box<dyn Kernel>, firewall: Box<dyn Firewall + Send>) -> Self {
+        let last_used = kernel.boottime();
+        Self {
+            leases: Leases::default(),
+            rates: Rates::default(),
+            kernel,
+            firewall,
+            untidy_since: None,
+            unclosed_since: None,
+            last_used,
+            stopping: false,
+        }
+    }
+
+    /// Time since boot, suspend included.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.kernel.boottime()
+    }
+
+    /// Notes that somebody uses the helper.
+    pub fn touch(&mut self) {
+        self.last_used = self.now();
+    }
+
+    /// Whether this request of this user could be granted now, polkit aside; and where. Asked
+    /// before the dialog, so that nobody types a password in vain, and again after it.
+    ///
+    /// # Errors
+    /// The quota, the interface, or the port that is in the way.
+    pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
+        self.leases.check_quota(uid)?;
+        let site = self.site(request)?;
+        for (protocol, port) in request.ports() {
+            if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
+                return Err(Error::AddressInUse(leased(protocol, port, uid)));
+            }
+        }
+        Ok(site)
+    }
+
+    /// The interface of a request, if it can be served on.
+    ///
+    /// # Errors
+    /// `NoSuchInterface`.
+    pub fn site(&mut self, request: &Request) -> Result<Site, Error> {
+        let name = request.interface();
+        let link = self.kernel.link(name).map_err(|error| {
+            Error::NoSuchInterface(format!("the kernel did not say what {name} is: {error}"))
+        })?;
+        Site::judge(name, link.as_ref())
+    }
+
+    /// Carries out a request that polkit has allowed.
+    ///
+    /// # Errors
+    /// Whatever is in the way; nothing is left of the attempt.
+    pub fn grant(
+        &mut self,
+        request: &Request,
+        site: &Site,
+        caller: &Caller,
+    ) -> Result<Granted, Error> {
+        if self.stopping {
+            return Err(Error::Busy("the helper is stopping: ask again".to_owned()));
+        }
+        if self.unclosed_since.is_some() {
+            return Err(Error::FirewallFailed(
+                "the kernel has not closed an earlier lease yet: ask again in a moment".to_owned(),
+            ));
+        }
+        // The world may have changed while the dialog stood open.
+        if self.admit(request, caller.uid)? != *site {
+            return Err(Error::NoSuchInterface(format!(
+                "{} changed while the question was open: ask again",
+                site.name
+            )));
+        }
+        let living = self.kernel.tagged().map_err(|error| {
+            Error::FirewallFailed(format!("the kernel did not list its sockets: {error}"))
+        })?;
+        refuse_leftovers(&living, request, site)?;
+        let opening = Opening {
+            mark: self.next_mark(&living)?,
+            interface: site.name.clone(),
+            index: site.index,
+            dhcp: request.dhcp(),
+            boot_server: request.boot_server(),
+            tftp: request.tftp(),
+            http: request.http(),
+            full_dhcp: false,
+        };
+        let bound = self
+            .kernel
+            .bind(&opening, site.address)
+            .map_err(|error| self.bind_error(error, site))?;
+        let backend = self.firewall.open(&opening).map_err(firewall_error)?;
+        let opened = self.now();
+        let lease = Lease {
+            owner: caller.clone(),
+            opening,
+            address: site.address,
+            backend,
+            opened,
+            ends: opened.saturating_add(Duration::from_secs(request.max_seconds().into())),
+            chain_gone_since: None,
+            placeholders: bound.placeholders,
+        };
+        let facts = facts::of_lease(&lease);
+        log::decision(&Decision::Granted, caller, Some(request));
+        Ok(Granted {
+            lease: self.leases.insert(lease),
+            sockets: bound.handed,
+            facts,
+        })
+    }
+
+    /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
+    pub fn end(&mut self, id: u64, reason: &'static str) -> Option<Ended> {
+        let lease = self.leases.remove(id)?;
+        self.touch();
+        self.close(&lease.opening);
+        log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
+        Some(Ended {
+            lease: id,
+            owner: lease.owner.name,
+            reason,
+        })
+    }
+
+    /// Ends every lease, as the helper stops. A request that is answered after that is refused.
+    pub fn end_all(&mut self) -> Vec<Ended> {
+        self.stopping = true;
+        let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
+        ids.into_iter()
+            .filter_map(|id| self.end(id, reason::HELPER_STOPPING))
+            .collect()
+    }
+
+    /// Holds every lease against the world and ends those that no longer fit into it.
+    ///
+    /// # Errors
+    /// [`CannotClose`], when the helper has to leave.
+    pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
+        self.tidy()?;
+        if self.leases.iter().next().is_none() {
+            return Ok(Vec::new());
+        }
+        let now = self.now();
+        let living = self
+            .kernel
+            .tagged()
+            .inspect_err(|error| log::kernel("list sockets", error))
+            .ok();
+        let mut over = Vec::new();
+        for (id, lease) in self.leases.iter_mut() {
+            let link = self.kernel.link(&lease.opening.interface);
+            let reason = upkeep::expired(lease, now)
+                .or_else(|| upkeep::interface_changed(lease, &link))
+                .or_else(|| upkeep::sockets_changed(lease, living.as_deref()))
+                .or_else(|| upkeep::firewall_changed(lease, now, self.firewall.as_mut()));
+            over.extend(reason.map(|reason| (id, reason)));
+        }
+        Ok(over
+            .into_iter()
+            .filter_map(|(id, reason)| self.end(id, reason))
+            .collect())
+    }
+
+    /// How soon to tick again.
+    #[must_use]
+    pub fn next_tick(&self) -> Duration {
+        let now = self.now();
+        let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
+        let reloading = self
+            .leases
+            .iter()
+            .any(|(_, lease)| lease.chain_gone_since.is_some());
+        if reloading || self.untidy_since.is_some_and(recent) {
+            limits::SOON
+        } else {
+            limits::TICK
+        }
+    }
+
+    /// Whether the helper may leave: nothing open, asked or left over for [`limits::IDLE`], and no
+    /// socket of an earlier lease alive, whose slot a new helper would not know.
+    pub fn may_leave(&mut self) -> bool {
+        let unused = self.now().saturating_sub(self.last_used) >= limits::IDLE;
+        unused
+            && self.leases.is_idle()
+            && self.untidy_since.is_none()
+            && self.kernel.tagged().is_ok_and(|living| living.is_empty())
+    }
+
+    /// What `Check` says about a request, apart from polkit's part. Changes nothing.
+    pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
+        let mut problems = Vec::new();
+        let mut facts = Facts::new();
+        facts::put(
+            &mut facts,
+            fact::INTERFACE,
+            request.interface().as_str().into(),
+        );
+        match self.site(request) {
+            Ok(site) => {
+                facts::put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
+                facts::put(&mut facts, fact::ADDRESS, site.address.to_string().into());
+                let taken = self.ports_taken(request, &site, &mut problems);
+                facts::put(&mut facts, fact::PORTS_TAKEN, taken.into());
+            }
+            Err(error) => problems.push(error.message()),
+        }
+        if let Err(error) = self.leases.check_quota(uid) {
+            problems.push(error.message());
+        }
+        let backend = match self.firewall.backend() {
+            Ok(found) => facts::backend(found),
+            Err(error) => {
+                problems.push(firewall_error(error).message());
+                backend::UNSUPPORTED
+            }
+        };
+        facts::put(&mut facts, fact::BACKEND, backend.into());
+        facts::put_ports(&mut facts, request.ports());
+        facts::put(&mut facts, fact::PROBLEMS, problems.into());
+        facts
+    }
+
+    fn ports_taken(
+        &mut self,
+        request: &Request,
+        site: &Site,
+        problems: &mut Vec<String>,
+    ) -> Vec<(String, u16, u32)> {
+        let mut taken = Vec::new();
+        for (protocol, port) in request.ports() {
+            let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
+                Some(uid) => (uid.get(), leased(protocol, port, uid)),
+                None => match self.holder(protocol, port, site) {
+                    Ok(None) => continue,
+                    Ok(Some(holder)) => (holder.uid, in_use(protocol, port, Some(holder))),
+                    Err(error) => {
+                        problems.push(format!("the kernel did not list its sockets: {error}"));
+                        continue;
+                    }
+                },
+            };
+            problems.push(problem);
+            taken.push((request::word(protocol).to_owned(), port, uid));
+        }
+        taken
+    }
+
+    /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
+    /// no other interface. One on 127.0.0.1 is not in the way.
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Holder>> {
+        let ours = |address: IpAddr| match address {
+            // Ours is on the wildcard address, so any other is in the way.
+            _ if port == DHCP_PORT => true,
+            IpAddr::V4(address) => address.is_unspecified() || address == site.address,
+            IpAddr::V6(address) => {
+                address.is_unspecified() || address.to_ipv4_mapped() == Some(site.address)
+            }
+        };
+        let holders = self.kernel.holders(protocol, port)?;
+        Ok(holders.into_iter().find(|holder| {
+            ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+        }))
+    }
+
+    fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
+        if error.source.kind() == io::ErrorKind::AddrInUse {
+            let holder = self.holder(error.protocol, error.port, site).ok().flatten();
+            return Error::AddressInUse(in_use(error.protocol, error.port, holder));
+        }
+        Error::FirewallFailed(format!("the kernel refused to open {error}"))
+    }
+
+    fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
+        let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
+        self.leases.next_mark(&taken).ok_or_else(|| {
+            Error::LimitsExceeded(
+                "every slot is taken by a lease, or by a process that still holds the sockets of \
+                 an ended one"
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn close(&mut self, opening: &Opening) {
+        let now = self.now();
+        self.untidy_since = Some(now);
+        if let Err(error) = self.firewall.close(opening) {
+            log::firewall("close", &error);
+            self.unclosed_since.get_or_insert(now);
+        }
+    }
+
+    /// Takes away what ended leases have left: a rule that could not be removed at once, and our
+    /// table when the last process that holds a socket of ours is gone.
+    fn tidy(&mut self) -> Result<(), CannotClose> {
+        if self.untidy_since.is_none() {
+            return Ok(());
+        }
+        let now = self.now();
+        match self.firewall.sweep() {
+            Ok(_) => {
+                self.unclosed_since = None;
+                // Our table stands anyway while a lease is open; the end of that one tidies up.
+                if self.leases.iter().next().is_some() || !self.is_any_held() {
+                    self.untidy_since = None;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                log::firewall("tidy up", &error);
+                match self.unclosed_since {
+                    Some(since) if now.saturating_sub(since) >= limits::FIREWALL_PATIENCE => {
+                        Err(CannotClose)
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Whether some process holds a socket of ours; if the kernel does not say, yes.
+    fn is_any_held(&mut self) -> bool {
+        let living = self.kernel.tagged();
+        living.map_or(true, |living| living.iter().any(|socket| socket.inode != 0))
+    }
+}
+
+/// A process that outlived its lease shares no port with a new one: SO_REUSEPORT would let the
+/// kernel give it half of the packets.
+fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result<(), Error> {
+    let leftover = living.iter().find(|socket| {
+        socket.protocol == Protocol::Udp
+            && (socket.ifindex == site.index || socket.ifindex == 0)
+            && request
+                .ports()
+                .any(|wanted| wanted == (socket.protocol, socket.port))
+    });
+    leftover.map_or(Ok(()), |socket| {
+        Err(Error::AddressInUse(outlived(socket.protocol, socket.port)))
+    })
+}
+
+fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+    if holder.is_some_and(|holder| LeaseMark::from_socket(holder.mark).is_some()) {
+        return outlived(protocol, port);
+    }
+    let holder = holder.map_or_else(
+        || "another program".to_owned(),
+        |holder| format!("a program of uid {}", holder.uid),
+    );
+    let protocol = request::word(protocol);
+    format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
+}
+
+fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
+    let protocol = request::word(protocol);
+    format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
+}
+
+fn outlived(protocol: Protocol, port: u16) -> String {
+    let protocol = request::word(protocol);
+    format!(
+        "{protocol} port {port} is still held by a process whose lease has ended: end that process"
+    )
+}
+
+fn firewall_error(error: FirewallError) -> Error {
+    match error {
+        FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
+        FirewallError::Kernel { .. }
+        | FirewallError::Protocol { .. }
+        | FirewallError::AnotherHelper => {
+            Error::FirewallFailed(format!("the firewall was not changed: {error}"))
+        }
+    }
+}

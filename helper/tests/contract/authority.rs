@@ -1,0 +1,297 @@
+//! Who may: every answer of polkit, and every way of not answering.
+
+use std::collections::BTreeMap;
+
+use portcullis_dbus::{Error, action};
+use zbus::Variant;
+
+use crate::lab::{Bus, Client, Helper, Lab, Mood, request, until};
+
+#[tokio::test]
+async fn p1_polkit_is_asked_about_the_caller_and_exactly_this_request() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    let mut request = request("eth0");
+    request.insert("http-port", 8080_u16.into());
+    request.insert("max-seconds", 60_u32.into());
+    client.proxy.open(request).await.unwrap();
+    let asked = lab.polkit.log().asked.clone();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].subject, client.name());
+    assert_eq!(asked[0].action, action::OPEN);
+    assert!(asked[0].interactive);
+    let details = [
+        ("dhcp", "bind"),
+        ("http-port", "8080"),
+        ("interface", "eth0"),
+        ("max-seconds", "60"),
+    ];
+    let details: BTreeMap<_, _> = details
+        .map(|(key, value)| (key.into(), value.into()))
+        .into();
+    assert_eq!(asked[0].details, details);
+}
+
+#[tokio::test]
+async fn p1_open_without_a_yes_opens_nothing_and_says_why() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    for mood in [
+        Mood::No,
+        Mood::YesAndChallenge,
+        Mood::Challenge,
+        Mood::Dismissed,
+        Mood::WrongPassword,
+        Mood::Garbage,
+        Mood::Failing,
+    ] {
+        lab.polkit.answers(mood);
+        let error = client.open("eth0").await.unwrap_err();
+        let expected = match (mood, &error) {
+            (Mood::Challenge, Error::NoAgent(text)) => text.contains("pkttyagent"),
+            (Mood::Dismissed | Mood::WrongPassword, Error::AuthenticationDismissed(_)) => true,
+            (Mood::No | Mood::YesAndChallenge, Error::NotAuthorized(text)) => {
+                text.contains("refused")
+            }
+            (Mood::Garbage | Mood::Failing, Error::NotAuthorized(text)) => {
+                text.contains("does not answer")
+            }
+            _ => false,
+        };
+        assert!(expected, "{mood:?}: {error:?}");
+        assert!(lab.helper.world().sockets.is_empty(), "{mood:?}");
+        assert!(lab.helper.world().is_clean(), "{mood:?}");
+    }
+    // The same caller may ask again, and a yes is a yes.
+    lab.polkit.answers(Mood::Yes);
+    client.open("eth0").await.unwrap();
+}
+
+#[tokio::test]
+async fn p1_without_polkit_nothing_opens() {
+    let bus = Bus::start();
+    let helper = Helper::start(&bus).await;
+    let client = Client::new(&bus).await;
+    let error = client.open("eth0").await.unwrap_err();
+    assert!(matches!(&error, Error::NotAuthorized(text) if text.contains("does not answer")));
+    assert!(helper.world().sockets.is_empty());
+    let facts = client.proxy.check(request("eth0")).await.unwrap();
+    assert_eq!(*facts["authorization"], Variant::from("unavailable"));
+}
+
+#[tokio::test]
+async fn p1_a_caller_without_the_flag_for_a_dialog_gets_none() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    lab.polkit.answers(Mood::Challenge);
+    let body = (request("eth0"),);
+    let reply = client.connection.call_method(
+        Some("org.portcullis.Netboot1"),
+        "/org/portcullis/Netboot1",
+        Some("org.portcullis.Netboot1"),
+        "Open",
+        &body,
+    );
+    let error = reply.await.unwrap_err();
+    assert!(error.to_string().contains("Error.NoAgent"), "{error}");
+    let asked = lab.polkit.log().asked.clone();
+    assert_eq!(asked.len(), 1);
+    assert!(!asked[0].interactive);
+}
+
+#[tokio::test]
+async fn p1_a_slow_polkit_is_no_polkit_for_a_question_without_a_dialog() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    lab.polkit.answers(Mood::Silent);
+    let started = std::time::Instant::now();
+    let facts = client.proxy.check(request("eth0")).await.unwrap();
+    assert_eq!(*facts["authorization"], Variant::from("unavailable"));
+    assert!((9..15).contains(&started.elapsed().as_secs()));
+    assert_eq!(lab.polkit.log().cancelled, 1);
+}
+
+#[tokio::test]
+async fn p1_a_caller_killed_during_the_dialog_gets_nothing() {
+    let lab = Lab::start().await;
+    lab.polkit.answers(Mood::Silent);
+    let client = lab.client().await;
+    let proxy = client.proxy.clone();
+    let call = tokio::spawn(async move { proxy.open(request("eth0")).await.map(|_| ()) });
+    lab.polkit.asked(1).await;
+    call.abort();
+    let _ = call.await;
+    client.leave().await;
+    until("the question is withdrawn", || {
+        lab.polkit.log().cancelled == 1
+    })
+    .await;
+    assert!(lab.helper.world().sockets.is_empty());
+    // The slot for questions is free again.
+    lab.polkit.answers(Mood::Yes);
+    lab.client().await.open("eth0").await.unwrap();
+}
+
+#[tokio::test]
+async fn one_question_at_a_time() {
+    let lab = Lab::start().await;
+    lab.polkit.answers(Mood::Silent);
+    let first = lab.client().await;
+    let proxy = first.proxy.clone();
+    let call = tokio::spawn(async move { proxy.open(request("eth0")).await.map(|_| ()) });
+    lab.polkit.asked(1).await;
+    // The same connection, and another one of the same user.
+    assert!(matches!(first.open("eth1").await, Err(Error::Busy(_))));
+    let second = lab.client().await;
+    assert!(matches!(second.open("eth1").await, Err(Error::Busy(_))));
+    assert_eq!(lab.polkit.log().asked.len(), 1);
+    // Others are served meanwhile: nothing is locked.
+    assert_eq!(second.proxy.list().await.unwrap().len(), 0);
+    call.abort();
+    let _ = call.await;
+    first.leave().await;
+    until("the question is withdrawn", || {
+        lab.polkit.log().cancelled == 1
+    })
+    .await;
+    lab.polkit.answers(Mood::Yes);
+    second.open("eth1").await.unwrap();
+}
+
+#[tokio::test]
+async fn p9_a_foreign_lease_is_no_lease_unless_polkit_lets_manage() {
+    let lab = Lab::start().await;
+    let (owner, stranger) = (lab.client().await, lab.client().await);
+    let (lease, _sockets, _) = owner.open("eth0").await.unwrap();
+    for mood in [
+        Mood::No,
+        Mood::Challenge,
+        Mood::Dismissed,
+        Mood::Garbage,
+        Mood::Failing,
+    ] {
+        lab.polkit.manager(mood);
+        let error = stranger.proxy.close(lease).await.unwrap_err();
+        assert!(
+            matches!(error, Error::NoSuchLease(_)),
+            "{mood:?}: {error:?}"
+        );
+        let unknown = stranger.proxy.close(lease + 1).await.unwrap_err();
+        assert_eq!(unknown.message(), error.message());
+        assert!(stranger.proxy.list().await.unwrap().is_empty(), "{mood:?}");
+    }
+    let error = stranger.proxy.extend(lease, 60).await.unwrap_err();
+    assert!(matches!(error, Error::NoSuchLease(_)));
+    assert_eq!(owner.proxy.list().await.unwrap().len(), 1);
+    assert_eq!(lab.helper.world().open.len(), 1);
+
+    lab.polkit.manager(Mood::Yes);
+    let seen = stranger.proxy.list().await.unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].0, lease);
+    stranger.proxy.close(lease).await.unwrap();
+    assert!(lab.helper.world().open.is_empty());
+}
+
+#[tokio::test]
+async fn list_never_shows_a_dialog_and_asks_only_when_there_is_something_to_hide() {
+    let lab = Lab::start().await;
+    let (owner, stranger) = (lab.client().await, lab.client().await);
+    owner.proxy.list().await.unwrap();
+    let (_, _sockets, _) = owner.open("eth0").await.unwrap();
+    owner.proxy.list().await.unwrap();
+    assert_eq!(lab.polkit.log().asked.len(), 1);
+    stranger.proxy.list().await.unwrap();
+    let asked = lab.polkit.log().asked.clone();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(
+        (asked[1].action.as_str(), asked[1].interactive),
+        (action::MANAGE, false)
+    );
+    assert_eq!(asked[1].subject, stranger.name());
+}
+
+#[tokio::test]
+async fn extend_asks_by_the_same_rules() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    let (lease, _sockets, facts) = client.open("eth0").await.unwrap();
+    let before = u64::try_from(facts["ends"].try_clone().unwrap()).unwrap();
+    lab.helper.pass(100);
+    lab.polkit.answers(Mood::No);
+    assert!(matches!(
+        client.proxy.extend(lease, 50_000).await,
+        Err(Error::NotAuthorized(_))
+    ));
+    lab.polkit.answers(Mood::Yes);
+    assert!(matches!(
+        client.proxy.extend(lease, 5).await,
+        Err(Error::InvalidRequest(_))
+    ));
+    client.proxy.extend(lease, 50_000).await.unwrap();
+    let asked = lab.polkit.log().asked.last().unwrap().clone();
+    assert_eq!(
+        (asked.action.as_str(), asked.details["max-seconds"].as_str()),
+        (action::OPEN, "50000")
+    );
+    assert_eq!(asked.details["interface"], "eth0");
+    let listed = client.proxy.list().await.unwrap();
+    let after = u64::try_from(listed[0].1["ends"].try_clone().unwrap()).unwrap();
+    assert_eq!(after - before, (100 + 50_000 - 43_200) * 1_000_000);
+}
+
+#[tokio::test]
+async fn check_says_what_polkit_would_and_opens_nothing() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    for (mood, word) in [
+        (Mood::Yes, "yes"),
+        (Mood::No, "no"),
+        (Mood::Challenge, "challenge"),
+    ] {
+        lab.polkit.answers(mood);
+        let facts = client.proxy.check(request("eth0")).await.unwrap();
+        assert_eq!(*facts["authorization"], Variant::from(word));
+    }
+    assert!(
+        lab.polkit
+            .log()
+            .asked
+            .iter()
+            .all(|asked| !asked.interactive)
+    );
+    assert!(lab.helper.world().sockets.is_empty());
+}
+
+#[tokio::test]
+async fn p9_check_is_limited_per_user() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    for _ in 0..20 {
+        client.proxy.check(request("eth0")).await.unwrap();
+    }
+    let error = client.proxy.check(request("eth0")).await.unwrap_err();
+    assert!(matches!(error, Error::LimitsExceeded(_)));
+    assert_eq!(lab.polkit.log().asked.len(), 20);
+    lab.helper.pass(1);
+    client.proxy.check(request("eth0")).await.unwrap();
+}
+
+#[tokio::test]
+async fn p9_list_is_limited_per_user_where_polkit_has_to_be_asked() {
+    let lab = Lab::start().await;
+    let (owner, stranger) = (lab.client().await, lab.client().await);
+    for _ in 0..30 {
+        stranger.proxy.list().await.unwrap();
+    }
+    let (_, _sockets, _) = owner.open("eth0").await.unwrap();
+    for _ in 0..20 {
+        stranger.proxy.list().await.unwrap();
+    }
+    assert!(matches!(
+        stranger.proxy.list().await,
+        Err(Error::LimitsExceeded(_))
+    ));
+    // One's own is for free.
+    owner.proxy.list().await.unwrap();
+}

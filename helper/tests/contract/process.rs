@@ -1,0 +1,257 @@
+//! The helper's own process: what it may, how it starts, how it dies.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram, process::CommandExt},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use portcullis_dbus::keys::reason;
+use tempfile::TempDir;
+
+use crate::{
+    lab::{Bus, Client, Polkit, appears, until},
+    netns::{Peer, sh, skipped, two_wires},
+    real::NIXOS,
+};
+
+const HELPER: &str = env!("CARGO_BIN_EXE_portcullis-helper");
+/// The helper's user, on a machine that has it.
+const UID: u32 = 64_099;
+
+/// Gives the calling thread, and what it starts, a machine with two wires and the user portcullis;
+/// `None`, and a word, without root.
+fn machine_with_user() -> Option<(Peer, TempDir)> {
+    let peer = two_wires()?;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    sh("mount --make-rprivate /");
+    let files = tempfile::tempdir().unwrap();
+    fs::set_permissions(files.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for (file, line) in [
+        (
+            "passwd",
+            format!("portcullis:x:{UID}:{UID}::/:/usr/sbin/nologin\n"),
+        ),
+        ("group", format!("portcullis:x:{UID}:\n")),
+    ] {
+        let host = fs::read_to_string(format!("/etc/{file}")).unwrap();
+        let path = files.path().join(file);
+        fs::write(&path, line + &host).unwrap();
+        sh(&format!("mount --bind {} /etc/{file}", path.display()));
+    }
+    Some((peer, files))
+}
+
+/// A helper that root has started.
+struct Process {
+    child: Child,
+    notifications: UnixDatagram,
+    _directory: TempDir,
+}
+
+impl Process {
+    fn start(bus: &str, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("notify");
+        let notifications = UnixDatagram::bind(&socket).unwrap();
+        notifications.set_nonblocking(true).unwrap();
+        fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).unwrap();
+        fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let child = Command::new(HELPER)
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", bus)
+            .env("NOTIFY_SOCKET", &socket)
+            .env("WATCHDOG_USEC", "400000")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            notifications,
+            _directory: directory,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
+    }
+
+    fn status(&self, key: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap();
+        line.trim_start_matches(':')
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    fn notified(&self) -> Vec<String> {
+        let mut buffer = [0; 64];
+        std::iter::from_fn(|| {
+            let length = self.notifications.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+        .collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn refused(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    assert_eq!(status.code(), Some(1));
+    String::from_utf8_lossy(&stderr).into_owned()
+}
+
+#[tokio::test]
+async fn p10_root_becomes_the_helpers_user_with_exactly_two_capabilities() {
+    let Some(_machine) = machine_with_user() else {
+        return;
+    };
+    let bus = Bus::start_for(UID);
+    let process = Process::start(&bus.address, &[]);
+    appears(&bus).await;
+    let ids = [UID; 4].map(|uid| uid.to_string()).join(" ");
+    assert_eq!(process.status("Uid"), ids);
+    assert_eq!(process.status("Gid"), ids);
+    assert_eq!(process.status("Groups"), "");
+    // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN is 12.
+    for (set, capabilities) in [
+        ("CapPrm", 0x1400),
+        ("CapEff", 0x1400),
+        ("CapBnd", 0x1400),
+        ("CapInh", 0),
+        ("CapAmb", 0),
+    ] {
+        assert_eq!(process.status(set), format!("{capabilities:016x}"), "{set}");
+    }
+    assert_eq!(process.status("NoNewPrivs"), "1");
+    assert_eq!(process.status("Threads"), "1");
+}
+
+#[tokio::test]
+async fn p3_killed_the_helper_takes_its_table_along_and_the_sweep_the_rest() {
+    let Some(_machine) = machine_with_user() else {
+        return;
+    };
+    sh(NIXOS);
+    let before = sh("nft -s -a list ruleset");
+    let bus = Bus::start_for(UID);
+    let _polkit = Polkit::start(&bus).await;
+    let mut process = Process::start(&bus.address, &[]);
+    appears(&bus).await;
+    let client = Client::new(&bus).await;
+    let (_, _sockets, _) = client.open("pc-svc0").await.unwrap();
+    assert!(sh("nft list tables").contains("table inet portcullis"));
+    process.signal(Signal::SIGKILL);
+    process.child.wait().unwrap();
+    // What is left accepts what carries a mark that nobody sets any more.
+    assert!(!sh("nft list tables").contains("portcullis"));
+    assert_eq!(sh("nft list ruleset").matches("portcullis").count(), 4);
+    let mut sweep = Process::start(&bus.address, &["--sweep"]);
+    assert!(sweep.child.wait().unwrap().success());
+    assert_eq!(sh("nft -s -a list ruleset"), before);
+}
+
+#[tokio::test]
+async fn p3_terminated_the_helper_closes_and_tells() {
+    let Some(_machine) = machine_with_user() else {
+        return;
+    };
+    sh(NIXOS);
+    let before = sh("nft -s -a list ruleset");
+    let bus = Bus::start_for(UID);
+    let _polkit = Polkit::start(&bus).await;
+    let mut process = Process::start(&bus.address, &[]);
+    appears(&bus).await;
+    until("it is ready", || {
+        process.notified().contains(&"READY=1".to_owned())
+    })
+    .await;
+    let client = Client::new(&bus).await;
+    let mut closed = client.proxy.receive_lease_ended().await.unwrap();
+    let (_, _sockets, _) = client.open("pc-svc0").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    let alive = process
+        .notified()
+        .iter()
+        .filter(|state| *state == "WATCHDOG=1")
+        .count();
+    assert!(
+        (3..=12).contains(&alive),
+        "{alive} in a second, at half of 0.4 s"
+    );
+    process.signal(Signal::SIGTERM);
+    assert_eq!(
+        closed.next().await.unwrap().args().unwrap().reason,
+        reason::HELPER_STOPPING
+    );
+    assert!(process.child.wait().unwrap().success());
+    assert!(process.notified().contains(&"STOPPING=1".to_owned()));
+    assert_eq!(sh("nft -s -a list ruleset"), before);
+}
+
+#[test]
+fn p10_the_helper_refuses_to_run_with_more_or_less_than_it_needs() {
+    if two_wires().is_none() {
+        return;
+    }
+    let with = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(format!("--inh-caps=-all{capabilities}"))
+            .arg(format!("--ambient-caps=-all{capabilities}"))
+            .args([HELPER, "--sweep"]);
+        command
+    };
+    let exact = ",+net_admin,+net_bind_service";
+    assert!(with(exact).status().unwrap().success());
+    for wrong in ["", ",+net_admin", ",+net_admin,+net_bind_service,+net_raw"] {
+        let said = refused(&mut with(wrong));
+        assert!(
+            said.contains("exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn root_without_the_helpers_user_is_told_how_to_make_it() {
+    if !nix::unistd::geteuid().is_root() || !sh("getent passwd portcullis || true").is_empty() {
+        skipped("needs root, and a machine without the user portcullis");
+        return;
+    }
+    let said = refused(Command::new(HELPER).arg("--sweep"));
+    assert!(said.contains("sysusers"), "{said}");
+}
+
+#[test]
+fn the_command_line_is_as_small_as_it_looks() {
+    let run = |arguments: &[&str]| Command::new(HELPER).args(arguments).uid(65534).output();
+    let version = run(&["--version"]).unwrap();
+    assert!(String::from_utf8_lossy(&version.stdout).starts_with("portcullis-helper 0."));
+    assert!(String::from_utf8_lossy(&run(&["--help"]).unwrap().stdout).contains("--sweep"));
+    for wrong in [&["--verbose"][..], &["--sweep", "now"], &["-h"]] {
+        assert_eq!(run(wrong).unwrap().status.code(), Some(2), "{wrong:?}");
+    }
+}

@@ -1,0 +1,242 @@
+//! A computer that boots from the network: QEMU, in software emulation.
+//!
+//! Guarantees: it has no disk, so it reaches userspace by the network or not at all; it ends with its
+//! owner; what it says on its serial console is kept.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    LabError, Result,
+    lan::Lan,
+    process::{Process, finish, mortal},
+};
+
+/// What the machine boots with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS with the iPXE ROM of QEMU's network card.
+    Bios,
+    /// OVMF with its own PXE stack: the card has no ROM.
+    Uefi,
+}
+
+/// OVMF's code and the template of its variables.
+pub const OVMF: [&str; 2] = [
+    "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "/usr/share/OVMF/OVMF_VARS_4M.fd",
+];
+/// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s.
+pub const BOOT: Duration = Duration::from_secs(150);
+
+/// A machine that has been switched on.
+#[derive(Debug)]
+pub struct Machine {
+    process: Process,
+    directory: TempDir,
+    started: Instant,
+}
+
+impl Machine {
+    /// Switches one on at a new port of the LAN.
+    pub fn start(lan: &Lan, firmware: Firmware, mac: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("portcullis-machine-")
+            .tempdir()
+            .map_err(|error| LabError::of("a directory for the machine", error))?;
+        let tap = lan.tap()?;
+        let mut command = mortal("qemu-system-x86_64");
+        command
+            .args([
+                "-accel",
+                "tcg",
+                "-m",
+                "512",
+                "-nodefaults",
+                "-display",
+                "none",
+            ])
+            .args(["-no-reboot", "-monitor", "none", "-serial"])
+            .arg(format!("file:{}", console(directory.path()).display()))
+            .arg("-netdev")
+            .arg(format!("tap,id=lan,ifname={tap},script=no,downscript=no"))
+            .arg("-device");
+        match firmware {
+            Firmware::Bios => {
+                command
+                    .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0"))
+                    // The firmware talks on the serial console.
+                    .args(["-machine", "pc,graphics=off"]);
+            }
+            Firmware::Uefi => {
+                let [code, template] = OVMF;
+                let variables = directory.path().join("variables.fd");
+                std::fs::copy(template, &variables)
+                    .map_err(|error| LabError::of(template, error))?;
+                command
+                    .arg(format!(
+                        "virtio-net-pci,netdev=lan,mac={mac},bootindex=0,romfile="
+                    ))
+                    .args(["-machine", "q35,graphics=off", "-device", "virtio-rng-pci"])
+                    .arg("-drive")
+                    .arg(format!(
+                        "if=pflash,format=raw,unit=0,readonly=on,file={code}"
+                    ))
+                    .arg("-drive")
+                    .arg(format!(
+                        "if=pflash,format=raw,unit=1,file={}",
+                        variables.display()
+                    ));
+            }
+        }
+        let errors = std::fs::File::create(directory.path().join("errors"))
+            .map_err(|error| LabError::of("the machine's directory", error))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors);
+        Ok(Self {
+            process: lan.switch().spawn(command)?,
+            directory,
+            started: Instant::now(),
+        })
+    }
+
+    /// What it has said on its serial console.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let bytes = std::fs::read(console(self.directory.path())).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Waits at most `patience` for a console line that begins with `word`: the rest of the first
+    /// one, and how long after switching on. `Err` with the console's end when the machine has
+    /// stopped, or has been on for longer than `limit`, without it.
+    pub fn line(
+        &mut self,
+        word: &str,
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<Option<(String, Duration)>> {
+        let asked = Instant::now();
+        loop {
+            // Looked at before the console, so that a machine's last words are not missed.
+            let ended = self.process.wait(Duration::from_millis(50))?;
+            let console = self.console();
+            // A line counts once it is whole.
+            let whole = console.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            if let Some(rest) = whole.lines().find_map(|line| line.strip_prefix(word)) {
+                return Ok(Some((rest.trim().to_owned(), self.started.elapsed())));
+            }
+            let why = match ended {
+                Some(status) => format!("the machine stopped ({status})"),
+                None if self.started.elapsed() > limit => format!("nothing within {limit:?}"),
+                None if asked.elapsed() > patience => return Ok(None),
+                None => continue,
+            };
+            let errors = std::fs::read_to_string(self.directory.path().join("errors"));
+            let from = console.len().saturating_sub(3000);
+            let tail = console.get(from..).unwrap_or(&console);
+            return Err(LabError(format!(
+                "{word}: {why}; its console ends:\n{tail}\n{}",
+                errors.unwrap_or_default()
+            )));
+        }
+    }
+
+    /// Waits for userspace: the kernel's command line, and how long it took.
+    pub fn up(&mut self) -> Result<(String, Duration)> {
+        self.whole_line("PORTCULLIS-UP ")
+    }
+
+    /// Waits for what the initrd says of itself; see [`marker`].
+    pub fn initrd(&mut self) -> Result<String> {
+        self.whole_line("PORTCULLIS-INITRD ").map(|(text, _)| text)
+    }
+
+    /// A line that a machine says in the time that a boot may take.
+    fn whole_line(&mut self, word: &str) -> Result<(String, Duration)> {
+        self.line(word, BOOT, BOOT)?
+            .ok_or_else(|| LabError(format!("{word}: nothing within {BOOT:?}")))
+    }
+}
+
+/// The file of the serial console.
+fn console(directory: &Path) -> PathBuf {
+    directory.join("console")
+}
+
+/// The directory of the kernel and initrd that machines boot, in the shape of a NixOS netboot build:
+/// `bzImage`, `initrd`, `netboot.ipxe`; and `extra`, a second initrd. Made on first use.
+pub fn image() -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/machine-image");
+    finish(Command::new(script)).map(|path| PathBuf::from(path.trim()))
+}
+
+/// What `init` prints after `PORTCULLIS-INITRD` when the machine runs our initrd.
+pub fn marker(image: &Path) -> Result<String> {
+    let file = image.join("marker");
+    std::fs::read_to_string(&file)
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| LabError::of(file.display(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Needs, need, netns::Netns, rival::Rival};
+
+    /// The laboratory itself: image, firmware and switch work with a server that is not ours.
+    #[test]
+    fn both_firmwares_boot_the_image_from_dnsmasq() {
+        need!(
+            Needs::Root,
+            Needs::Tool("qemu-system-x86_64"),
+            Needs::Tool("dnsmasq"),
+            Needs::File(OVMF[0]),
+            Needs::File("/usr/lib/ipxe/snponly.efi"),
+        );
+        let image = image().unwrap();
+        let files = tempfile::tempdir().unwrap();
+        for name in ["bzImage", "initrd", "netboot.ipxe"] {
+            std::fs::copy(image.join(name), files.path().join(name)).unwrap();
+        }
+        std::fs::copy(
+            "/usr/lib/ipxe/snponly.efi",
+            files.path().join("snponly.efi"),
+        )
+        .unwrap();
+        let lan = Lan::new().unwrap();
+        let router = Netns::new("router").unwrap();
+        lan.attach(&router, "eth0", Some("192.0.2.1/24")).unwrap();
+        router.address("eth0", "fd00::1/64").unwrap();
+        let _rival = Rival::start(
+            &router,
+            "eth0",
+            &[
+                "--enable-tftp".to_owned(),
+                format!("--tftp-root={}", files.path().display()),
+                "--dhcp-userclass=set:ipxe,iPXE".to_owned(),
+                "--dhcp-boot=tag:ipxe,netboot.ipxe".to_owned(),
+                "--dhcp-boot=tag:!ipxe,snponly.efi".to_owned(),
+            ],
+        )
+        .unwrap();
+        let expected = marker(&image).unwrap();
+        for (firmware, mac) in [
+            (Firmware::Bios, "02:00:00:00:00:01"),
+            (Firmware::Uefi, "02:00:00:00:00:02"),
+        ] {
+            let mut machine = Machine::start(&lan, firmware, mac).unwrap();
+            let (cmdline, time) = machine.up().unwrap();
+            println!("{firmware:?}: {time:.1?} to userspace");
+            assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
+            assert_eq!(machine.initrd().unwrap(), expected);
+        }
+    }
+}

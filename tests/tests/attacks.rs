@@ -1,0 +1,472 @@
+//! What an unprivileged holder of a lease's sockets tries, one test per attack, behind both flavours
+//! of NixOS' firewall.
+//!
+//! The attacker is a process of uid 65534 without any capability that inherits one socket of the
+//! lease. A receiver on each network records every frame; the attack's message carries EVIL and
+//! must be in none. The same socket's legitimate message carries TWIN and must be there: a test
+//! whose path is broken fails. Each attack also runs before the lease is opened, where nothing
+//! guards the socket and EVIL does arrive (or the kernel itself refuses: then that is asserted).
+
+// A test speaks by failing.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod scene;
+
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    os::fd::{AsRawFd, OwnedFd},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use portcullis_helper::firewall::Firewall;
+use portcullis_lab::{
+    netns::{CROSSING, Netns},
+    nixos::Flavour,
+};
+use scene::{HOST, Scene};
+use socket2::{Domain, Socket, Type};
+
+macro_rules! both_flavours {
+    ($($test:ident),+ $(,)?) => {
+        mod iptables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "python3", "setpriv"); super::$test(super::Flavour::Iptables); })+ }
+        mod nftables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "python3", "setpriv"); super::$test(super::Flavour::Nftables); })+ }
+    };
+}
+
+both_flavours!(
+    p8_disconnect_and_bind_to_another_device,
+    p8_packet_info_names_another_interface,
+    p8_packet_info_names_a_foreign_source,
+    p8_segmentation_offload_smuggles_a_second_message,
+    p8_a_datagram_that_must_be_fragmented,
+    p8_a_large_datagram_from_the_tftp_port,
+    p8_ip_options,
+    p8_an_address_from_the_boot_server_port,
+    p8_an_address_from_the_dhcp_port,
+    p8_a_nak,
+    p8_a_message_without_cookie,
+    p8_a_request_in_the_name_of_a_client,
+    p8_the_dhcp_port_to_any_other_port,
+    p8_the_tftp_port_to_dhcp_clients,
+    p8_an_unmarked_socket_to_dhcp_clients,
+    p8_to_the_host_itself,
+    p8_another_mark,
+    p8_a_locked_filter_stays,
+    p8_an_accepted_connection_connects_elsewhere,
+    p8_ipv6,
+    p8_a_lease_that_has_ended_is_mute,
+);
+
+/// What every attacker knows. `s` is the inherited socket; `reply` makes a BOOTP reply.
+const PRELUDE: &str = r"
+import ctypes, os, socket, struct, sys
+caps = [l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap') and 'Bnd' not in l]
+assert os.getuid() == 65534 and all(int(c, 16) == 0 for c in caps), caps
+s = socket.socket(fileno=0)
+s.setblocking(True)
+def unspec(s):
+    ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)
+def reply(tag, yiaddr=bytes(4), kind=2, size=300, op=2, cookie=b'\x63\x82\x53\x63'):
+    m = bytes([op, 1, 6, 0]) + bytes(12) + yiaddr + bytes(24) + tag.ljust(192, b'\0') + cookie
+    return (m + bytes([53, 1, kind, 255])).ljust(size, b'\0')
+def pktinfo(index, source):
+    return [(socket.IPPROTO_IP, 8, struct.pack('=I4s4s', index, socket.inet_aton(source), bytes(4)))]
+def quietly(attempt):
+    try: attempt()
+    except OSError as e: print('refused:', e.errno)
+STRANGER = bytes([192, 0, 2, 99])
+LAN = ('192.0.2.2', 68)
+EVERYBODY = ('255.255.255.255', 68)
+";
+
+/// A legitimate OFFER by broadcast, as proxy DHCP sends it.
+const TWIN: &str = "s.sendto(reply(b'TWIN'), EVERYBODY)";
+
+/// Where programs are that another user may run, too.
+const PATH: &str = "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin";
+
+/// Which socket the attacker is given.
+#[derive(Clone, Copy)]
+enum Given {
+    Dhcp,
+    BootServer,
+    Tftp,
+}
+
+/// What becomes of the attack without a lease's guard.
+#[derive(Clone, Copy, PartialEq)]
+enum Unguarded {
+    /// It reaches somebody: it is the guard that stops it.
+    Arrives,
+    /// The kernel refuses it by itself.
+    Refused,
+}
+
+/// Runs attack and twin, without the guard and with it.
+fn attack(flavour: Flavour, given: Given, unguarded: Unguarded, twin: &str, evil: &str) {
+    for guarded in [false, true] {
+        let scene = Scene::new(Some(flavour));
+        let opening = scene.opening(1);
+        let mut firewall = scene.firewall();
+        if guarded {
+            scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+        }
+        let sockets = scene.sockets(&opening);
+        let socket: OwnedFd = match given {
+            Given::Dhcp => sockets.dhcp.into(),
+            Given::BootServer => sockets.boot_server.into(),
+            Given::Tftp => sockets.tftp.into(),
+        };
+        let seen = watch(&scene, || {
+            run(&scene.host, socket, &format!("{twin}\n{evil}"))
+        });
+        assert!(
+            contains(&seen, b"TWIN"),
+            "{flavour:?}, guarded: {guarded}: the twin is lost"
+        );
+        let expected = !guarded && unguarded == Unguarded::Arrives;
+        assert_eq!(
+            contains(&seen, b"EVIL"),
+            expected,
+            "{flavour:?}, guarded: {guarded}"
+        );
+    }
+}
+
+/// The attacker: an unprivileged process whose standard input is the socket. Returns what it says.
+fn run(host: &Netns, socket: OwnedFd, script: &str) -> String {
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--no-new-privs",
+        ])
+        .args(["--inh-caps=-all", "--bounding-set=-all", "python3", "-c"])
+        .arg(format!("{PRELUDE}\n{script}"))
+        .env("PATH", PATH)
+        .stdin(Stdio::from(socket));
+    let output = host.run(|| command.output()).unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    said
+}
+
+/// Every frame that comes to either network while `work` is done and shortly after.
+fn watch<T>(scene: &Scene, work: impl FnOnce() -> T) -> Vec<Vec<u8>> {
+    let ears = [&scene.lan, &scene.other].map(|netns| {
+        let open = || {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                flags,
+                SockProtocol::EthAll,
+            )
+            .unwrap()
+        };
+        netns.run(open).unwrap()
+    });
+    work();
+    let end = Instant::now() + CROSSING;
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; 65536];
+    while Instant::now() < end {
+        for ear in &ears {
+            while let Ok(length) = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                frames.push(buffer[..length].to_vec());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    frames
+}
+
+fn contains(frames: &[Vec<u8>], what: &[u8]) -> bool {
+    let within = |frame: &Vec<u8>| frame.windows(what.len()).any(|window| window == what);
+    frames.iter().any(within)
+}
+
+fn p8_disconnect_and_bind_to_another_device(flavour: Flavour) {
+    let evil = "
+s.connect(LAN); unspec(s)
+s.setsockopt(socket.SOL_SOCKET, 25, b'eth1\\0')
+quietly(lambda: s.sendto(reply(b'EVIL'), ('198.51.100.2', 68)))
+quietly(lambda: s.sendto(reply(b'EVIL'), EVERYBODY))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_packet_info_names_another_interface(flavour: Flavour) {
+    let evil = "
+index = socket.if_nametoindex('eth1')
+quietly(lambda: s.sendmsg([reply(b'EVIL')], pktinfo(index, '0.0.0.0'), 0, ('198.51.100.2', 68)))
+s.connect(LAN); unspec(s)
+quietly(lambda: s.sendmsg([reply(b'EVIL')], pktinfo(index, '0.0.0.0'), 0, ('198.51.100.2', 68)))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_packet_info_names_a_foreign_source(flavour: Flavour) {
+    let evil = "
+index = socket.if_nametoindex('eth0')
+s.setsockopt(socket.IPPROTO_IP, 15, 1)
+for source in ['192.0.2.77', '198.51.100.1', '127.0.0.1']:
+    quietly(lambda: s.sendmsg([reply(b'EVIL')], pktinfo(index, source), 0, LAN))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_segmentation_offload_smuggles_a_second_message(flavour: Flavour) {
+    let evil = "
+for size in [240, 250, 300]:
+    s.setsockopt(socket.IPPROTO_UDP, 103, size)
+    quietly(lambda: s.sendto(reply(b'', size=size) + reply(b'EVIL', STRANGER, size=size), LAN))
+    for first in [size, 2 * size]:
+        quietly(lambda: s.sendto(bytes(first) + reply(b'EVIL', STRANGER, size=size), LAN))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_a_datagram_that_must_be_fragmented(flavour: Flavour) {
+    let evil = "
+s.setsockopt(socket.IPPROTO_IP, 10, 0)
+quietly(lambda: s.sendto(reply(b'EVIL', size=3000), LAN))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_a_large_datagram_from_the_tftp_port(flavour: Flavour) {
+    let twin = "s.sendto(b'TWIN'.ljust(1472, b'\\0'), ('192.0.2.2', 5000))";
+    let evil = "
+s.setsockopt(socket.IPPROTO_IP, 10, 0)
+quietly(lambda: s.sendto(b'EVIL'.ljust(1473, b'\\0'), ('192.0.2.2', 5000)))";
+    attack(flavour, Given::Tftp, Unguarded::Arrives, twin, evil);
+}
+
+fn p8_ip_options(flavour: Flavour) {
+    let evil = "
+s.setsockopt(socket.IPPROTO_IP, 4, bytes([1, 1, 1, 0]))
+quietly(lambda: s.sendto(reply(b'EVIL'), LAN))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_an_address_from_the_boot_server_port(flavour: Flavour) {
+    let twin = "s.sendto(reply(b'TWIN', kind=5), LAN)";
+    let evil = "
+for port in [67, 68, 4011]:
+    quietly(lambda: s.sendto(reply(b'EVIL', STRANGER, kind=5), ('192.0.2.2', port)))";
+    attack(flavour, Given::BootServer, Unguarded::Arrives, twin, evil);
+}
+
+fn p8_an_address_from_the_dhcp_port(flavour: Flavour) {
+    let evil = "
+for kind in [2, 5]:
+    for to in [LAN, EVERYBODY, ('192.0.2.2', 67)]:
+        quietly(lambda: s.sendto(reply(b'EVIL', STRANGER, kind), to))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_a_nak(flavour: Flavour) {
+    let evil = "quietly(lambda: s.sendto(reply(b'EVIL', kind=6), EVERYBODY))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_a_message_without_cookie(flavour: Flavour) {
+    let evil = "quietly(lambda: s.sendto(reply(b'EVIL', cookie=bytes(4)), EVERYBODY))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_a_request_in_the_name_of_a_client(flavour: Flavour) {
+    let evil = "quietly(lambda: s.sendto(reply(b'EVIL', op=1), ('192.0.2.2', 67)))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_the_dhcp_port_to_any_other_port(flavour: Flavour) {
+    let evil = "
+for port in [53, 69, 4011, 5000]:
+    quietly(lambda: s.sendto(reply(b'EVIL'), ('192.0.2.2', port)))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_the_tftp_port_to_dhcp_clients(flavour: Flavour) {
+    let twin = "s.sendto(b'TWIN', ('192.0.2.2', 5000))";
+    let evil = "
+for to in [LAN, EVERYBODY]:
+    quietly(lambda: s.sendto(reply(b'EVIL', STRANGER), to))";
+    attack(flavour, Given::Tftp, Unguarded::Arrives, twin, evil);
+}
+
+fn p8_an_unmarked_socket_to_dhcp_clients(flavour: Flavour) {
+    let evil = "
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+u.setsockopt(socket.SOL_SOCKET, 25, b'eth0\\0')
+u.sendto(reply(b'TWIN'), ('192.0.2.2', 5000))
+for to in [LAN, EVERYBODY]:
+    quietly(lambda: u.sendto(reply(b'EVIL', STRANGER), to))";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, "", evil);
+}
+
+fn p8_to_the_host_itself(flavour: Flavour) {
+    // Nobody but the host sees these packets: the attacker listens himself, and tells the LAN.
+    let evil = "
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind(('0.0.0.0', 5000)); u.settimeout(0.2)
+t = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(LAN); unspec(s)
+for to in ['127.0.0.1', '192.0.2.1', '198.51.100.1']:
+    quietly(lambda: s.sendto(b'hello', (to, 5000)))
+    try:
+        u.recv(100)
+        t.sendto(b'EVIL', ('192.0.2.2', 5000))
+    except TimeoutError: pass";
+    attack(flavour, Given::Dhcp, Unguarded::Arrives, TWIN, evil);
+}
+
+fn p8_another_mark(flavour: Flavour) {
+    let evil = "
+def says(name, attempt):
+    try: attempt()
+    except PermissionError: s.sendto(reply(b'TWIN'), EVERYBODY)
+    else: quietly(lambda: s.sendto(reply(b'EVIL'), EVERYBODY))
+for mark in [0, 0x5a000002]:
+    says('mark', lambda: s.setsockopt(socket.SOL_SOCKET, 36, mark))
+# The mark of one packet may be asked for, too; it is not what the guard looks at.
+quietly(lambda: s.sendmsg([reply(b'EVIL', STRANGER)], [(socket.SOL_SOCKET, 36, struct.pack('=I', 0))], 0, LAN))";
+    attack(flavour, Given::Dhcp, Unguarded::Refused, TWIN, evil);
+}
+
+fn p8_a_locked_filter_stays(flavour: Flavour) {
+    let scene = Scene::new(Some(flavour));
+    let opening = scene.opening(1);
+    let mut firewall = scene.firewall();
+    scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+    let dhcp = scene.sockets(&opening).dhcp;
+    // As the helper does it: a classic filter (here: one that takes everything), then the lock.
+    let lock = "
+import ctypes, socket, struct
+s = socket.socket(fileno=0)
+code = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0xffffffff))
+s.setsockopt(socket.SOL_SOCKET, 26, struct.pack('@HP', 1, ctypes.addressof(code)))
+s.setsockopt(socket.SOL_SOCKET, 44, 1)";
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", lock])
+        .stdin(OwnedFd::from(dhcp.try_clone().unwrap()));
+    assert!(
+        scene
+            .host
+            .run(|| command.status())
+            .unwrap()
+            .unwrap()
+            .success()
+    );
+    let said = run(
+        &scene.host,
+        dhcp.into(),
+        "
+code = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0xffffffff))
+quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 27, 0))
+quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 26, struct.pack('@HP', 1, ctypes.addressof(code))))
+quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 44, 0))",
+    );
+    assert_eq!(said, "refused: 1\n".repeat(3));
+}
+
+fn p8_an_accepted_connection_connects_elsewhere(flavour: Flavour) {
+    for guarded in [false, true] {
+        let scene = Scene::new(Some(flavour));
+        let opening = scene.opening(1);
+        let mut firewall = scene.firewall();
+        let sockets = scene.sockets(&opening);
+        scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+        let connect = || std::net::TcpStream::connect((HOST, scene::HTTP)).unwrap();
+        let machine = scene.lan.run(connect).unwrap();
+        let (accepted, _) = sockets.http.accept().unwrap();
+        let elsewhere = scene
+            .lan
+            .run(|| std::net::TcpListener::bind("192.0.2.2:80").unwrap());
+        let elsewhere = elsewhere.unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        if !guarded {
+            // Without its holder's guard: the helper is gone.
+            drop(firewall);
+        }
+        let script = "
+s.sendall(b'TWIN')
+unspec(s)
+s.bind(('192.0.2.1', 64172))
+s.settimeout(0.3)
+quietly(lambda: s.connect(('192.0.2.2', 80)))";
+        let seen = watch(&scene, || {
+            // The listener keeps the port otherwise.
+            drop(sockets.http);
+            run(&scene.host, accepted.into(), script)
+        });
+        assert!(contains(&seen, b"TWIN"), "{flavour:?}");
+        assert_eq!(elsewhere.accept().is_err(), guarded, "{flavour:?}");
+        drop(machine);
+    }
+}
+
+fn p8_ipv6(flavour: Flavour) {
+    for guarded in [false, true] {
+        let scene = Scene::new(Some(flavour));
+        let opening = scene.opening(1);
+        let mut firewall = scene.firewall();
+        if guarded {
+            scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+        }
+        let make = || {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.bind_device(Some(b"eth0")).unwrap();
+            socket.set_mark(opening.mark.value()).unwrap();
+            socket
+                .bind(&"[::]:67".parse::<SocketAddr>().unwrap().into())
+                .unwrap();
+            OwnedFd::from(socket)
+        };
+        let socket = scene.host.run(make).unwrap();
+        let script = "
+for to in ['2001:db8::2', 'ff02::1%eth0']:
+    for port in [67, 68, 547]:
+        quietly(lambda: s.sendto(reply(b'EVIL'), (to, port)))
+s.sendto(reply(b'TWIN'), ('::ffff:192.0.2.2', 68))";
+        let seen = watch(&scene, || run(&scene.host, socket, script));
+        assert!(contains(&seen, b"TWIN"), "{flavour:?}");
+        assert_eq!(contains(&seen, b"EVIL"), !guarded, "{flavour:?}");
+    }
+}
+
+fn p8_a_lease_that_has_ended_is_mute(flavour: Flavour) {
+    let scene = Scene::new(Some(flavour));
+    let opening = scene.opening(1);
+    let mut firewall = scene.firewall();
+    scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+    let sockets = scene.sockets(&opening);
+    let given = || OwnedFd::from(sockets.dhcp.try_clone().unwrap());
+    let seen = watch(&scene, || run(&scene.host, given(), TWIN));
+    assert!(contains(&seen, b"TWIN"), "{flavour:?}");
+    scene
+        .host
+        .run(|| firewall.close(&opening))
+        .unwrap()
+        .unwrap();
+    let evil = "quietly(lambda: s.sendto(reply(b'EVIL'), EVERYBODY))";
+    let seen = watch(&scene, || run(&scene.host, given(), evil));
+    assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
+    // Another lease, even on the same interface, does not give it its voice back.
+    let next = scene.opening(2);
+    scene.host.run(|| firewall.open(&next)).unwrap().unwrap();
+    let seen = watch(&scene, || run(&scene.host, given(), evil));
+    assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
+    drop(sockets.tftp);
+    let other = scene
+        .host
+        .run(|| scene::udp(next.mark.value(), SocketAddrV4::new(HOST, 69)));
+    let twin = "s.sendto(b'TWIN', ('192.0.2.2', 5000))";
+    let seen = watch(&scene, || run(&scene.host, other.unwrap().into(), twin));
+    assert!(contains(&seen, b"TWIN"), "{flavour:?}");
+}

@@ -1,0 +1,520 @@
+//! Level 4: the installed package in a whole Debian. systemd starts and confines the helper, logind
+//! makes the sessions, polkitd decides, a person on a terminal types the password, and a machine
+//! boots from an ordinary user.
+//!
+//! Every test ends with the same look from outside: refused, the ruleset as before, no socket.
+
+#![cfg(test)]
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT};
+use portcullis_lab::{
+    lan::Lan,
+    machine::{self, Firmware, Machine},
+    need_root,
+    netns::Netns,
+    nixos::{self, Flavour, Settings},
+    nspawn::{ADMIN_PASSWORD, ALICE, BOB, BOB_REMOTE, Debian, Login, Session},
+    probe::{self, Answer},
+    process::wait_until,
+    rival::Rival,
+    snapshot::{Snapshot, assert_same},
+};
+
+/// Longest time that anything short of a boot, a dialog or an idle helper may take.
+const SOON: Duration = Duration::from_secs(20);
+/// P2: everything is closed again within this time.
+const CLOSED: Duration = Duration::from_secs(1);
+/// The host's address on the LAN.
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// What the user types, with the image that lies in the container.
+const SERVE: [&str; 6] = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--json"];
+/// What `--json` says once it serves.
+const READY: &str = "\"event\":\"ready\"";
+/// Exit codes, as README lists them.
+const DONE: i32 = 0;
+const NO_SUCH_LEASE: i32 = 21;
+const NOT_AUTHORIZED: i32 = 10;
+const DISMISSED: i32 = 11;
+const NO_AGENT: i32 = 12;
+const ENDED: i32 = 23;
+
+/// A Debian with the package behind a NixOS firewall, on a LAN with somebody who looks.
+struct Stage<'a> {
+    debian: &'a Debian<'a>,
+    lan: &'a Lan,
+    outside: &'a Netns,
+    before: Snapshot,
+}
+
+/// Sets the stage, plays, and looks whether everything is as it was.
+#[track_caller]
+fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
+    need_root!(
+        "systemd-nspawn",
+        "debootstrap",
+        "nsenter",
+        "unshare",
+        "setpriv",
+        "ip",
+        "nft",
+        "iptables",
+        "cpio"
+    );
+    let lan = Lan::new().unwrap();
+    let host = Netns::new("debian").unwrap();
+    let outside = Netns::new("outside").unwrap();
+    lan.attach(&host, "eth0", Some("192.0.2.1/24")).unwrap();
+    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
+    nixos::start(&host, flavour, &Settings::default()).unwrap();
+    let debian = Debian::boot(&host).unwrap();
+    debian.install().unwrap();
+    debian
+        .copy(&machine::image().unwrap(), "/srv/image")
+        .unwrap();
+    let stage = Stage {
+        debian: &debian,
+        lan: &lan,
+        outside: &outside,
+        before: Snapshot::take(&host).unwrap(),
+    };
+    stage.assert_closed();
+    play(&stage);
+    stage.assert_closed();
+}
+
+impl Stage<'_> {
+    /// The user's program without a terminal, once it serves.
+    fn serving(&self, login: Login) -> Session<'_> {
+        let mut session = self.debian.without_terminal(login, &SERVE).unwrap();
+        self.ready(&mut session);
+        session
+    }
+
+    /// Waits until it serves; what the helper and polkit said is shown when it does not.
+    #[track_caller]
+    fn ready(&self, session: &mut Session<'_>) {
+        if let Err(error) = session.expect(READY, SOON) {
+            panic!("{error}\n{}", self.journal());
+        }
+        assert_eq!(self.http(), Answer::Open);
+    }
+
+    /// How the port for boot images looks from outside.
+    fn http(&self) -> Answer {
+        probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap()
+    }
+
+    /// Open sockets of the host, whoever holds them.
+    fn sockets(&self) -> String {
+        self.debian.netns().sh("ss -Hlntuwp").unwrap()
+    }
+
+    /// The last lines of the journal.
+    fn journal(&self) -> String {
+        self.debian
+            .sh("journalctl --no-pager --lines=60 --output=short-monotonic")
+            .unwrap()
+    }
+
+    /// Refused from outside, the ruleset as before, no socket: at the latest a second from now.
+    #[track_caller]
+    fn assert_closed(&self) {
+        let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
+        wait_until(CLOSED, || {
+            self.sockets().is_empty() && ruleset() == self.before
+        });
+        assert_eq!(self.sockets(), "", "{}", self.journal());
+        assert_same(&self.before, &ruleset());
+        assert_ne!(self.http(), Answer::Open);
+        for port in [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT] {
+            let answer = probe::udp(self.outside, (HOST, port).into(), b"?").unwrap();
+            assert_eq!(answer, Answer::Silent, "UDP {port}");
+        }
+    }
+
+    /// The program is refused with this exit code, in words that contain each of `words`.
+    #[track_caller]
+    fn assert_refused(&self, login: Login, code: i32, words: &[&str]) {
+        let (ended, said) = self.debian.run(login, &SERVE, SOON).unwrap();
+        assert_eq!(ended, code, "{said}\n{}", self.journal());
+        for word in words {
+            assert!(said.contains(word), "no {word:?} in: {said}");
+        }
+        self.assert_closed();
+    }
+
+    /// The lines of /proc/PID/status of a process inside.
+    fn status(&self, pid: u32) -> Vec<String> {
+        let path = self.debian.root().join(format!("proc/{pid}/status"));
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The process that is the helper, 0 when none runs.
+    fn helper(&self) -> u32 {
+        self.debian
+            .sh("systemctl show --value -p MainPID portcullis-helper.service")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    }
+
+    /// Whether a program of this name runs inside.
+    fn runs(&self, name: &str) -> bool {
+        let found = self.debian.sh(&format!("pgrep -x {name} || :")).unwrap();
+        !found.is_empty()
+    }
+
+    /// The user's program on a terminal, when it asks for carol's password; nothing is bound yet.
+    #[track_caller]
+    fn asked(&self, login: Login) -> Session<'_> {
+        let mut session = self.debian.on_terminal(login, &SERVE).unwrap();
+        for words in ["Authenticating as: carol", "Password: "] {
+            if let Err(error) = session.expect(words, SOON) {
+                panic!("{error}\n{}", self.journal());
+            }
+        }
+        session.terminal().unwrap().expect_hidden(SOON).unwrap();
+        self.assert_closed();
+        session
+    }
+}
+
+#[test]
+fn p1_what_polkit_does_not_grant_is_not_opened() {
+    on_stage(Flavour::Nftables, |stage| {
+        let debian = stage.debian;
+        // Nobody to ask: alice is in no group, bob's membership counts only at the machine.
+        stage.assert_refused(ALICE, NO_AGENT, &["password"]);
+        stage.assert_refused(BOB_REMOTE, NO_AGENT, &["password"]);
+
+        // The site says no, even to a member at the machine; and only about what it names.
+        let rule = "/etc/polkit-1/rules.d/10-site.rules";
+        let no = "polkit.addRule(function (action, subject) {
+    if (action.id == 'org.portcullis.netboot1.open' && action.lookup('interface') == 'eth0')
+        return polkit.Result.NO;
+});";
+        debian.write(rule, no).unwrap();
+        debian.sh("systemctl restart polkit").unwrap();
+        stage.assert_refused(BOB, NOT_AUTHORIZED, &[]);
+        debian.write(rule, &no.replace("eth0", "eth1")).unwrap();
+        debian.sh("systemctl restart polkit").unwrap();
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        stage.assert_closed();
+
+        // Masked: the bus tries to start it and cannot.
+        debian.sh("systemctl mask --now polkit").unwrap();
+        stage.assert_refused(BOB, NOT_AUTHORIZED, &["polkit"]);
+        // Absent: the bus has never heard of it.
+        debian
+            .remove("/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service")
+            .unwrap();
+        debian
+            .sh("systemctl unmask polkit; systemctl reload dbus")
+            .unwrap();
+        stage.assert_refused(BOB, NOT_AUTHORIZED, &["polkit"]);
+    });
+}
+
+#[test]
+fn p1_the_password_is_asked_for_on_the_terminal() {
+    on_stage(Flavour::Iptables, |stage| {
+        // Right.
+        let mut session = stage.asked(ALICE);
+        session
+            .terminal()
+            .unwrap()
+            .type_line(ADMIN_PASSWORD)
+            .unwrap();
+        stage.ready(&mut session);
+        assert!(session.terminal().unwrap().echo().unwrap());
+        assert!(!stage.runs("pkttyagent"), "{}", session.said().unwrap());
+        session.terminal().unwrap().interrupt().unwrap();
+        assert_eq!(session.exit(SOON), Ok(DONE), "{:?}", session.said());
+        stage.assert_closed();
+        let said = session.said().unwrap();
+        assert!(!said.contains(ADMIN_PASSWORD), "{said}");
+
+        // Wrong.
+        let mut session = stage.asked(ALICE);
+        session.terminal().unwrap().type_line("wrong").unwrap();
+        assert_eq!(session.exit(SOON), Ok(DISMISSED), "{:?}", session.said());
+        stage.assert_closed();
+
+        // Dismissed: a member is asked too when she is not at the machine.
+        let mut session = stage.asked(BOB_REMOTE);
+        session.terminal().unwrap().interrupt().unwrap();
+        assert_eq!(session.exit(SOON), Ok(DISMISSED), "{:?}", session.said());
+        assert!(session.terminal().unwrap().echo().unwrap());
+        assert!(!stage.runs("pkttyagent"));
+        stage.assert_closed();
+
+        // polkit dies while it asks.
+        let mut session = stage.asked(ALICE);
+        stage
+            .debian
+            .sh("systemctl kill --signal=KILL polkit")
+            .unwrap();
+        assert_eq!(
+            session.exit(SOON),
+            Ok(NOT_AUTHORIZED),
+            "{:?}",
+            session.said()
+        );
+        assert!(session.terminal().unwrap().echo().unwrap());
+        stage.assert_closed();
+
+        // Killed: what is typed afterwards opens nothing, and nobody is left who asks.
+        let mut session = stage.asked(ALICE);
+        session.kill("KILL").unwrap();
+        assert_ne!(session.exit(SOON), Ok(DONE));
+        session
+            .terminal()
+            .unwrap()
+            .type_line(ADMIN_PASSWORD)
+            .unwrap();
+        assert!(wait_until(SOON, || !stage.runs("pkttyagent")));
+        stage.assert_closed();
+        let journal = stage.journal();
+        assert!(
+            stage.helper() != 0,
+            "the helper was alive to decide:\n{journal}"
+        );
+    });
+}
+
+#[test]
+fn p10_neither_client_nor_helper_has_more_than_it_needs() {
+    on_stage(Flavour::Nftables, |stage| {
+        let mut session = stage.serving(BOB);
+        let client = stage.status(session.pid().unwrap());
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let line = format!("{set}:\t0000000000000000");
+            assert!(client.contains(&line), "no {line:?} in {client:#?}");
+        }
+        let bob = stage.debian.sh("id -u bob").unwrap();
+        let uid = bob.trim();
+        let line = format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}");
+        assert!(client.contains(&line), "no {line:?} in {client:#?}");
+
+        let helper = stage.status(stage.helper());
+        let uid = stage.debian.sh("id -u portcullis").unwrap();
+        let uid = uid.trim();
+        assert_ne!(uid, "0");
+        // CAP_NET_BIND_SERVICE is bit 10, CAP_NET_ADMIN is bit 12 (capability.h).
+        for line in [
+            &format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"),
+            "CapPrm:\t0000000000001400",
+            "CapEff:\t0000000000001400",
+            "CapBnd:\t0000000000001400",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            assert!(
+                helper.iter().any(|present| present == line),
+                "no {line:?} in {helper:#?}"
+            );
+        }
+        // Fails above 2.0.
+        stage
+            .debian
+            .sh("systemd-analyze security --no-pager --threshold=20 portcullis-helper.service")
+            .unwrap();
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+    });
+}
+
+#[test]
+fn p12_every_decision_is_in_the_journal() {
+    on_stage(Flavour::Nftables, |stage| {
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        stage.assert_refused(ALICE, NO_AGENT, &[]);
+        let [alice, bob] = ["alice", "bob"].map(|user| {
+            let uid = stage.debian.sh(&format!("id -u {user}")).unwrap();
+            format!("uid={}", uid.trim())
+        });
+        let journal = stage
+            .debian
+            .sh("journalctl --no-pager --output=cat --unit=portcullis-helper")
+            .unwrap();
+        for fields in [
+            [
+                "decision=granted",
+                &bob,
+                "interface=eth0",
+                "udp/67,udp/69,udp/4011,tcp/64172",
+            ],
+            ["decision=ended", &bob, "lease=1", "reason=closed"],
+            ["decision=refused", &alice, "method=Open", "result=NoAgent"],
+        ] {
+            let told = journal
+                .lines()
+                .any(|line| fields.iter().all(|field| line.contains(field)));
+            assert!(told, "no line with {fields:?} in:\n{journal}");
+        }
+    });
+}
+
+#[test]
+fn p9_a_lease_is_its_owners_and_the_managers() {
+    on_stage(Flavour::Iptables, |stage| {
+        let debian = stage.debian;
+        let mut session = stage.serving(BOB);
+        // Another user cannot tell that it is there, and cannot end it.
+        let (code, said) = debian.run(ALICE, &["portcullis", "status"], SOON).unwrap();
+        assert_eq!(code, DONE, "{said}");
+        assert!(!said.contains("eth0"), "{said}");
+        let (code, said) = debian
+            .run(ALICE, &["portcullis", "close", "1"], SOON)
+            .unwrap();
+        assert_eq!(code, NO_SUCH_LEASE, "{said}");
+        // Nobody but the helper's own user can be the helper.
+        let claim = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus \
+            RequestName su org.portcullis.Netboot1 4";
+        let (code, said) = debian.run(ALICE, &["sh", "-c", claim], SOON).unwrap();
+        assert_ne!(code, 0);
+        assert!(said.contains("Access denied"), "{said}");
+        assert_eq!(stage.http(), Answer::Open);
+
+        // root, who may manage, sees and ends it.
+        assert!(debian.sh("portcullis status").unwrap().contains("eth0"));
+        // Even a program that has stopped listening to anybody loses its ports at once. The helper
+        // stays, however idle, while somebody holds the sockets.
+        session.kill("STOP").unwrap();
+        debian.sh("portcullis close 1").unwrap();
+        assert_ne!(stage.http(), Answer::Open);
+        std::thread::sleep(Duration::from_secs(13));
+        assert_ne!(stage.helper(), 0, "{}", stage.journal());
+        assert_ne!(stage.http(), Answer::Open);
+        session.kill("CONT").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        let said = session.said().unwrap();
+        assert!(said.contains("\"reason\":\"manager\""), "{said}");
+        stage.assert_closed();
+    });
+}
+
+#[test]
+fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
+    on_stage(Flavour::Iptables, |stage| {
+        // A member at the machine is not asked.
+        let mut session = stage.serving(BOB);
+        let id = session.id().unwrap();
+        stage
+            .debian
+            .sh(&format!("loginctl terminate-session {id}"))
+            .unwrap();
+        session.exit(SOON).unwrap();
+        stage.assert_closed();
+
+        let mut session = stage.serving(BOB);
+        session.kill("KILL").unwrap();
+        stage.assert_closed();
+        assert_ne!(session.exit(SOON), Ok(DONE));
+
+        // A new bus knows none of us any more. (Last, since polkit and logind go with the old one.)
+        let mut session = stage.serving(BOB);
+        stage.debian.sh("systemctl restart dbus").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+    });
+}
+
+#[test]
+fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
+    on_stage(Flavour::Nftables, |stage| {
+        let debian = stage.debian;
+        assert_eq!(stage.helper(), 0, "installed is not started");
+
+        // Killed: refused at once, and systemd sweeps what is left.
+        let mut session = stage.serving(BOB);
+        // A signal is sent in an instant; on a busy machine dying takes a processor's time.
+        let helper = stage.helper();
+        debian
+            .sh(&format!(
+                "kill -KILL {helper}; while grep -qs '^State:.[^XZ]' /proc/{helper}/status; do :; done"
+            ))
+            .unwrap();
+        assert_ne!(stage.http(), Answer::Open);
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        stage.assert_closed();
+
+        // Stopped by an administrator.
+        let mut session = stage.serving(BOB);
+        debian.sh("systemctl stop portcullis-helper").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        let said = session.said().unwrap();
+        assert!(said.contains("helper-stopping"), "{said}");
+        stage.assert_closed();
+
+        // Idle: it stays a while and then goes by itself.
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        std::thread::sleep(Duration::from_secs(8));
+        assert_ne!(
+            stage.helper(),
+            0,
+            "it left before its time:\n{}",
+            stage.journal()
+        );
+        assert!(
+            wait_until(Duration::from_secs(10), || stage.helper() == 0),
+            "it stays:\n{}",
+            stage.journal()
+        );
+        let state = debian
+            .sh("systemctl show --value -p Result portcullis-helper")
+            .unwrap();
+        assert_eq!(state.trim(), "success");
+    });
+}
+
+#[test]
+fn p3_a_hung_helper_is_ended_by_its_watchdog() {
+    on_stage(Flavour::Iptables, |stage| {
+        let mut session = stage.serving(BOB);
+        stage
+            .debian
+            .sh(&format!("kill -STOP {}", stage.helper()))
+            .unwrap();
+        // The sockets are the user's: it goes on serving until the watchdog has seen enough.
+        assert_eq!(stage.http(), Answer::Open);
+        assert_eq!(session.exit(3 * SOON), Ok(ENDED), "{:?}", session.said());
+        stage.assert_closed();
+        // The next one is served as if nothing had been.
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+    });
+}
+
+#[test]
+fn a_machine_boots_from_an_ordinary_user() {
+    need_root!("dnsmasq", "qemu-system-x86_64");
+    on_stage(Flavour::Nftables, |stage| {
+        let router = Netns::new("router").unwrap();
+        stage
+            .lan
+            .attach(&router, "eth0", Some("192.0.2.254/24"))
+            .unwrap();
+        let _rival = Rival::start(&router, "eth0", &[]).unwrap();
+        let mut session = stage.serving(BOB);
+        let mut machine = Machine::start(stage.lan, Firmware::Bios, "52:54:00:00:00:05").unwrap();
+        let (cmdline, _) = machine
+            .up()
+            .unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
+        assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        let said = session.said().unwrap();
+        assert!(said.contains("52:54:00:00:00:05"), "{said}");
+    });
+}
