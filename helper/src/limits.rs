@@ -29,7 +29,8 @@ pub const IDLE: Duration = Duration::from_secs(10);
 /// How often leases are held against the world: interface, address, sockets, firewall, end. Half of
 /// the second within which a reload of the firewall has to be repaired.
 pub const TICK: Duration = Duration::from_millis(500);
-/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again.
+/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again; and
+/// how long a helper that leaves waits for calls that are already here.
 pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).

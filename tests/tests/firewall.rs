@@ -515,8 +515,8 @@ fn a_saved_and_restored_rule_is_recognised(flavour: Flavour) {
     match flavour {
         Flavour::Iptables => scene.sh("iptables-save -t filter | iptables-restore"),
         Flavour::Nftables => scene.sh(
-            "nft list ruleset | sed 's/flags owner//' > /tmp/$$.nft; nft delete table inet nixos-fw; \
-             sed -n '/^table inet nixos-fw/,/^}/p' /tmp/$$.nft | nft -f -; rm /tmp/$$.nft",
+            "saved=$(nft list table inet nixos-fw); nft delete table inet nixos-fw; \
+             echo \"$saved\" | nft -f -",
         ),
     };
     assert!(scene.sh("nft list ruleset").contains("portcullis lease 1"));

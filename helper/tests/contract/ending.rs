@@ -288,3 +288,35 @@ async fn p3_the_helper_ends_with_its_bus() {
     assert!(ended.expect("ends").unwrap().is_err());
     assert!(helper.world().is_clean());
 }
+
+#[tokio::test]
+async fn a_request_that_crosses_the_leaving_helper_is_served_or_finds_nobody() {
+    let (mut served, mut too_late) = (0, 0);
+    // Around the first tick, which is when it leaves.
+    for delay in (464..536).step_by(12).chain([0, 900]) {
+        let mut lab = Lab::start().await;
+        let client = lab.client().await;
+        lab.helper.pass(11);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let call = tokio::time::timeout(Duration::from_secs(5), client.open("eth0"));
+        match call.await.expect("an answer") {
+            Ok((_, _sockets, _)) => {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                assert!(!lab.helper.task.is_finished(), "left with a lease");
+                assert_eq!(client.proxy.list().await.unwrap().len(), 1);
+                served += 1;
+            }
+            // No helper: the real bus would start one.
+            Err(Error::ZBus(_)) => {
+                (&mut lab.helper.task).await.unwrap().unwrap();
+                assert!(lab.helper.world().is_clean());
+                too_late += 1;
+            }
+            Err(error) => panic!("after {delay} ms: {error:?}"),
+        }
+    }
+    assert!(
+        served > 0 && too_late > 0,
+        "{served} served, {too_late} too late"
+    );
+}
