@@ -1,6 +1,6 @@
 //! The small commands: `status`, `close`, `interfaces`, and what all commands share.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead, IsTerminal as _, Write};
 
 use nix::time::{ClockId, clock_gettime};
 use portcullis_dbus::Error;
@@ -138,25 +138,34 @@ fn ask(several: &[&Interface], common: &Common) -> Result<String, Failure> {
             failure.advise(format!("-i {} for {}", one.name, one.describe()))
         }));
     }
-    let mut stderr = io::stderr();
+    question(several, io::stdin().lock(), io::stderr())
+}
+
+/// Repeats the question until the answer is one of the numbers or names, or there is none.
+fn question(
+    several: &[&Interface],
+    answers: impl BufRead,
+    mut screen: impl Write,
+) -> Result<String, Failure> {
     for (index, one) in several.iter().enumerate() {
-        let _ = writeln!(stderr, "  {}  {}", index + 1, one.describe());
+        let _ = writeln!(screen, "  {}  {}", index + 1, one.describe());
     }
-    let mut lines = io::stdin().lock().lines();
+    let mut answers = answers.lines();
     loop {
         let _ = write!(
-            stderr,
-            "Which interface is the other machine connected to? [1-{}] ",
+            screen,
+            "Which one is the other machine connected to? [1-{}] ",
             several.len()
         );
-        let Some(Ok(answer)) = lines.next() else {
-            return Err(Failure::new(Code::Interface, "no interface was chosen"));
+        let _ = screen.flush();
+        let Some(Ok(answer)) = answers.next() else {
+            return Err(
+                Failure::new(Code::Interface, "no interface was chosen").advise("name it: -i NAME")
+            );
         };
         let answer = answer.trim();
-        let numbered = answer
-            .parse::<usize>()
-            .ok()
-            .and_then(|number| several.get(number.checked_sub(1)?));
+        let number: Option<usize> = answer.parse().ok();
+        let numbered = number.and_then(|number| several.get(number.checked_sub(1)?));
         let named = several.iter().find(|one| one.name == answer);
         if let Some(one) = numbered.or(named) {
             return Ok(one.name.clone());
@@ -199,7 +208,7 @@ pub async fn with_agent<T>(
     }
     let Some(_agent) = Agent::start().await else {
         return Err(failure
-            .advise("or install pkttyagent (package pkexec or polkit), which asks in a terminal"));
+            .advise("polkit's text agent, pkttyagent (package pkexec or polkit), is missing or could not register"));
     };
     ask().await
 }
@@ -215,4 +224,55 @@ pub fn runtime() -> Result<Runtime, Failure> {
             format!("the program cannot start its tasks: {error}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interfaces::Kind;
+
+    #[test]
+    fn the_question_takes_a_number_or_a_name_and_nothing_else() {
+        let interface = |name: &str| Interface {
+            name: name.to_owned(),
+            kind: Kind::Wired,
+            up: true,
+            carrier: true,
+            addresses: vec![std::net::Ipv4Addr::new(10, 0, 0, 1)],
+            bridge: None,
+        };
+        let (first, second) = (interface("eth0"), interface("eth1"));
+        let several = [&first, &second];
+        for (typed, chosen, asked) in [
+            ("2\n", Some("eth1"), 1),
+            (" eth0 \n", Some("eth0"), 1),
+            ("0\n3\n\nwlan0\n1\n", Some("eth0"), 5),
+            ("", None, 1),
+        ] {
+            let mut screen = Vec::new();
+            let answer = question(&several, typed.as_bytes(), &mut screen);
+            assert_eq!(answer.as_deref().ok(), chosen, "{typed:?}");
+            let screen = String::from_utf8(screen).unwrap();
+            assert!(
+                screen.starts_with("  1  eth0 (wired, 10.0.0.1)\n  2  eth1"),
+                "{screen}"
+            );
+            assert_eq!(screen.matches("[1-2]").count(), asked);
+        }
+    }
+
+    #[test]
+    fn without_an_agent_the_helpers_answer_stands() {
+        let common = Common {
+            no_ask_password: true,
+            ..Common::default()
+        };
+        let mut asked = 0;
+        let answer: Result<(), Failure> =
+            runtime().unwrap().block_on(with_agent(&common, async || {
+                asked += 1;
+                Err(Error::NoAgent("nobody".to_owned()).into())
+            }));
+        assert_eq!((answer.unwrap_err().code, asked), (12, 1));
+    }
 }

@@ -72,11 +72,12 @@ impl From<Error> for Failure {
         };
         match &error {
             Error::ZBus(cause) => unreachable_helper(cause, failure),
-            Error::NoAgent(_) => failure(error.message())
-                .advise("run this in a terminal or in a desktop session, where a password can be asked for")
-                .advise("or have an administrator add you to the group portcullis"),
-            Error::NotAuthorized(_) => failure(error.message())
-                .advise("an administrator can add you to the group portcullis, or write a polkit rule"),
+            Error::NoAgent(_) => failure(error.message()).advise(
+                "a terminal (without --no-ask-password) and a desktop session can ask for it",
+            ),
+            Error::NotAuthorized(_) => failure(error.message()).advise(
+                "an administrator can add you to the group portcullis, or write a polkit rule",
+            ),
             Error::NoSuchInterface(_) => {
                 failure(error.message()).advise("see `portcullis interfaces`")
             }

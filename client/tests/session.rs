@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    os::fd::OwnedFd as StdFd,
+    os::{fd::OwnedFd as StdFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -87,6 +87,8 @@ enum Mood {
     Grants,
     Refuses(MakeError),
     NeverAnswers,
+    /// Says NoAgent first and NotAuthorized then.
+    WantsAgent,
     Forgets,
 }
 
@@ -124,6 +126,10 @@ impl FakeHelper {
             Mood::Grants | Mood::Forgets => {}
             Mood::Refuses(error) => return Err(error("a sentence of the helper".to_owned())),
             Mood::NeverAnswers => std::future::pending().await,
+            Mood::WantsAgent if self.asked.lock().unwrap().len() == 1 => {
+                return Err(Error::NoAgent("nobody to ask".to_owned()));
+            }
+            Mood::WantsAgent => return Err(Error::NotAuthorized("no".to_owned())),
         }
         let udp = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (dhcp, boot_server, tftp) = (udp(), udp(), udp());
@@ -589,4 +595,47 @@ fn a_reader_that_has_gone_is_no_error() {
     get(lab.ports.recv_timeout(PATIENCE).unwrap().http, "/");
     signal(&child, Signal::SIGINT);
     assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn the_text_agent_is_started_at_a_terminal_when_it_is_needed_and_ended_again() {
+    let lab = Lab::new(Some(Mood::WantsAgent));
+    let agent = lab.file("pkttyagent");
+    // Notes its arguments, closes the descriptor of its third option, and notes its end.
+    let script = "#!/usr/bin/env bash\n\
+        cd \"${0%/*}\"; echo \"$*\" > agent.log\n\
+        trap 'echo ended >> agent.log; exit' TERM\n\
+        eval \"exec $4>&-\"\n\
+        while :; do sleep 0.02; done\n";
+    std::fs::write(&agent, script).unwrap();
+    std::fs::set_permissions(&agent, PermissionsExt::from_mode(0o755)).unwrap();
+    let directory = lab.files.path().display();
+    let boot = format!(
+        "{} boot {directory} -i lo --ipxe-dir {directory}",
+        env!("CARGO_BIN_EXE_portcullis")
+    );
+    // script(1) runs it at a terminal of its own and passes the exit code on.
+    let path = format!("{directory}:{}", std::env::var("PATH").unwrap());
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &boot, "/dev/null"])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", &lab.bus.address)
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = lab.run(&mut command);
+    assert_eq!(output.status.code(), Some(10), "{output:?}");
+    assert_eq!(lab.asked().len(), 2);
+    let log = std::fs::read_to_string(lab.file("agent.log")).unwrap();
+    assert!(
+        log.starts_with("--process ") && log.contains(" --notify-fd "),
+        "{log}"
+    );
+    assert!(log.ends_with("\nended\n"), "{log}");
+
+    // Without a terminal, or if the user does not want to be asked, it is left alone.
+    let lab = Lab::new(Some(Mood::WantsAgent));
+    let output = lab.run(&mut lab.boot(&[]));
+    assert_eq!((output.status.code(), lab.asked().len()), (Some(12), 1));
 }

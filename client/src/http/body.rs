@@ -19,9 +19,9 @@ use tokio::task::JoinHandle;
 
 use crate::{download::Download, read::read_at};
 
-/// Octets of one read. One chunk is being sent while the next is read: a quarter of a MiB for each
-/// machine, so that a lab of 64 stays below 24 MiB.
-const CHUNK: u64 = 128 * 1024;
+/// Octets of one read. One chunk is being sent while the next is read, for each machine: a lab of 64
+/// has to stay below 24 MiB.
+const CHUNK: u64 = 64 * 1024;
 
 /// A part of a file.
 pub(super) struct FileBody {

@@ -1,7 +1,7 @@
 //! HTTP: the script, the kernel and the initrds.
 //!
-//! The data's way: connection -> hyper -> [`answer`] (path, admission, [`conditional`]) ->
-//! [`body`].
+//! The data's way: connection -> hyper -> `answer` (path, admission, `conditional`) ->
+//! `body`.
 //!
 //! Guarantees: at most 256 connections, each ended when it asks nothing, or takes nothing, for too
 //! long; running out of descriptors pauses the accepting and does not end it; everything ends when

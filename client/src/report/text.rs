@@ -306,7 +306,7 @@ impl Narrator {
         match fact {
             Fact::Seen { arch, firmware } => plain(match firmware {
                 Firmware::Pxe => format!("asks for network boot ({})", architecture(*arch)),
-                Firmware::Ipxe => "iPXE runs and asks for its script".to_owned(),
+                Firmware::Ipxe => "iPXE runs and asks what to boot".to_owned(),
                 Firmware::Http => format!("asks for HTTP boot ({})", architecture(*arch)),
             }),
             Fact::Offered { form, file } => match form {
@@ -319,9 +319,7 @@ impl Narrator {
                 last(file)
             )),
             Fact::Ignored(why) => match why {
-                Ignored::NotSelected => {
-                    detail("asks, and is not among --for-mac: left alone".to_owned())
-                }
+                Ignored::NotSelected => plain("is not among --for-mac: left alone".to_owned()),
                 Ignored::AlreadyBooted => plain(
                     "has booted before: left alone, so that it starts from its own disk".to_owned(),
                 ),
@@ -633,7 +631,7 @@ mod tests {
                 "   0.0 s  52:54:00:12:34:56  asks for network boot (64-bit UEFI)",
                 "   0.0 s  52:54:00:12:34:56  is told to load snponly.efi",
                 "   0.4 s  52:54:00:12:34:56  has the boot loader: 226 KiB in 0.3 s, 594 KiB/s, TFTP, 2 packets sent again",
-                "   2.0 s  52:54:00:12:34:56  iPXE runs and asks for its script",
+                "   2.0 s  52:54:00:12:34:56  iPXE runs and asks what to boot",
                 "   2.2 s  52:54:00:12:34:56  fetches the initrd (100 MiB)",
                 "   2.7 s  52:54:00:12:34:56  initrd: 30.0 MiB of 100 MiB",
                 "   3.2 s  52:54:00:12:34:56  has the initrd: 100 MiB in 1.0 s, 100 MiB/s",
@@ -661,7 +659,6 @@ mod tests {
     #[test]
     fn details_come_with_debug_only() {
         let hidden = [
-            Fact::Ignored(Ignored::NotSelected),
             Fact::NotFound {
                 protocol: Protocol::Tftp,
                 file: "x".to_owned(),

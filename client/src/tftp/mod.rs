@@ -1,7 +1,7 @@
 //! TFTP: first-stage loaders for firmware, read only.
 //!
-//! The data's way: datagram on port 69 -> `wire::tftp` -> [`name`] and admission -> one task per
-//! machine ([`session`]) around a state machine ([`transfer`]).
+//! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
+//! machine (`session`) around a state machine (`transfer`).
 //!
 //! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
 //! transfer when its future is dropped. Never writes, never opens a file.

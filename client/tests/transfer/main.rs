@@ -93,7 +93,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Runs a program that has to be installed (see the packages in the Makefile).
+/// Runs a program that has to be installed: packages tftp-hpa, atftp, curl.
 fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program)
         .args(arguments)
