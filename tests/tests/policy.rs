@@ -96,6 +96,29 @@ fn every_source_is_the_registry() {
 }
 
 #[test]
+fn every_direct_dependency_is_pinned() {
+    let metadata = metadata();
+    let mut seen = 0;
+    for package in packages(&metadata)
+        .iter()
+        .filter(|package| package["source"].is_null())
+    {
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            if !dependency["source"].is_null() {
+                let requirement = dependency["req"].as_str().expect("requirement");
+                assert!(
+                    requirement.starts_with('='),
+                    "{} is not pinned: {requirement}",
+                    dependency["name"]
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "the list of dependencies is not the whole list");
+}
+
+#[test]
 fn nothing_banned_comes_in() {
     let metadata = metadata();
     let names: BTreeSet<_> = packages(&metadata)
