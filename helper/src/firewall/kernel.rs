@@ -153,8 +153,7 @@ impl Nftables {
 
     fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> io::Result<Vec<Rule>> {
         let rules = self.ruleset.rules(family, table, chain)?;
-        let parse = |(_, attributes)| Rule::parse(attributes);
-        Ok(rules.into_iter().map(parse).collect())
+        Ok(rules.into_iter().map(Rule::parse).collect())
     }
 
     /// Reads, plans and commits, again and again while others change the ruleset in between.

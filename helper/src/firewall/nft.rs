@@ -7,8 +7,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkSerializable, ParseableParametrized,
+    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
+    NLM_F_REQUEST, NetlinkSerializable, NlasIterator, Parseable, ParseableParametrized,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -249,20 +249,33 @@ impl Ruleset {
         })
     }
 
-    /// Lists the rules of a table, or of one of its chains, in their order.
+    /// Lists the rules of a chain, in their order; or, without a chain, those of a whole table and
+    /// without their expressions, whose decoding takes most of the time.
     pub fn rules(
         &mut self,
         family: Family,
         table: &str,
         chain: Option<&str>,
-    ) -> io::Result<Vec<(Family, Vec<RuleAttribute>)>> {
+    ) -> io::Result<Vec<Vec<RuleAttribute>>> {
+        const NFTA_RULE_EXPRESSIONS: u16 = 4;
         let mut attributes = vec![RuleAttribute::Table(table.to_owned())];
         attributes.extend(chain.map(|name| RuleAttribute::Chain(name.to_owned())));
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
-        self.list(family, request, |answer| match answer {
-            NfTablesMessage::NewRule(message) => Some(message.attributes),
-            _ => None,
-        })
+        let (kind, body) = emit(family, 0, request);
+        let mut rules = Vec::new();
+        for answer in self.socket.dump(kind, &body)? {
+            // What follows struct nfgenmsg.
+            let bytes = answer.body.get(4..).unwrap_or_default();
+            let mut rule = Vec::new();
+            for attribute in NlasIterator::new(bytes) {
+                let attribute = attribute.map_err(garbled)?;
+                if chain.is_some() || attribute.kind() != NFTA_RULE_EXPRESSIONS {
+                    rule.push(RuleAttribute::parse(&attribute).map_err(garbled)?);
+                }
+            }
+            rules.push(rule);
+        }
+        Ok(rules)
     }
 
     fn list<T>(
@@ -309,9 +322,12 @@ fn emit<T: Into<NetfilterMessageInner>>(family: Family, resource: u16, inner: T)
     (message.message_type(), body)
 }
 
+fn garbled(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
 fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
-    let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind).map_err(garbled)?;
     Ok(match message.inner {
         NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
         _ => None,
