@@ -1,4 +1,5 @@
-//! The privileged helper: request -> authority -> lease -> sockets + firewall.
+//! The privileged helper: request -> authority -> lease -> sockets + firewall. Where to begin
+//! reading: `README.md` beside this folder.
 //!
 //! Guarantees: nothing is bound or opened before polkit's yes for this caller and this request, and
 //! everything is bound to the life of the sockets and of this process. Trusts: the kernel, the bus
@@ -7,6 +8,7 @@
 
 pub mod authority;
 pub mod caller;
+pub mod facts;
 pub mod firewall;
 pub mod interface;
 pub mod kernel;
@@ -26,3 +28,4 @@ pub mod sockdiag;
 pub mod sockets;
 mod sockopt;
 pub mod state;
+mod upkeep;

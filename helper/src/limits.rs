@@ -26,9 +26,11 @@ pub const CHECK_BURST: u32 = 20;
 pub const CHECK_USERS: usize = 64;
 /// How long the helper stays without a lease before it leaves the bus.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// How often leases are held against the world: interface, address, sockets, end.
-pub const TICK: Duration = Duration::from_secs(1);
-/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again.
+/// How often leases are held against the world: interface, address, sockets, firewall, end. Half of
+/// the second within which a reload of the firewall has to be repaired.
+pub const TICK: Duration = Duration::from_millis(500);
+/// How soon a firewall that is being reloaded, or has something of ours left, is looked at again; and
+/// how long a helper that leaves waits for calls that are already here.
 pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).

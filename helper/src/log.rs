@@ -35,6 +35,11 @@ pub enum Decision<'d> {
         /// To so many seconds from now.
         seconds: u32,
     },
+    /// Somebody with the manage action ends another's lease; its own line follows.
+    Managed {
+        /// Which.
+        lease: u64,
+    },
     /// A lease is over.
     Ended {
         /// Which.
@@ -56,6 +61,7 @@ pub fn decision(decision: &Decision<'_>, caller: &Caller, request: Option<&Reque
         Decision::Extended { lease, seconds } => {
             format!("decision=extended lease={lease} seconds={seconds}")
         }
+        Decision::Managed { lease } => format!("decision=managed lease={lease}"),
         Decision::Ended { lease, reason } => {
             format!("decision=ended lease={lease} reason={reason}")
         }

@@ -29,10 +29,11 @@ use zbus::{
 use crate::{
     authority::{Answer, Authority, Dialog},
     caller::{Caller, Departure},
+    facts::{self, Facts},
     lease::{Relation, no_such_lease},
     log::{self, Decision},
     request::{self, Details, Request},
-    state::{self, Ended, Facts, State},
+    state::{Ended, State},
 };
 
 /// The object at [`OBJECT_PATH`].
@@ -63,7 +64,7 @@ impl Netboot {
         request: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
-        let caller = Caller::identify(&self.connection, &header).await?;
+        let caller = self.caller(&header).await?;
         let outcome = self.open_for(&caller, &request, &header).await;
         outcome.inspect_err(|error| refused("Open", error, &caller))
     }
@@ -76,7 +77,7 @@ impl Netboot {
         seconds: u32,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let caller = Caller::identify(&self.connection, &header).await?;
+        let caller = self.caller(&header).await?;
         let outcome = self.extend_for(&caller, lease, seconds, &header).await;
         outcome.inspect_err(|error| refused("Extend", error, &caller))
     }
@@ -84,7 +85,7 @@ impl Netboot {
     /// Ends a lease. One of this connection is ended without a question, and ending it again
     /// succeeds; any other needs the action `org.portcullis.netboot1.manage`.
     async fn close(&self, lease: u64, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
-        let caller = Caller::identify(&self.connection, &header).await?;
+        let caller = self.caller(&header).await?;
         let outcome = self.close_for(&caller, lease, &header).await;
         outcome.inspect_err(|error| refused("Close", error, &caller))
     }
@@ -101,7 +102,7 @@ impl Netboot {
         request: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Facts, Error> {
-        let caller = Caller::identify(&self.connection, &header).await?;
+        let caller = self.caller(&header).await?;
         self.take_from_rate(&caller)?;
         let request = Request::parse(&request)?;
         let answer = self
@@ -115,7 +116,7 @@ impl Netboot {
             )
             .await;
         let mut facts = self.state().facts(&request, caller.uid);
-        state::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
+        facts::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
         Ok(facts)
     }
 
@@ -124,8 +125,7 @@ impl Netboot {
     /// Each with its facts as returned by `Open`, and `uid` (u), the user it belongs to.
     #[zbus(out_args("leases"))]
     async fn list(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<(u64, Facts)>, Error> {
-        let caller = Caller::identify(&self.connection, &header).await?;
-        self.state().touch();
+        let caller = self.caller(&header).await?;
         let others = {
             let state = self.state();
             state
@@ -149,9 +149,7 @@ impl Netboot {
             .leases
             .iter()
             .filter(|(_, lease)| all || lease.owner.name == caller.name);
-        Ok(shown
-            .map(|(id, lease)| (id, state::entry_of(lease)))
-            .collect())
+        Ok(shown.map(|(id, lease)| (id, facts::entry(lease))).collect())
     }
 
     /// A lease of this connection has ended. Sent to its owner alone.
@@ -201,6 +199,12 @@ impl Netboot {
                 )
                 .await;
         }
+    }
+
+    /// Who calls. Notes the call first, so that the helper does not leave with it half done.
+    async fn caller(&self, header: &Header<'_>) -> Result<Caller, Error> {
+        self.state().touch();
+        Caller::identify(&self.connection, header).await
     }
 
     /// The checklist.
@@ -276,6 +280,7 @@ impl Netboot {
                 if question.await != Answer::Yes {
                     return Err(no_such_lease());
                 }
+                log::decision(&Decision::Managed { lease }, caller, None);
                 reason::MANAGER
             }
         };
@@ -304,9 +309,7 @@ impl Netboot {
     }
 
     fn begin_question(&self, caller: &Caller) -> Result<Question, Error> {
-        let mut state = self.state();
-        state.touch();
-        state.leases.begin_question(caller)?;
+        self.state().leases.begin_question(caller)?;
         Ok(Question {
             netboot: self.clone(),
             caller: caller.clone(),
@@ -316,7 +319,6 @@ impl Netboot {
     /// Questions without a dialog are many at once, so their number is what is limited.
     fn take_from_rate(&self, caller: &Caller) -> Result<(), Error> {
         let mut state = self.state();
-        state.touch();
         let now = state.now();
         if state.rates.take(caller.uid, now) {
             return Ok(());

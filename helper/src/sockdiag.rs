@@ -79,14 +79,15 @@ pub struct Holder {
     pub mark: u32,
 }
 
-/// Every socket that carries a lease's mark.
+/// Every socket that carries a lease's mark. Those of a lease are of the family AF_INET, and only
+/// the helper can mark any.
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
 pub fn tagged() -> io::Result<Vec<Tagged>> {
     let mut found = Vec::new();
     for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for answer in sockets(protocol, ALL_STATES, 0, &with_our_tag())? {
+        for answer in sockets(&[AF_INET], protocol, ALL_STATES, 0, &with_our_tag())? {
             if let Some(mark) = LeaseMark::from_socket(answer.mark) {
                 found.push(Tagged {
                     mark,
@@ -113,7 +114,7 @@ pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
         Protocol::Udp => ALL_STATES,
         Protocol::Tcp => LISTENING,
     };
-    let answers = sockets(protocol, states, port, &[])?;
+    let answers = sockets(&[AF_INET, AF_INET6], protocol, states, port, &[])?;
     let holder = |answer: Answer| Holder {
         address: answer.address,
         ifindex: answer.ifindex,
@@ -135,11 +136,17 @@ struct Answer {
     mark: u32,
 }
 
-fn sockets(protocol: Protocol, states: u32, port: u16, filter: &[u8]) -> io::Result<Vec<Answer>> {
+fn sockets(
+    families: &[u8],
+    protocol: Protocol,
+    states: u32,
+    port: u16,
+    filter: &[u8],
+) -> io::Result<Vec<Answer>> {
     let mut socket = netlink::Socket::open(NETLINK_SOCK_DIAG)?;
     let mut found = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        let request = request(family, protocol, states, port, filter);
+    for family in families {
+        let request = request(*family, protocol, states, port, filter);
         for message in socket.dump(SOCK_DIAG_BY_FAMILY, &request)? {
             let answer = parse(&message.body);
             found.push(answer.ok_or(io::ErrorKind::InvalidData)?);

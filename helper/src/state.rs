@@ -3,26 +3,22 @@
 //!
 //! Guarantees: sockets first, then the firewall in one transaction, then the record; a failure
 //! undoes in reverse and leaves nothing. A lease that is over is closed in the firewall; if the
-//! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller has asked polkit.
+//! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller
+//! has asked polkit.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::{io, net::IpAddr, os::fd::OwnedFd, time::Duration};
 
 use portcullis_dbus::{
     DHCP_PORT, Error,
     keys::{backend, fact, reason},
 };
-use zbus::{OwnedVariant, Variant, names::OwnedUniqueName};
+use zbus::names::OwnedUniqueName;
 
 use crate::{
     caller::{Caller, Uid},
-    firewall::{Backend, Firewall, FirewallError, Opening, Standing},
-    interface::{Link, Site},
+    facts::{self, Facts},
+    firewall::{Firewall, FirewallError, Opening},
+    interface::Site,
     kernel::Kernel,
     lease::{Lease, Leases},
     limits,
@@ -32,10 +28,8 @@ use crate::{
     request::{self, Request},
     sockdiag::{Holder, Protocol, Tagged},
     sockets::BindError,
+    upkeep,
 };
-
-/// Facts as they go over the bus.
-pub type Facts = HashMap<String, OwnedVariant>;
 
 /// The owned state of the helper.
 pub struct State {
@@ -51,6 +45,7 @@ pub struct State {
     /// Since when the kernel has been refusing to close an opening.
     unclosed_since: Option<Duration>,
     last_used: Duration,
+    stopping: bool,
 }
 
 /// What a granted request gives.
@@ -94,6 +89,7 @@ impl State {
             untidy_since: None,
             unclosed_since: None,
             last_used,
+            stopping: false,
         }
     }
 
@@ -146,6 +142,9 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if self.stopping {
+            return Err(Error::Busy("the helper is stopping: ask again".to_owned()));
+        }
         if self.unclosed_since.is_some() {
             return Err(Error::FirewallFailed(
                 "the kernel has not closed an earlier lease yet: ask again in a moment".to_owned(),
@@ -188,7 +187,7 @@ impl State {
             chain_gone_since: None,
             placeholders: bound.placeholders,
         };
-        let facts = facts_of(&lease);
+        let facts = facts::of_lease(&lease);
         log::decision(&Decision::Granted, caller, Some(request));
         Ok(Granted {
             lease: self.leases.insert(lease),
@@ -210,8 +209,9 @@ impl State {
         })
     }
 
-    /// Ends every lease, as the helper stops.
+    /// Ends every lease, as the helper stops. A request that is answered after that is refused.
     pub fn end_all(&mut self) -> Vec<Ended> {
+        self.stopping = true;
         let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
         ids.into_iter()
             .filter_map(|id| self.end(id, reason::HELPER_STOPPING))
@@ -236,10 +236,10 @@ impl State {
         let mut over = Vec::new();
         for (id, lease) in self.leases.iter_mut() {
             let link = self.kernel.link(&lease.opening.interface);
-            let reason = expired(lease, now)
-                .or_else(|| interface_changed(lease, &link))
-                .or_else(|| sockets_changed(lease, living.as_deref()))
-                .or_else(|| firewall_changed(lease, now, self.firewall.as_mut()));
+            let reason = upkeep::expired(lease, now)
+                .or_else(|| upkeep::interface_changed(lease, &link))
+                .or_else(|| upkeep::sockets_changed(lease, living.as_deref()))
+                .or_else(|| upkeep::firewall_changed(lease, now, self.firewall.as_mut()));
             over.extend(reason.map(|reason| (id, reason)));
         }
         Ok(over
@@ -278,17 +278,17 @@ impl State {
     pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
         let mut problems = Vec::new();
         let mut facts = Facts::new();
-        put(
+        facts::put(
             &mut facts,
             fact::INTERFACE,
             request.interface().as_str().into(),
         );
         match self.site(request) {
             Ok(site) => {
-                put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
-                put(&mut facts, fact::ADDRESS, site.address.to_string().into());
+                facts::put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
+                facts::put(&mut facts, fact::ADDRESS, site.address.to_string().into());
                 let taken = self.ports_taken(request, &site, &mut problems);
-                put(&mut facts, fact::PORTS_TAKEN, taken.into());
+                facts::put(&mut facts, fact::PORTS_TAKEN, taken.into());
             }
             Err(error) => problems.push(error.message()),
         }
@@ -296,15 +296,15 @@ impl State {
             problems.push(error.message());
         }
         let backend = match self.firewall.backend() {
-            Ok(found) => name_of(found),
+            Ok(found) => facts::backend(found),
             Err(error) => {
                 problems.push(firewall_error(error).message());
                 backend::UNSUPPORTED
             }
         };
-        put(&mut facts, fact::BACKEND, backend.into());
-        put_ports(&mut facts, request.ports());
-        put(&mut facts, fact::PROBLEMS, problems.into());
+        facts::put(&mut facts, fact::BACKEND, backend.into());
+        facts::put_ports(&mut facts, request.ports());
+        facts::put(&mut facts, fact::PROBLEMS, problems.into());
         facts
     }
 
@@ -426,137 +426,6 @@ fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result
     leftover.map_or(Ok(()), |socket| {
         Err(Error::AddressInUse(outlived(socket.protocol, socket.port)))
     })
-}
-
-fn expired(lease: &Lease, now: Duration) -> Option<&'static str> {
-    (now >= lease.ends).then_some(reason::EXPIRED)
-}
-
-/// An interface that is down for a moment keeps its leases, as it keeps its index and address. One
-/// unanswered question to the kernel ends nothing.
-fn interface_changed(lease: &Lease, link: &io::Result<Option<Link>>) -> Option<&'static str> {
-    let link = match link {
-        Ok(link) => link.as_ref(),
-        Err(error) => {
-            log::kernel("look an interface up", error);
-            return None;
-        }
-    };
-    let same = |link: &&Link| {
-        link.index == lease.opening.index
-            && link.name == lease.opening.interface.as_str()
-            && link.master.is_none()
-    };
-    let Some(link) = link.filter(same) else {
-        return Some(reason::INTERFACE_CHANGED);
-    };
-    let keeps = link.addresses.contains(&lease.address);
-    (!keeps).then_some(reason::ADDRESS_CHANGED)
-}
-
-/// A lease whose last socket is gone was closed by its owner, or its sockets never arrived.
-fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'static str> {
-    let living = living?;
-    let mut own = living
-        .iter()
-        .filter(|socket| socket.mark == lease.opening.mark && socket.inode != 0)
-        .peekable();
-    if own.peek().is_none() {
-        return Some(reason::CLOSED);
-    }
-    own.any(|socket| socket.ifindex != lease.opening.index)
-        .then_some(reason::SOCKET_MOVED)
-}
-
-fn firewall_changed(
-    lease: &mut Lease,
-    now: Duration,
-    firewall: &mut dyn Firewall,
-) -> Option<&'static str> {
-    let whole = match firewall.standing(&lease.opening) {
-        Ok(Standing::Whole) => true,
-        Ok(Standing::Revoked) => return Some(reason::REVOKED),
-        Ok(Standing::ChainGone) => firewall
-            .restore(&lease.opening)
-            .inspect_err(|error| log::firewall("restore", error))
-            .unwrap_or(false),
-        Err(error) => {
-            log::firewall("look at", &error);
-            false
-        }
-    };
-    if whole {
-        lease.chain_gone_since = None;
-        return None;
-    }
-    let since = *lease.chain_gone_since.get_or_insert(now);
-    (now.saturating_sub(since) >= limits::FIREWALL_PATIENCE).then_some(reason::FIREWALL_GONE)
-}
-
-/// Facts about an open lease.
-#[must_use]
-pub fn facts_of(lease: &Lease) -> Facts {
-    let mut facts = Facts::new();
-    put(&mut facts, fact::BACKEND, name_of(lease.backend).into());
-    put(
-        &mut facts,
-        fact::INTERFACE,
-        lease.opening.interface.as_str().into(),
-    );
-    put(
-        &mut facts,
-        fact::INTERFACE_INDEX,
-        lease.opening.index.into(),
-    );
-    put(
-        &mut facts,
-        fact::ADDRESS,
-        Ipv4Addr::to_string(&lease.address).into(),
-    );
-    put(&mut facts, fact::OPENED, microseconds(lease.opened).into());
-    put(&mut facts, fact::ENDS, microseconds(lease.ends).into());
-    put_ports(&mut facts, lease.ports());
-    facts
-}
-
-/// The same for `List`, which also names the user.
-#[must_use]
-pub fn entry_of(lease: &Lease) -> Facts {
-    let mut facts = facts_of(lease);
-    put(&mut facts, fact::UID, lease.owner.uid.get().into());
-    facts
-}
-
-fn put_ports(facts: &mut Facts, ports: impl Iterator<Item = (Protocol, u16)>) {
-    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
-    for (protocol, port) in ports {
-        match protocol {
-            Protocol::Udp => udp.push(port),
-            Protocol::Tcp => tcp.push(port),
-        }
-    }
-    put(facts, fact::UDP_PORTS, udp.into());
-    put(facts, fact::TCP_PORTS, tcp.into());
-}
-
-/// Puts a fact in. The only value that cannot be owned is a descriptor that cannot be duplicated,
-/// and no fact is one.
-pub fn put(facts: &mut Facts, name: &str, value: Variant<'_>) {
-    if let Ok(value) = value.try_to_owned() {
-        facts.insert(name.to_owned(), value);
-    }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn name_of(found: Backend) -> &'static str {
-    match found {
-        Backend::NixosNftables => backend::NIXOS_NFTABLES,
-        Backend::NixosIptables => backend::NIXOS_IPTABLES,
-        Backend::None => backend::NONE,
-    }
 }
 
 fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {

@@ -9,7 +9,7 @@ mod scene;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
-    process::Stdio,
+    process::{ChildStdin, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use portcullis_lab::{
     need_root,
     nixos::{self, Flavour, Settings},
     probe::{self, Answer, NEIGHBOURS},
-    process::{mortal, wait_until},
+    process::{Process, mortal, wait_until},
     snapshot::{Snapshot, assert_same},
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -515,8 +515,8 @@ fn a_saved_and_restored_rule_is_recognised(flavour: Flavour) {
     match flavour {
         Flavour::Iptables => scene.sh("iptables-save -t filter | iptables-restore"),
         Flavour::Nftables => scene.sh(
-            "nft list ruleset | sed 's/flags owner//' > /tmp/$$.nft; nft delete table inet nixos-fw; \
-             sed -n '/^table inet nixos-fw/,/^}/p' /tmp/$$.nft | nft -f -; rm /tmp/$$.nft",
+            "saved=$(nft list table inet nixos-fw); nft delete table inet nixos-fw; \
+             echo \"$saved\" | nft -f -",
         ),
     };
     assert!(scene.sh("nft list ruleset").contains("portcullis lease 1"));
@@ -526,11 +526,8 @@ fn a_saved_and_restored_rule_is_recognised(flavour: Flavour) {
     assert_eq!(before, listing());
 }
 
-#[test]
-fn p5_a_refused_transaction_leaves_nothing() {
-    need_root!("ip", "nft");
-    let scene = Scene::new(None);
-    // Somebody owns the host's table: our rule in it, the last of the batch, is refused.
+/// A program that owns a table like NixOS', with a rule in it that has our comment.
+fn owned_nixos_table(scene: &Scene, policy: &str) -> (Process, ChildStdin) {
     let mut command = mortal("nft");
     command
         .arg("-i")
@@ -538,16 +535,50 @@ fn p5_a_refused_transaction_leaves_nothing() {
         .stdout(Stdio::null());
     let mut owner = scene.host.spawn(command).unwrap();
     let mut input = owner.child().stdin.take().unwrap();
-    input
-        .write_all(
-            b"add table inet nixos-fw { flags owner; }\n\
-              add chain inet nixos-fw input { type filter hook input priority 0; policy drop; }\n\
-              add chain inet nixos-fw input-allow\n",
-        )
-        .unwrap();
+    let script = format!(
+        "add table inet nixos-fw {{ flags owner; }}\n\
+         add chain inet nixos-fw input {{ type filter hook input priority 0; {policy} }}\n\
+         add chain inet nixos-fw input-allow\n\
+         add rule inet nixos-fw input-allow counter comment \"portcullis lease 1\"\n"
+    );
+    input.write_all(script.as_bytes()).unwrap();
     assert!(wait_until(Duration::from_secs(5), || {
-        scene.sh("nft list ruleset").contains("input-allow")
+        scene.sh("nft list ruleset").contains("portcullis lease 1")
     }));
+    (owner, input)
+}
+
+#[test]
+fn a_lease_is_closed_even_when_its_rules_cannot_be_removed() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(None);
+    let opening = scene.opening(1);
+    let sockets = scene.sockets(&opening);
+    let mut firewall = scene.firewall();
+    inside!(scene, firewall.open(&opening)).unwrap();
+    assert_eq!(scene.doors(&sockets), OPEN);
+    let _owner = owned_nixos_table(&scene, "");
+    assert_eq!(scene.doors(&sockets), OPEN);
+    let refused = inside!(scene, firewall.close(&opening));
+    assert!(
+        matches!(refused, Err(FirewallError::Kernel { .. })),
+        "{refused:?}"
+    );
+    assert!(
+        scene
+            .sh("nft list chain inet portcullis admit")
+            .contains("portcullis lease 1")
+    );
+    assert_eq!(scene.doors(&sockets), CLOSED);
+    assert_eq!(scene.tcp(), Answer::Refused);
+}
+
+#[test]
+fn p5_a_refused_transaction_leaves_nothing() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(None);
+    // The host's table belongs to somebody: our rule in it, the last of the batch, is refused.
+    let _owner = owned_nixos_table(&scene, "policy drop;");
     let before = Snapshot::take(&scene.host).unwrap();
     let opening = scene.opening(1);
     let mut firewall = scene.firewall();

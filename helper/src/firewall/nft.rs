@@ -368,4 +368,29 @@ mod tests {
         let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(None));
         assert_eq!((kind, body.as_slice()), (16, b"\0\0\0\x0a".as_slice()));
     }
+
+    /// In a network namespace of this thread alone.
+    #[test]
+    fn a_change_of_another_generation_is_refused_whole() {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!(
+                "SKIPPED: a_change_of_another_generation_is_refused_whole: needs root: {error}"
+            );
+            return;
+        }
+        let mut ruleset = Ruleset::open().unwrap();
+        let before = ruleset.generation().unwrap();
+        let table = |name| add_owned_table(Family::Inet, name);
+        ruleset.commit(&[table("first")], Some(before)).unwrap();
+        assert_ne!(ruleset.generation().unwrap(), before);
+        let late = ruleset.commit(&[table("second")], Some(before));
+        assert_eq!(late.unwrap_err().raw_os_error(), Some(libc::ERESTART));
+        let now = ruleset.generation().unwrap();
+        // One that the kernel refuses takes those before it along.
+        let refused = ruleset.commit(&[table("second"), table("first")], Some(now));
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EEXIST));
+        assert_eq!(ruleset.tables().unwrap().len(), 1);
+        ruleset.commit(&[table("second")], Some(now)).unwrap();
+        assert_eq!(ruleset.tables().unwrap().len(), 2);
+    }
 }

@@ -6,7 +6,7 @@ use futures_util::{FutureExt, StreamExt};
 use portcullis_dbus::{Error, keys::reason};
 use portcullis_helper::firewall::Standing;
 
-use crate::lab::{Bus, Client, Helper, Lab, World, until};
+use crate::lab::{Bus, Client, Helper, Lab, Mood, World, request, until};
 
 /// Opens a lease, changes the world, and waits for the reason that the owner is told.
 async fn ends_by(lab: &Lab, interface: &str, change: impl FnOnce(&mut World)) -> String {
@@ -202,6 +202,22 @@ async fn p3_a_stop_closes_everything_and_says_so() {
 }
 
 #[tokio::test]
+async fn p1_a_yes_that_comes_while_the_helper_stops_opens_nothing() {
+    let mut lab = Lab::start().await;
+    lab.polkit.answers(Mood::Silent);
+    let client = lab.client().await;
+    let proxy = client.proxy.clone();
+    let call = tokio::spawn(async move { proxy.open(request("eth0")).await.map(|_| ()) });
+    lab.polkit.asked(1).await;
+    lab.helper.stop();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    lab.polkit.say_yes_now().await;
+    assert!(matches!(call.await.unwrap(), Err(Error::Busy(_))));
+    (&mut lab.helper.task).await.unwrap().unwrap();
+    assert!(lab.helper.world().sockets.is_empty());
+}
+
+#[tokio::test]
 async fn a_firewall_that_does_not_close_is_tried_again_and_then_left_to_the_kernel() {
     let mut lab = Lab::start().await;
     let client = lab.client().await;
@@ -271,4 +287,36 @@ async fn p3_the_helper_ends_with_its_bus() {
     let ended = tokio::time::timeout(Duration::from_secs(4), &mut helper.task).await;
     assert!(ended.expect("ends").unwrap().is_err());
     assert!(helper.world().is_clean());
+}
+
+#[tokio::test]
+async fn a_request_that_crosses_the_leaving_helper_is_served_or_finds_nobody() {
+    let (mut served, mut too_late) = (0, 0);
+    // Around the first tick, which is when it leaves.
+    for delay in (464..536).step_by(12).chain([0, 900]) {
+        let mut lab = Lab::start().await;
+        let client = lab.client().await;
+        lab.helper.pass(11);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let call = tokio::time::timeout(Duration::from_secs(5), client.open("eth0"));
+        match call.await.expect("an answer") {
+            Ok((_, _sockets, _)) => {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                assert!(!lab.helper.task.is_finished(), "left with a lease");
+                assert_eq!(client.proxy.list().await.unwrap().len(), 1);
+                served += 1;
+            }
+            // No helper: the real bus would start one.
+            Err(Error::ZBus(_)) => {
+                (&mut lab.helper.task).await.unwrap().unwrap();
+                assert!(lab.helper.world().is_clean());
+                too_late += 1;
+            }
+            Err(error) => panic!("after {delay} ms: {error:?}"),
+        }
+    }
+    assert!(
+        served > 0 && too_late > 0,
+        "{served} served, {too_late} too late"
+    );
 }

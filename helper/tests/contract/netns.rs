@@ -3,7 +3,12 @@
 //! The calling thread becomes the host `pc-svc0` (192.0.2.1) and `pc-svc1` (198.51.100.1); the
 //! machine on the other end is a thread that runs what it is given.
 
-use std::{process::Command, sync::mpsc, thread};
+use std::{
+    io::{self, Write},
+    process::Command,
+    sync::mpsc,
+    thread,
+};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -17,7 +22,7 @@ pub struct Peer {
 /// Moves the calling thread into a namespace with two wires; `None`, and a word, without root.
 pub fn two_wires() -> Option<Peer> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root, for network namespaces");
+        skipped("needs root, for network namespaces");
         return None;
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -45,6 +50,15 @@ pub fn two_wires() -> Option<Peer> {
         });
     }
     Some(peer)
+}
+
+/// Says aloud that a test has shown nothing: past the harness, which keeps the output of tests that
+/// pass to itself.
+pub fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {why}");
+    let forbidden = std::env::var_os("PORTCULLIS_NO_SKIP").is_some();
+    assert!(!forbidden, "PORTCULLIS_NO_SKIP is set, and {test} {why}");
 }
 
 impl Peer {

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::{
     lab::{Bus, Client, Polkit, appears, until},
-    netns::{Peer, sh, two_wires},
+    netns::{Peer, sh, skipped, two_wires},
     real::NIXOS,
 };
 
@@ -238,7 +238,7 @@ fn p10_the_helper_refuses_to_run_with_more_or_less_than_it_needs() {
 #[test]
 fn root_without_the_helpers_user_is_told_how_to_make_it() {
     if !nix::unistd::geteuid().is_root() || !sh("getent passwd portcullis || true").is_empty() {
-        eprintln!("SKIPPED: needs root, and a machine without the user portcullis");
+        skipped("needs root, and a machine without the user portcullis");
         return;
     }
     let said = refused(Command::new(HELPER).arg("--sweep"));

@@ -3,7 +3,7 @@
 
 use std::{os::unix::process::CommandExt, process::Command};
 
-use crate::lab::Lab;
+use crate::{lab::Lab, netns::skipped};
 
 /// `Open(in request a{sv}, out lease t ...)` and the like, in order; comments and layout aside.
 fn members(xml: &str) -> Vec<String> {
@@ -76,7 +76,7 @@ fn as_nobody(address: &str, arguments: &[&str]) -> (bool, String) {
 #[tokio::test]
 async fn p9_everybody_may_ask_and_nobody_else_may_be_the_helper() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root, to become another user");
+        skipped("needs root, to become another user");
         return;
     }
     let mut lab = Lab::start().await;
