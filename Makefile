@@ -38,8 +38,9 @@ demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewa
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
 
-soak: ## Runs the long loops: 1,000 rounds of every kill (root or sudo; hours)
+soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour)
 	@ROUNDS=1000 tests/scripts/levels 4 kill
+	@ROUNDS=1000 tests/scripts/levels 3 firewall
 
 install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	@for program in portcullis portcullis-helper; do \
