@@ -727,13 +727,17 @@ pub fn bridge_port(link: &mut Link) {
     });
 }
 
-/// Waits for a condition, for at most four seconds.
+/// Longest wait for what happens at once on an idle machine: over only when it never happens.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for a condition.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if condition() {
-            return;
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+        panic!("in vain: {what}");
     }
-    panic!("in vain: {what}");
 }
