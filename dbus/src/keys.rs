@@ -93,7 +93,7 @@ pub mod authorization {
 
 /// Values of the reason in the signal `Closed`.
 pub mod reason {
-    /// Its owner closed it.
+    /// Its user closed it, from whichever connection, or let go of its sockets.
     pub const CLOSED: &str = "closed";
     /// Its owner left the bus.
     pub const OWNER_LEFT: &str = "owner-left";

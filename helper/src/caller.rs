@@ -38,7 +38,7 @@ impl fmt::Display for Uid {
     }
 }
 
-/// One connection to the bus and its user. The same user on another connection is a stranger.
+/// One connection to the bus and its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The unique name of the connection.

@@ -1,7 +1,9 @@
 //! Leases: who has what, under which mark, until when. Values only: no I/O, no clock.
 //!
 //! Guarantees: quotas; one pending question per connection and per user; an id is never given
-//! twice in one run; a lease is found only together with its owner. Trusts its caller for the time.
+//! twice in one run. The sockets and the life of a lease belong to the connection that asked for it,
+//! and so does extending it; seeing and ending it belongs to the user, who could as well kill that
+//! program. Nobody else finds it. Trusts its caller for the time.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +15,7 @@ use std::{
 
 use portcullis_dbus::Error;
 use tokio::task::AbortHandle;
-use zbus::names::{OwnedUniqueName, UniqueName};
+use zbus::names::UniqueName;
 
 use crate::{
     caller::{Caller, Uid},
@@ -65,18 +67,18 @@ pub struct Leases {
     last_id: u64,
     last_slot: u8,
     pending: Vec<Caller>,
-    ended: VecDeque<(u64, OwnedUniqueName)>,
+    ended: VecDeque<(u64, Uid)>,
     watches: BTreeMap<u64, AbortHandle>,
 }
 
-/// What a lease id is to a caller.
+/// What a lease id is to a user.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// An open lease of this very connection.
+    /// An open lease of this user, whichever connection it belongs to.
     Own,
-    /// A lease of this connection that has ended.
+    /// A lease of this user that has ended.
     OwnEnded,
-    /// An open lease of another connection, be it the same user's.
+    /// An open lease of another user.
     Foreign,
     /// No lease, or none that is remembered.
     Unknown,
@@ -181,22 +183,17 @@ impl Leases {
         if self.ended.len() >= limits::ENDED_LEASES {
             self.ended.pop_front();
         }
-        self.ended.push_back((id, lease.owner.name.clone()));
+        self.ended.push_back((id, lease.owner.uid));
         Some(lease)
     }
 
-    /// What an id is to a connection.
+    /// What an id is to a user.
     #[must_use]
-    pub fn relation(&self, id: u64, name: &UniqueName<'_>) -> Relation {
-        let own_ended = || {
-            self.ended
-                .iter()
-                .any(|(ended, owner)| *ended == id && owner == name)
-        };
+    pub fn relation(&self, id: u64, uid: Uid) -> Relation {
         match self.open.get(&id) {
-            Some(lease) if lease.owner.name == *name => Relation::Own,
+            Some(lease) if lease.owner.uid == uid => Relation::Own,
             Some(_) => Relation::Foreign,
-            None if own_ended() => Relation::OwnEnded,
+            None if self.ended.contains(&(id, uid)) => Relation::OwnEnded,
             None => Relation::Unknown,
         }
     }
@@ -204,12 +201,18 @@ impl Leases {
     /// The connection's own lease of this id.
     ///
     /// # Errors
-    /// `NoSuchLease` when it is not open or not this connection's.
+    /// `NoSuchLease` when it is not open or not this connection's, all in the same words.
     pub fn own(&mut self, id: u64, name: &UniqueName<'_>) -> Result<&mut Lease, Error> {
         self.open
             .get_mut(&id)
             .filter(|lease| lease.owner.name == *name)
-            .ok_or_else(no_such_lease)
+            .ok_or_else(|| {
+                Error::NoSuchLease(
+                    "this connection has no such lease: only the program that opened a lease can \
+                     extend it"
+                        .to_owned(),
+                )
+            })
     }
 
     /// All open leases in order of their ids.
@@ -229,7 +232,7 @@ impl Leases {
     }
 }
 
-/// The answer to an id that is not the caller's: foreign and unknown look the same.
+/// The answer to an id that is not the user's: foreign and unknown look the same.
 #[must_use]
 pub fn no_such_lease() -> Error {
     Error::NoSuchLease("you have no such lease: `portcullis status` shows yours".to_owned())

@@ -35,7 +35,7 @@ pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).
 pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);
-/// Ended leases whose owner is remembered, so that closing twice succeeds.
+/// Ended leases whose user is remembered, so that closing twice succeeds.
 pub const ENDED_LEASES: usize = 256;
 /// How long calls that were on their way may take when the helper leaves the bus.
 pub const DRAIN: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@
 //! | method | polkit action |
 //! |---|---|
 //! | Open, Extend | open |
-//! | Close | none for one's own lease, manage for another's |
-//! | List | none for one's own leases, manage (never with a dialog) for the others' |
+//! | Close | none for a lease of the same user, manage for another's |
+//! | List | none for leases of the same user, manage (never with a dialog) for the others' |
 //! | Check | none: says what polkit would answer |
 
 use std::{
@@ -47,7 +47,7 @@ pub struct Netboot {
 /// Asks for the netboot ports of one interface, and keeps account of what was given.
 ///
 /// A lease belongs to the connection that asked for it, and ends when that connection leaves the
-/// bus.
+/// bus. Its user sees and ends it from any other connection, too.
 #[interface(name = "org.portcullis.Netboot1")]
 impl Netboot {
     /// Opens the ports of a request and returns the lease, its sockets and facts about it.
@@ -82,7 +82,7 @@ impl Netboot {
         outcome.inspect_err(|error| refused("Extend", error, &caller))
     }
 
-    /// Ends a lease. One of this connection is ended without a question, and ending it again
+    /// Ends a lease. One of the caller's user is ended without a question, and ending it again
     /// succeeds; any other needs the action `org.portcullis.netboot1.manage`.
     async fn close(&self, lease: u64, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
@@ -120,7 +120,7 @@ impl Netboot {
         Ok(facts)
     }
 
-    /// The leases of this connection; all leases for those who may manage them without a password.
+    /// The leases of the caller's user; all leases for those who may manage them without a password.
     ///
     /// Each with its facts as returned by `Open`, and `uid` (u), the user it belongs to.
     #[zbus(out_args("leases"))]
@@ -131,7 +131,7 @@ impl Netboot {
             state
                 .leases
                 .iter()
-                .any(|(_, lease)| lease.owner.name != caller.name)
+                .any(|(_, lease)| lease.owner.uid != caller.uid)
         };
         let all = others && {
             self.take_from_rate(&caller)?;
@@ -148,11 +148,11 @@ impl Netboot {
         let shown = state
             .leases
             .iter()
-            .filter(|(_, lease)| all || lease.owner.name == caller.name);
+            .filter(|(_, lease)| all || lease.owner.uid == caller.uid);
         Ok(shown.map(|(id, lease)| (id, facts::entry(lease))).collect())
     }
 
-    /// A lease of this connection has ended. Sent to its owner alone.
+    /// A lease of this connection has ended. Sent to no other.
     ///
     /// Reason: `closed`, `owner-left`, `expired`, `manager`, `helper-stopping`,
     /// `interface-changed`, `address-changed`, `revoked`, `firewall-gone`, `socket-moved`.
@@ -262,7 +262,7 @@ impl Netboot {
         lease: u64,
         header: &Header<'_>,
     ) -> Result<(), Error> {
-        let relation = self.state().leases.relation(lease, &caller.name);
+        let relation = self.state().leases.relation(lease, caller.uid);
         let reason = match relation {
             Relation::Own => reason::CLOSED,
             Relation::OwnEnded => return Ok(()),

@@ -364,7 +364,7 @@ fn p12_every_decision_is_in_the_journal() {
 }
 
 #[test]
-fn p9_a_lease_is_its_owners_and_the_managers() {
+fn p9_a_lease_is_its_users_and_the_managers() {
     on_stage(Flavour::Iptables, |stage| {
         let debian = stage.debian;
         let mut session = stage.serving(BOB);
@@ -384,12 +384,26 @@ fn p9_a_lease_is_its_owners_and_the_managers() {
         assert!(said.contains("Access denied"), "{said}");
         assert_eq!(stage.http(), Answer::Open);
 
+        // The same user from elsewhere sees it, and ends it without a question.
+        let status = ["portcullis", "status"];
+        let (code, said) = debian.run(BOB_REMOTE, &status, SOON).unwrap();
+        assert_eq!(code, DONE, "{said}");
+        assert!(said.contains("eth0"), "{said}");
+        let close = ["portcullis", "close", "1"];
+        let (code, said) = debian.run(BOB_REMOTE, &close, SOON).unwrap();
+        assert_eq!(code, DONE, "{said}\n{}", stage.journal());
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        let said = session.said().unwrap();
+        assert!(said.contains("\"reason\":\"closed\""), "{said}");
+        stage.assert_closed();
+
         // root, who may manage, sees and ends it.
+        let mut session = stage.serving(BOB);
         assert!(debian.sh("portcullis status").unwrap().contains("eth0"));
         // Even a program that has stopped listening to anybody loses its ports at once. The helper
         // stays, however idle, while somebody holds the sockets.
         session.kill("STOP").unwrap();
-        debian.sh("portcullis close 1").unwrap();
+        debian.sh("portcullis close").unwrap();
         assert_ne!(stage.http(), Answer::Open);
         std::thread::sleep(Duration::from_secs(13));
         assert_ne!(stage.helper(), 0, "{}", stage.journal());

@@ -27,11 +27,13 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
 use zbus::{Connection, Message, MessageStream, OwnedVariant, Variant, message::Type};
 
+use crate::netns::skipped;
+
 /// A dbus-daemon of our own, with the shipped policy; the helper's user is whoever runs the test.
 pub struct Bus {
     daemon: Child,
     pub address: String,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Bus {
@@ -94,12 +96,29 @@ impl Bus {
         Self {
             daemon,
             address: String::from_utf8(line).unwrap().trim().to_owned(),
-            _directory: directory,
+            directory,
         }
     }
 
     pub async fn connect(&self) -> Connection {
         zbus::connection::Builder::address(self.address.as_str())
+            .build()
+            .await
+            .unwrap()
+    }
+
+    /// A connection of another user; needs root.
+    async fn connect_as(&self, user: u32) -> Connection {
+        let socket = self.directory.path().join("bus");
+        let connect = move || {
+            // The kernel notes who connects. This changes the thread alone, which ends here.
+            let user = rustix::thread::Uid::from_raw(user);
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+            UnixStream::connect(socket).unwrap()
+        };
+        let stream = std::thread::spawn(connect).join().unwrap();
+        zbus::connection::Builder::unix_stream(stream)
+            .user_id(user)
             .build()
             .await
             .unwrap()
@@ -676,10 +695,23 @@ impl Lab {
         }
     }
 
+    /// A caller of the user who runs the test.
     pub async fn client(&self) -> Client {
         Client::new(&self.bus).await
     }
+
+    /// A caller of another user, [`STRANGER`]; `None`, and a word, without root.
+    pub async fn stranger(&self) -> Option<Client> {
+        if !nix::unistd::geteuid().is_root() {
+            skipped("needs root, to become another user");
+            return None;
+        }
+        Some(Client::over(self.bus.connect_as(STRANGER).await).await)
+    }
 }
+
+/// The user nobody.
+pub const STRANGER: u32 = 65_534;
 
 /// One caller with a connection of its own.
 pub struct Client {
@@ -695,7 +727,10 @@ pub type Opened = (
 
 impl Client {
     pub async fn new(bus: &Bus) -> Self {
-        let connection = bus.connect().await;
+        Self::over(bus.connect().await).await
+    }
+
+    async fn over(connection: Connection) -> Self {
         let proxy = Netboot1Proxy::new(&connection).await.unwrap();
         Self { connection, proxy }
     }
@@ -727,13 +762,17 @@ pub fn bridge_port(link: &mut Link) {
     });
 }
 
-/// Waits for a condition, for at most four seconds.
+/// Longest wait for what happens at once on an idle machine: over only when it never happens.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for a condition.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if condition() {
-            return;
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+        panic!("in vain: {what}");
     }
-    panic!("in vain: {what}");
 }
