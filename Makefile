@@ -19,7 +19,12 @@ INSTALLED = \
 	$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy \
 	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
 	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
-	$(PREFIX)/lib/sysusers.d/portcullis.conf
+	$(PREFIX)/lib/sysusers.d/portcullis.conf \
+	$(addprefix $(datadir)/man/man1/,portcullis.1 portcullis-boot.1 portcullis-status.1 \
+		portcullis-close.1 portcullis-interfaces.1) \
+	$(datadir)/bash-completion/completions/portcullis \
+	$(datadir)/zsh/site-functions/_portcullis \
+	$(datadir)/fish/vendor_completions.d/portcullis.fish
 
 export CARGO_TARGET_DIR
 
@@ -31,6 +36,7 @@ help: ## Shows these lines
 
 build: ## Builds what is installed
 	cargo build --release --locked -p portcullis -p portcullis-helper
+	cargo run --quiet --release --locked -p portcullis --example generate -- $(BUILD)/generated
 
 demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewall (root or sudo)
 	@tests/scripts/demo
@@ -60,6 +66,12 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	tests/scripts/substitute systemd/portcullis-helper.service.in \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/portcullis-helper.service \
 		libexecdir=$(libexecdir) bindir=$(bindir)
+	@if [ -d $(BUILD)/generated ]; then set -e -x; cd $(BUILD)/generated; \
+		install -Dm644 -t $(DESTDIR)$(datadir)/man/man1 ./*.1; \
+		install -Dm644 portcullis.bash $(DESTDIR)$(datadir)/bash-completion/completions/portcullis; \
+		install -Dm644 -t $(DESTDIR)$(datadir)/zsh/site-functions _portcullis; \
+		install -Dm644 -t $(DESTDIR)$(datadir)/fish/vendor_completions.d portcullis.fish; \
+	fi
 	@test -n "$(DESTDIR)" || echo "now: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus"
 
 uninstall: ## Removes what was installed

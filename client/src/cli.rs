@@ -54,12 +54,7 @@ pub enum Command {
     #[command(hide = true, disable_help_flag = true)]
     Quick(Ignored),
     /// Pixiecore's IPv6 modes: not in this version.
-    #[command(
-        hide = true,
-        disable_help_flag = true,
-        name = "bootipv6",
-        alias = "ipv6api"
-    )]
+    #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
 }
 
@@ -156,13 +151,7 @@ pub struct Boot {
           help_heading = "Which machines")]
     pub count: Option<u32>,
     /// How UEFI machines are told what to load.
-    #[arg(
-        long,
-        value_name = "FORM",
-        value_enum,
-        default_value_t,
-        help_heading = "Which machines"
-    )]
+    #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
 
     /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi).
@@ -220,26 +209,14 @@ impl Boot {
                  Leave the flag out to serve all others",
             )
         } else if self.kernel.to_str().is_some_and(is_url)
-            || self
-                .initrds
-                .iter()
-                .filter_map(|path| path.to_str())
-                .any(is_url)
+            || self.initrds.iter().filter_map(|path| path.to_str()).any(is_url)
         {
             Some("addresses (http://...) are not in this version: download the files first")
-        } else if self
-            .cmdline
-            .as_deref()
-            .is_some_and(|text| text.contains("{{"))
-        {
+        } else if self.cmdline.as_deref().is_some_and(|text| text.contains("{{")) {
             Some(
                 "templates ({{ ... }}) in --cmdline are not in this version: write the text itself",
             )
-        } else if self
-            .cmdline
-            .as_deref()
-            .is_some_and(|text| text.contains(char::is_control))
-        {
+        } else if self.cmdline.as_deref().is_some_and(|text| text.contains(char::is_control)) {
             Some("--cmdline must be one line without control characters")
         } else {
             None
@@ -270,9 +247,7 @@ impl Boot {
 }
 
 fn is_url(text: &str) -> bool {
-    ["http://", "https://", "tftp://"]
-        .iter()
-        .any(|scheme| text.starts_with(scheme))
+    ["http://", "https://", "tftp://"].iter().any(|scheme| text.starts_with(scheme))
 }
 
 /// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.
@@ -298,11 +273,7 @@ fn duration(text: &str) -> Result<Duration, String> {
             .ok_or_else(|| RIGHT.to_owned())?;
         rest = tail;
     }
-    if seconds == 0 {
-        Err(RIGHT.to_owned())
-    } else {
-        Ok(Duration::from_secs(seconds))
-    }
+    if seconds == 0 { Err(RIGHT.to_owned()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
 #[cfg(test)]
@@ -312,13 +283,9 @@ mod tests {
     use super::*;
 
     fn boot(arguments: &str) -> Boot {
-        let words = ["portcullis", "boot"]
-            .into_iter()
-            .chain(arguments.split_whitespace());
+        let words = ["portcullis", "boot"].into_iter().chain(arguments.split_whitespace());
         match Cli::try_parse_from(words) {
-            Ok(Cli {
-                command: Command::Boot(boot),
-            }) => *boot,
+            Ok(Cli { command: Command::Boot(boot) }) => *boot,
             other => panic!("{arguments}: {other:?}"),
         }
     }
@@ -333,10 +300,7 @@ mod tests {
         let boot = boot(
             "bzImage initrd --cmdline loglevel=4 --debug --dhcp-no-bind --port 64172 --status-port 64172",
         );
-        assert_eq!(
-            (boot.port, boot.status_port, boot.debug),
-            (64172, Some(64172), true)
-        );
+        assert_eq!((boot.port, boot.status_port, boot.debug), (64172, Some(64172), true));
         assert_eq!(boot.refusal(), None);
         assert!(boot.notes()[0].starts_with("--dhcp-no-bind"));
         assert_eq!(boot.notes().len(), 2);
@@ -362,10 +326,7 @@ mod tests {
             ("k --cmdline a\u{7}b", "one line"),
         ] {
             let refusal = boot(arguments).refusal();
-            assert!(
-                refusal.is_some_and(|text| text.contains(word)),
-                "{arguments}: {refusal:?}"
-            );
+            assert!(refusal.is_some_and(|text| text.contains(word)), "{arguments}: {refusal:?}");
         }
     }
 
@@ -390,11 +351,8 @@ mod tests {
 
     #[test]
     fn commands_of_pixiecore_that_are_missing_are_known() {
-        for words in [
-            "api http://host --port 80",
-            "quick debian stable --arch amd64",
-            "ipv6api x",
-        ] {
+        for words in ["api http://host --port 80", "quick debian stable --arch amd64", "ipv6api x"]
+        {
             let words = std::iter::once("pixiecore").chain(words.split_whitespace());
             assert!(Cli::try_parse_from(words).is_ok());
         }
@@ -405,17 +363,8 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("45s"), Ok(Duration::from_secs(45)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        for wrong in [
-            "",
-            "0",
-            "h",
-            "1d",
-            "1h30",
-            "-1s",
-            "99999999h",
-            "99999999999999999999h",
-            "1é",
-        ] {
+        for wrong in ["", "0", "h", "1d", "1h30", "-1s", "99999999h", "99999999999999999999h", "1é"]
+        {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -48,10 +48,8 @@ pub fn close(lease: Option<u64>, common: &Common, report: &mut Report) -> Result
                 }
                 [one] => one.number,
                 several => {
-                    let numbers: Vec<_> = several
-                        .iter()
-                        .map(|lease| lease.number.to_string())
-                        .collect();
+                    let numbers: Vec<_> =
+                        several.iter().map(|lease| lease.number.to_string()).collect();
                     let text = format!("several leases are open: {}", numbers.join(", "));
                     return Err(Failure::new(Code::Usage, text)
                         .advise("say which: portcullis close NUMBER")
@@ -93,10 +91,7 @@ pub fn pick_interface(boot: &Boot, report: &mut Report) -> Result<String, Failur
         let owner = all.iter().find(|one| one.addresses.contains(&address));
         return owner.map(|one| one.name.clone()).ok_or_else(|| {
             list(
-                Failure::new(
-                    Code::Interface,
-                    format!("no interface has the address {address}"),
-                ),
+                Failure::new(Code::Interface, format!("no interface has the address {address}")),
                 &all,
             )
         });
@@ -115,13 +110,8 @@ pub fn pick_interface(boot: &Boot, report: &mut Report) -> Result<String, Failur
                     wired.name, wireless.name
                 ),
             )
-            .advise(format!(
-                "the machine is on the Wi-Fi's network: -i {}",
-                wireless.name
-            ));
-            Err(direct_cable_advice(&wired.name)
-                .into_iter()
-                .fold(failure, Failure::advise))
+            .advise(format!("the machine is on the Wi-Fi's network: -i {}", wireless.name));
+            Err(direct_cable_advice(&wired.name).into_iter().fold(failure, Failure::advise))
         }
         Choice::None => Err(list(
             Failure::new(
@@ -156,11 +146,8 @@ fn question(
     }
     let mut answers = answers.lines();
     loop {
-        let _ = write!(
-            screen,
-            "Which one is the other machine connected to? [1-{}] ",
-            several.len()
-        );
+        let _ =
+            write!(screen, "Which one is the other machine connected to? [1-{}] ", several.len());
         let _ = screen.flush();
         let Some(Ok(answer)) = answers.next() else {
             return Err(
@@ -179,10 +166,7 @@ fn question(
 
 fn read_interfaces() -> Result<Vec<Interface>, Failure> {
     collect::interfaces().map_err(|error| {
-        Failure::new(
-            Code::Internal,
-            format!("the network interfaces cannot be read: {error}"),
-        )
+        Failure::new(Code::Internal, format!("the network interfaces cannot be read: {error}"))
     })
 }
 
@@ -225,10 +209,7 @@ pub fn runtime() -> Result<Runtime, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.max_blocking_threads(FILE_READERS).enable_all();
     builder.build().map_err(|error| {
-        Failure::new(
-            Code::Internal,
-            format!("the program cannot start its tasks: {error}"),
-        )
+        Failure::new(Code::Internal, format!("the program cannot start its tasks: {error}"))
     })
 }
 
@@ -259,20 +240,14 @@ mod tests {
             let answer = question(&several, typed.as_bytes(), &mut screen);
             assert_eq!(answer.as_deref().ok(), chosen, "{typed:?}");
             let screen = String::from_utf8(screen).unwrap();
-            assert!(
-                screen.starts_with("  1  eth0 (wired, 10.0.0.1)\n  2  eth1"),
-                "{screen}"
-            );
+            assert!(screen.starts_with("  1  eth0 (wired, 10.0.0.1)\n  2  eth1"), "{screen}");
             assert_eq!(screen.matches("[1-2]").count(), asked);
         }
     }
 
     #[test]
     fn without_an_agent_the_helpers_answer_stands() {
-        let common = Common {
-            no_ask_password: true,
-            ..Common::default()
-        };
+        let common = Common { no_ask_password: true, ..Common::default() };
         let mut asked = 0;
         let answer: Result<(), Failure> =
             runtime().unwrap().block_on(with_agent(&common, async || {

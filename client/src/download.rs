@@ -127,11 +127,7 @@ impl Download {
 
     fn end(&mut self, transfer: u64, reason: String) {
         self.finished = true;
-        let fact = Fact::TransferEnded {
-            transfer,
-            sent: self.sent,
-            reason,
-        };
+        let fact = Fact::TransferEnded { transfer, sent: self.sent, reason };
         self.witness.fact(self.mac, fact);
     }
 }
@@ -139,10 +135,7 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         if let (Some(transfer), false) = (self.transfer, self.finished) {
-            self.end(
-                transfer,
-                "the connection was closed before the end of the file".into(),
-            );
+            self.end(transfer, "the connection was closed before the end of the file".into());
         }
     }
 }

@@ -47,11 +47,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without advice.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code: code as u8,
-            message: message.into(),
-            advice: Vec::new(),
-        }
+        Self { code: code as u8, message: message.into(), advice: Vec::new() }
     }
 
     /// Adds one thing that the user can do.
@@ -65,11 +61,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = error.exit_code();
-        let failure = |message: String| Self {
-            code,
-            message,
-            advice: Vec::new(),
-        };
+        let failure = |message: String| Self { code, message, advice: Vec::new() };
         match &error {
             Error::ZBus(cause) => unreachable_helper(cause, failure),
             Error::NoAgent(_) => failure(error.message()).advise(
@@ -147,9 +139,7 @@ mod tests {
         }
         assert_eq!(
             codes,
-            [
-                10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32
-            ]
+            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32]
         );
     }
 

@@ -102,16 +102,8 @@ pub enum Choice<'a> {
 /// The rule.
 #[must_use]
 pub fn choose(interfaces: &[Interface]) -> Choice<'_> {
-    let fit: Vec<_> = interfaces
-        .iter()
-        .filter(|one| one.unfit().is_none())
-        .collect();
-    let of = |kind| {
-        fit.iter()
-            .copied()
-            .filter(|one| one.kind == kind)
-            .collect::<Vec<_>>()
-    };
+    let fit: Vec<_> = interfaces.iter().filter(|one| one.unfit().is_none()).collect();
+    let of = |kind| fit.iter().copied().filter(|one| one.kind == kind).collect::<Vec<_>>();
     match (of(Kind::Wired).as_slice(), of(Kind::Wireless).as_slice()) {
         ([], []) => Choice::None,
         ([one], _) => Choice::One(one),
@@ -167,41 +159,25 @@ mod tests {
 
     #[test]
     fn one_that_will_do_is_taken() {
-        let all = [
-            interface("lo", Kind::Loopback),
-            interface("docker0", Kind::Virtual),
-            wired("eth0"),
-        ];
+        let all =
+            [interface("lo", Kind::Loopback), interface("docker0", Kind::Virtual), wired("eth0")];
         assert_eq!(choose(&all), Choice::One(&all[2]));
-        let wifi = [
-            interface("wlan0", Kind::Wireless),
-            interface("tun0", Kind::Virtual),
-        ];
+        let wifi = [interface("wlan0", Kind::Wireless), interface("tun0", Kind::Virtual)];
         assert_eq!(choose(&wifi), Choice::One(&wifi[0]));
     }
 
     #[test]
     fn a_single_wired_one_wins_over_wifi() {
-        let all = [
-            interface("wlan0", Kind::Wireless),
-            wired("eth0"),
-            interface("wlan1", Kind::Wireless),
-        ];
+        let all =
+            [interface("wlan0", Kind::Wireless), wired("eth0"), interface("wlan1", Kind::Wireless)];
         assert_eq!(choose(&all), Choice::One(&all[1]));
     }
 
     #[test]
     fn several_of_a_kind_are_a_question() {
-        let all = [
-            wired("eth0"),
-            wired("eth1"),
-            interface("wlan0", Kind::Wireless),
-        ];
+        let all = [wired("eth0"), wired("eth1"), interface("wlan0", Kind::Wireless)];
         assert_eq!(choose(&all), Choice::Several(vec![&all[0], &all[1]]));
-        let wifi = [
-            interface("wlan0", Kind::Wireless),
-            interface("wlan1", Kind::Wireless),
-        ];
+        let wifi = [interface("wlan0", Kind::Wireless), interface("wlan1", Kind::Wireless)];
         assert_eq!(choose(&wifi), Choice::Several(vec![&wifi[0], &wifi[1]]));
     }
 
@@ -209,13 +185,7 @@ mod tests {
     fn a_cable_without_address_beside_wifi_is_a_direct_cable() {
         let mut all = [interface("wlan0", Kind::Wireless), wired("eth0")];
         all[1].addresses.clear();
-        assert_eq!(
-            choose(&all),
-            Choice::DirectCable {
-                wired: &all[1],
-                wireless: &all[0]
-            }
-        );
+        assert_eq!(choose(&all), Choice::DirectCable { wired: &all[1], wireless: &all[0] });
         all[1].carrier = false;
         assert_eq!(choose(&all), Choice::One(&all[0]));
     }
@@ -230,16 +200,10 @@ mod tests {
         idle.carrier = false;
         let mut bare = wired("eth0");
         bare.addresses.clear();
-        for (one, word) in [
-            (port, "br0"),
-            (off, "switched off"),
-            (idle, "nothing"),
-            (bare, "address"),
-        ] {
-            assert!(
-                one.unfit().is_some_and(|reason| reason.contains(word)),
-                "{one:?}"
-            );
+        for (one, word) in
+            [(port, "br0"), (off, "switched off"), (idle, "nothing"), (bare, "address")]
+        {
+            assert!(one.unfit().is_some_and(|reason| reason.contains(word)), "{one:?}");
             assert_eq!(choose(&[one]), Choice::None);
         }
     }

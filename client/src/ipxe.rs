@@ -31,13 +31,8 @@ pub enum CmdlineError {
 }
 
 /// Characters that are written by way of a setting: name of the setting, character.
-const ESCAPES: [(&str, char); 5] = [
-    ("blank", ' '),
-    ("hash", '#'),
-    ("pipe", '|'),
-    ("amp", '&'),
-    ("semicolon", ';'),
-];
+const ESCAPES: [(&str, char); 5] =
+    [("blank", ' '), ("hash", '#'), ("pipe", '|'), ("amp", '&'), ("semicolon", ';')];
 
 /// The URL under which `mac` finds its files: `base` is `http://ADDRESS:PORT`.
 #[must_use]
@@ -59,16 +54,11 @@ pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<Strin
             let _ = writeln!(script, "set {name}:hex {:02x}", u32::from(character));
         }
     }
-    let _ = writeln!(
-        script,
-        "kernel --name kernel {url}/kernel || goto no_kernel"
-    );
+    let _ = writeln!(script, "kernel --name kernel {url}/kernel || goto no_kernel");
     let mut arguments = String::from("kernel");
     for number in 0..generation.initrds.len() {
-        let _ = writeln!(
-            script,
-            "initrd --name initrd{number} {url}/initrd{number} || goto no_initrd"
-        );
+        let _ =
+            writeln!(script, "initrd --name initrd{number} {url}/initrd{number} || goto no_initrd");
         let _ = write!(arguments, " initrd=initrd{number}");
     }
     if !cmdline.is_empty() {
@@ -121,16 +111,11 @@ fn quote(cmdline: &str) -> Result<String, CmdlineError> {
             blanks.push_str(&reference("blank"));
             continue;
         }
-        if word
-            .split_once("${")
-            .is_some_and(|(_, after)| after.contains('}'))
-        {
+        if word.split_once("${").is_some_and(|(_, after)| after.contains('}')) {
             return Err(CmdlineError::Expansion(word.into()));
         }
         let special = matches!(word, "||" | "&&" | ";") || word.starts_with('#');
-        let escape = ESCAPES
-            .iter()
-            .find(|(_, character)| special && word.starts_with(*character));
+        let escape = ESCAPES.iter().find(|(_, character)| special && word.starts_with(*character));
         let quoted = match escape {
             Some((name, character)) => {
                 reference(name) + word.strip_prefix(*character).unwrap_or(word)
@@ -227,13 +212,8 @@ mod tests {
             let octet = u8::from_str_radix(hex, 16).unwrap();
             settings.insert(format!("{name}:string"), char::from(octet).to_string());
         }
-        let boot = script
-            .lines()
-            .find(|line| line.starts_with("boot "))
-            .unwrap();
-        let words = boot
-            .split([' ', '\t', '\r', '\x0b', '\x0c'])
-            .filter(|word| !word.is_empty());
+        let boot = script.lines().find(|line| line.starts_with("boot ")).unwrap();
+        let words = boot.split([' ', '\t', '\r', '\x0b', '\x0c']).filter(|word| !word.is_empty());
         words
             .take_while(|word| !matches!(*word, "||" | "&&" | ";") && !word.starts_with('#'))
             .map(|word| expand(word, &settings))
@@ -250,10 +230,7 @@ mod tests {
                 break;
             };
             let start = word[..end].rfind("${").unwrap();
-            let value = settings
-                .get(&word[start + 2..end])
-                .cloned()
-                .unwrap_or_default();
+            let value = settings.get(&word[start + 2..end]).cloned().unwrap_or_default();
             word.replace_range(start..=end, &value);
         }
         word

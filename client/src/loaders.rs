@@ -14,18 +14,9 @@ use crate::{
 /// Directory that the package fixed when it was built (NixOS: that of pkgs.ipxe).
 const BUILT_IN: Option<&str> = option_env!("PORTCULLIS_IPXE_DIR");
 /// Directories of distributions: NixOS' system profile; Arch, Fedora; Debian, Ubuntu.
-const SYSTEM: [&str; 3] = [
-    "/run/current-system/sw/share/ipxe",
-    "/usr/share/ipxe",
-    "/usr/lib/ipxe",
-];
+const SYSTEM: [&str; 3] = ["/run/current-system/sw/share/ipxe", "/usr/share/ipxe", "/usr/lib/ipxe"];
 /// What is looked for.
-const ALL: [Loader; 4] = [
-    Loader::Undionly,
-    Loader::IpxePxe,
-    Loader::SnponlyX64,
-    Loader::IpxeX64,
-];
+const ALL: [Loader; 4] = [Loader::Undionly, Loader::IpxePxe, Loader::SnponlyX64, Loader::IpxeX64];
 
 /// What the user said about loaders.
 #[derive(Clone, Debug, Default)]
@@ -82,10 +73,7 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
         }
     }
     if loaders.0.is_empty() {
-        let searched: Vec<_> = directories
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
+        let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         return Err(Failure::new(
             Code::NoLoader,
             format!("the boot loader iPXE was not found; looked into {}", searched.join(", ")),
@@ -102,10 +90,7 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     let efi = matches!(loader, Loader::SnponlyX64 | Loader::IpxeX64);
     let head = read_head(&blob, 4096).map_err(|error| format!("{}: {error}", path.display()))?;
     if efi && !is_x64_efi(&head) {
-        return Err(format!(
-            "{} is not a UEFI program for 64-bit PCs (x64)",
-            path.display()
-        ));
+        return Err(format!("{} is not a UEFI program for 64-bit PCs (x64)", path.display()));
     }
     if !efi && is_x64_efi(&head) {
         return Err(format!(
@@ -122,23 +107,17 @@ pub fn coverage(loaders: &Loaders) -> (Vec<&'static str>, Vec<&'static str>) {
     let has = |loader| loaders.0.contains_key(&loader);
     [
         ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe)),
-        (
-            "64-bit UEFI PCs",
-            has(Loader::SnponlyX64) || has(Loader::IpxeX64),
-        ),
+        ("64-bit UEFI PCs", has(Loader::SnponlyX64) || has(Loader::IpxeX64)),
     ]
     .into_iter()
-    .fold(
-        (Vec::new(), Vec::new()),
-        |(mut can, mut cannot), (machines, served)| {
-            if served {
-                can.push(machines)
-            } else {
-                cannot.push(machines)
-            }
-            (can, cannot)
-        },
-    )
+    .fold((Vec::new(), Vec::new()), |(mut can, mut cannot), (machines, served)| {
+        if served {
+            can.push(machines)
+        } else {
+            cannot.push(machines)
+        }
+        (can, cannot)
+    })
 }
 
 #[cfg(test)]
@@ -185,10 +164,7 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        assert_eq!(
-            coverage(&loaders),
-            (vec!["64-bit UEFI PCs"], vec!["BIOS PCs"])
-        );
+        assert_eq!(coverage(&loaders), (vec!["64-bit UEFI PCs"], vec!["BIOS PCs"]));
     }
 
     #[test]
@@ -206,9 +182,6 @@ mod tests {
         assert_eq!(find_in(&wish(Some(&uefi), None), &[]).unwrap_err().code, 31);
         assert_eq!(find_in(&wish(None, Some(&bios)), &[]).unwrap_err().code, 31);
         let missing = directory.path().join("none");
-        assert_eq!(
-            find_in(&wish(Some(&missing), None), &[]).unwrap_err().code,
-            31
-        );
+        assert_eq!(find_in(&wish(Some(&missing), None), &[]).unwrap_err().code, 31);
     }
 }

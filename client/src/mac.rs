@@ -43,9 +43,8 @@ impl FromStr for MacAddr {
             let pair = pairs.next().filter(|pair| {
                 pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit())
             });
-            *octet = pair
-                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-                .ok_or(ParseMacError)?;
+            *octet =
+                pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or(ParseMacError)?;
         }
         if pairs.next().is_some() {
             return Err(ParseMacError);
@@ -65,13 +64,9 @@ mod tests {
         assert_eq!("52-54-00-12-34-fe".parse(), Ok(mac));
         assert_eq!(mac.to_string(), "52:54:00:12:34:fe");
         assert_eq!(mac.hyphenated(), "52-54-00-12-34-fe");
-        for wrong in [
-            "",
-            "52:54:00:12:34",
-            "52:54:00:12:34:fe:00",
-            "5:54:00:12:34:fe",
-            "+2:54:00:12:34:fe",
-        ] {
+        for wrong in
+            ["", "52:54:00:12:34", "52:54:00:12:34:fe:00", "5:54:00:12:34:fe", "+2:54:00:12:34:fe"]
+        {
             assert_eq!(wrong.parse::<MacAddr>(), Err(ParseMacError), "{wrong}");
         }
     }

@@ -37,12 +37,7 @@ impl Machines {
     #[must_use]
     pub fn new(policy: Policy, events: mpsc::Sender<Event>) -> Arc<Self> {
         let book = Mutex::new(Book::new(&policy));
-        Arc::new(Self {
-            policy,
-            started: Instant::now(),
-            events,
-            book,
-        })
+        Arc::new(Self { policy, started: Instant::now(), events, book })
     }
 
     /// What is served, to whom.
@@ -164,15 +159,10 @@ mod tests {
         machines.tick(Instant::now() + Duration::from_secs(29));
         machines.tick(Instant::now() + Duration::from_secs(31));
         let told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
-        let [one, two, three] = told.as_slice() else {
-            panic!("{told:?}")
-        };
+        let [one, two, three] = told.as_slice() else { panic!("{told:?}") };
         assert_eq!((one.mac, &one.what), (MAC, &What::Fact(seen())));
         assert!(matches!(two.what, What::Fact(Fact::Offered { .. })));
-        assert!(matches!(
-            three.what,
-            What::Statement(Statement::Stalled { .. })
-        ));
+        assert!(matches!(three.what, What::Statement(Statement::Stalled { .. })));
         assert!(one.at <= two.at && (30_000..40_000).contains(&three.at));
     }
 
@@ -188,11 +178,7 @@ mod tests {
         assert_eq!(told[5].what, What::Fact(seen()));
         for transfer in 0..100 {
             let (sent, reason) = (0, String::new());
-            let ended = Fact::TransferEnded {
-                transfer,
-                sent,
-                reason,
-            };
+            let ended = Fact::TransferEnded { transfer, sent, reason };
             machines.fact(MAC, ended);
         }
         assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 8);

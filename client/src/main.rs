@@ -42,21 +42,12 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Status(_) => commands::status(report),
         Command::Close { lease, common } => commands::close(*lease, common, report),
         Command::Interfaces(_) => commands::interfaces(report),
-        Command::Api(_) => Err(not_yet(
-            "api",
-            "machines cannot be asked about one by one yet",
-        )),
-        Command::Quick(_) => Err(not_yet(
-            "quick",
-            "download a kernel and an initrd, and use boot",
-        )),
+        Command::Api(_) => Err(not_yet("api", "machines cannot be asked about one by one yet")),
+        Command::Quick(_) => Err(not_yet("quick", "download a kernel and an initrd, and use boot")),
         Command::Ipv6(_) => Err(not_yet("bootipv6", "only IPv4 is served")),
     }
 }
 
 fn not_yet(command: &str, why: &str) -> Failure {
-    Failure::new(
-        Code::Usage,
-        format!("the command {command} is not in this version: {why}"),
-    )
+    Failure::new(Code::Usage, format!("the command {command} is not in this version: {why}"))
 }

@@ -28,10 +28,7 @@ pub fn read_at(file: &File, offset: u64, count: usize, mut buffer: Vec<u8>) -> i
 }
 
 fn shorter() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the file became shorter while it was being sent",
-    )
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was being sent")
 }
 
 #[cfg(test)]

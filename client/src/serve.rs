@@ -71,10 +71,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let generation = source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref())?;
     let base = format!("http://{}:{}", Ipv4Addr::UNSPECIFIED, boot.port);
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
-        Failure::new(
-            Code::Source,
-            format!("the command line cannot be passed on: {error}"),
-        )
+        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
     })?;
     let loaders = loaders::find(&loaders::Wishes {
         directory: boot.ipxe_dir.clone(),
@@ -85,16 +82,9 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
-        max_seconds: boot
-            .duration
-            .and_then(|time| u32::try_from(time.as_secs()).ok()),
+        max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
-    let plan = Plan {
-        boot,
-        generation: Arc::new(generation),
-        loaders: Arc::new(loaders),
-        request,
-    };
+    let plan = Plan { boot, generation: Arc::new(generation), loaders: Arc::new(loaders), request };
     let runtime = runtime()?;
     let result = runtime.block_on(run(&plan, report));
     // A read from a slow disk must not hold the end.
@@ -124,15 +114,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
     report.ready(&ready(plan, &lease));
-    let stop = watch(
-        &mut session,
-        &lease,
-        &mut servers,
-        &mut inbox,
-        &mut interrupts,
-        report,
-    )
-    .await;
+    let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
     servers.tasks.shutdown().await;
     while let Ok(event) = inbox.try_recv() {
         report.machine(&event);
@@ -212,16 +194,10 @@ impl Servers {
         sockets: Sockets,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, Failure> {
-        let local = sockets
-            .http
-            .local_addr()
-            .map_err(|error| failed("HTTP", &error))?;
+        let local = sockets.http.local_addr().map_err(|error| failed("HTTP", &error))?;
         let address = lease.facts.address.ok_or_else(|| {
-            Failure::new(
-                Code::Internal,
-                "the helper did not say which address to serve on",
-            )
-            .advise("portcullis and portcullis-helper may be of different versions")
+            Failure::new(Code::Internal, "the helper did not say which address to serve on")
+                .advise("portcullis and portcullis-helper may be of different versions")
         })?;
         let machines = Machines::new(policy(plan, address, local.port()), events);
         let (note, notes) = mpsc::channel(NOTES);
@@ -260,11 +236,7 @@ impl Servers {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self {
-            tasks,
-            machines,
-            notes,
-        })
+        Ok(Self { tasks, machines, notes })
     }
 }
 
@@ -300,22 +272,14 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 }
 
 fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
-    let served = |blob: &crate::image::Blob| Served {
-        name: blob.name.clone(),
-        bytes: blob.length,
-    };
+    let served = |blob: &crate::image::Blob| Served { name: blob.name.clone(), bytes: blob.length };
     let (can, cannot) = coverage(&plan.loaders);
     Ready {
         lease,
         kernel: served(&plan.generation.kernel),
         initrds: plan.generation.initrds.iter().map(served).collect(),
         cmdline: &plan.generation.cmdline,
-        loaders: plan
-            .loaders
-            .0
-            .keys()
-            .map(|loader| loader.file_name())
-            .collect(),
+        loaders: plan.loaders.0.keys().map(|loader| loader.file_name()).collect(),
         can,
         cannot,
         only: only(plan.boot),
@@ -339,9 +303,7 @@ fn mtu(interface: &str) -> u16 {
     let path = Path::new("/sys/class/net").join(interface).join("mtu");
     let text = fs::read_to_string(path).unwrap_or_default();
     // Loopback's is 65536: more than fits is as good as the most that does.
-    text.trim()
-        .parse::<u32>()
-        .map_or(MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+    text.trim().parse::<u32>().map_or(MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// The user's and the system's wish that this ends.
@@ -357,10 +319,7 @@ impl Interrupts {
             ])
         };
         watch().map(Self).map_err(|error| {
-            Failure::new(
-                Code::Internal,
-                format!("signals cannot be watched: {error}"),
-            )
+            Failure::new(Code::Internal, format!("signals cannot be watched: {error}"))
         })
     }
 

@@ -132,15 +132,11 @@ impl Session {
     /// The bus cannot be reached (exit code 22).
     pub async fn connect() -> Result<Self, Failure> {
         let connect = async {
-            let connection = zbus::connection::Builder::system()
-                .method_timeout(CALL)
-                .build()
-                .await?;
+            let connection =
+                zbus::connection::Builder::system().method_timeout(CALL).build().await?;
             Self::watch(&connection).await
         };
-        connect
-            .await
-            .map_err(|error| Failure::from(Error::ZBus(error)))
+        connect.await.map_err(|error| Failure::from(Error::ZBus(error)))
     }
 
     async fn watch(connection: &Connection) -> zbus::Result<Self> {
@@ -150,11 +146,7 @@ impl Session {
             .await?;
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
-        Ok(Self {
-            proxy,
-            closed,
-            owner,
-        })
+        Ok(Self { proxy, closed, owner })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -168,11 +160,8 @@ impl Session {
         while let Some(Some(_)) = self.owner.next().now_or_never() {}
         let mut take = |key: &str| {
             fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
-                Failure::new(
-                    Code::Internal,
-                    format!("the helper opened no socket \"{key}\""),
-                )
-                .advise("portcullis and portcullis-helper may be of different versions")
+                Failure::new(Code::Internal, format!("the helper opened no socket \"{key}\""))
+                    .advise("portcullis and portcullis-helper may be of different versions")
             })
         };
         let sockets = Sockets {
@@ -181,13 +170,7 @@ impl Session {
             tftp: take(socket::TFTP)?.into(),
             http: take(socket::HTTP)?.into(),
         };
-        Ok((
-            Lease {
-                number,
-                facts: Facts::new(facts),
-            },
-            sockets,
-        ))
+        Ok((Lease { number, facts: Facts::new(facts) }, sockets))
     }
 
     /// Ends a lease. Another's needs the manage action, and may show a dialog.
@@ -206,10 +189,7 @@ impl Session {
         let leases = self.proxy.list().await?;
         Ok(leases
             .into_iter()
-            .map(|(number, facts)| Lease {
-                number,
-                facts: Facts::new(facts),
-            })
+            .map(|(number, facts)| Lease { number, facts: Facts::new(facts) })
             .collect())
     }
 
@@ -277,10 +257,9 @@ impl End {
                 format!("the interface {interface} was removed or renamed"),
                 Some("connect it again and run it again"),
             ),
-            reason::ADDRESS_CHANGED => (
-                format!("the address of {interface} changed"),
-                Some("run it again"),
-            ),
+            reason::ADDRESS_CHANGED => {
+                (format!("the address of {interface} changed"), Some("run it again"))
+            }
             reason::REVOKED => (
                 "an administrator removed the rule that lets machines in from the firewall"
                     .to_owned(),
@@ -298,10 +277,7 @@ impl End {
                 "the helper that holds the ports has gone".to_owned(),
                 Some("journalctl -u portcullis-helper says why; then run it again"),
             ),
-            other => (
-                format!("the helper says \"{}\"", other.escape_default()),
-                None,
-            ),
+            other => (format!("the helper says \"{}\"", other.escape_default()), None),
         };
         let failure = Failure::new(Code::Ended, format!("not serving any more: {text}"));
         advice.into_iter().fold(failure, Failure::advise)
@@ -340,40 +316,25 @@ mod tests {
 
     #[test]
     fn a_request_names_only_what_was_asked_for() {
-        let mut request = Request {
-            interface: "eth0".to_owned(),
-            http_port: 64172,
-            max_seconds: None,
-        };
+        let mut request =
+            Request { interface: "eth0".to_owned(), http_port: 64172, max_seconds: None };
         let mut keys: Vec<_> = request.keys().into_keys().collect();
         keys.sort_unstable();
         assert_eq!(keys, ["http-port", "interface"]);
         request.max_seconds = Some(60);
-        assert_eq!(
-            request.keys().get("max-seconds"),
-            Some(&Variant::from(60u32))
-        );
+        assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
     }
 
     #[test]
     fn facts_of_wrong_types_count_as_absent() {
         let facts = HashMap::from([
-            (
-                "backend".to_owned(),
-                OwnedVariant::try_from(Variant::from("none")).unwrap(),
-            ),
-            (
-                "address".to_owned(),
-                OwnedVariant::try_from(Variant::from("10.0.0.1")).unwrap(),
-            ),
+            ("backend".to_owned(), OwnedVariant::try_from(Variant::from("none")).unwrap()),
+            ("address".to_owned(), OwnedVariant::try_from(Variant::from("10.0.0.1")).unwrap()),
             (
                 "udp-ports".to_owned(),
                 OwnedVariant::try_from(Variant::from(vec![67u16, 69])).unwrap(),
             ),
-            (
-                "ends".to_owned(),
-                OwnedVariant::try_from(Variant::from("soon")).unwrap(),
-            ),
+            ("ends".to_owned(), OwnedVariant::try_from(Variant::from("soon")).unwrap()),
         ]);
         let facts = Facts::new(facts);
         assert_eq!(facts.backend, "none");

@@ -89,9 +89,7 @@ impl Lan {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
             socket.bind_device(Some(b"lan0")).unwrap();
             socket.set_broadcast(true).unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_secs(2)))
-                .unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             nix::sys::socket::setsockopt(
                 &socket,
                 nix::sys::socket::sockopt::RcvBufForce,
@@ -111,9 +109,7 @@ impl Drop for Lan {
     fn drop(&mut self) {
         for namespace in [&self.server, &self.client] {
             // A failure here must not hide the test's own.
-            let _ = Command::new("ip")
-                .args(["netns", "del", namespace])
-                .status();
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
         }
     }
 }
@@ -151,11 +147,7 @@ impl Server {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), note(&notes)));
         runtime.spawn(serve_boot_server(boot_server, machines, note(&notes)));
-        Self {
-            _runtime: runtime,
-            notes,
-            events,
-        }
+        Self { _runtime: runtime, notes, events }
     }
 
     fn wait_for_note(&self) {
@@ -177,10 +169,7 @@ impl Server {
                         usize::from(matches!(event.what, event::What::Fact(fact) if sort(&fact)));
                 }
                 Err(_) => {
-                    assert!(
-                        begun.elapsed() < Duration::from_secs(5),
-                        "{found} of {count}"
-                    );
+                    assert!(begun.elapsed() < Duration::from_secs(5), "{found} of {count}");
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
@@ -254,9 +243,7 @@ fn wire_09_a_thousand_machines_that_ask_at_once_are_all_answered() {
         matches!(fact, Fact::Offered { form: OfferForm::Complete, file } if file.ends_with("/snponly.efi"))
     });
     let notes = server.notes.lock().unwrap();
-    let strangers = notes
-        .iter()
-        .filter(|note| matches!(note.what, What::NotBootClient(_)));
+    let strangers = notes.iter().filter(|note| matches!(note.what, What::NotBootClient(_)));
     assert_eq!(strangers.count(), 1);
 }
 
@@ -299,16 +286,10 @@ fn an_answer_that_cannot_be_sent_is_told_and_serving_goes_on() {
     let client = Lan::socket(&lan.client, Ipv4Addr::UNSPECIFIED, 68);
     let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
     // The interface's address goes and comes back; then noise; then a machine.
-    run(&format!(
-        "ip -n {} addr del {SERVER}/24 dev lan0",
-        lan.server
-    ));
+    run(&format!("ip -n {} addr del {SERVER}/24 dev lan0", lan.server));
     client.send_to(&message(1, 1), to).unwrap();
     server.wait_for_note();
-    run(&format!(
-        "ip -n {} addr add {SERVER}/24 dev lan0",
-        lan.server
-    ));
+    run(&format!("ip -n {} addr add {SERVER}/24 dev lan0", lan.server));
     client.send_to(&[], to).unwrap();
     client.send_to(&[0; 1400], to).unwrap();
     client.send_to(&message(1, 2), to).unwrap();

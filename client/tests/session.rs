@@ -48,26 +48,15 @@ impl Bus {
         )
         .unwrap();
         let mut daemon = Command::new("dbus-daemon")
-            .args([
-                "--nofork",
-                "--nopidfile",
-                "--print-address=1",
-                "--config-file",
-            ])
+            .args(["--nofork", "--nopidfile", "--print-address=1", "--config-file"])
             .arg(&config)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("dbus-daemon (package dbus-daemon)");
         let mut address = String::new();
-        BufReader::new(daemon.stdout.take().unwrap())
-            .read_line(&mut address)
-            .unwrap();
-        Self {
-            daemon,
-            address: address.trim().to_owned(),
-            _directory: directory,
-        }
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Self { daemon, address: address.trim().to_owned(), _directory: directory }
     }
 }
 
@@ -118,10 +107,7 @@ impl FakeHelper {
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let mut keys: Vec<_> = request.keys().cloned().collect();
         keys.sort();
-        self.asked
-            .lock()
-            .unwrap()
-            .push(format!("Open {}", keys.join(" ")));
+        self.asked.lock().unwrap().push(format!("Open {}", keys.join(" ")));
         match self.mood {
             Mood::Grants | Mood::Forgets => {}
             Mood::Refuses(error) => return Err(error("a sentence of the helper".to_owned())),
@@ -176,10 +162,7 @@ fn facts(http: u16) -> Facts {
         (fact::INTERFACE.to_owned(), value("lo".into())),
         (fact::INTERFACE_INDEX.to_owned(), value(1u32.into())),
         (fact::ADDRESS.to_owned(), value("127.0.0.1".into())),
-        (
-            fact::UDP_PORTS.to_owned(),
-            value(vec![67u16, 69, 4011].into()),
-        ),
+        (fact::UDP_PORTS.to_owned(), value(vec![67u16, 69, 4011].into())),
         (fact::TCP_PORTS.to_owned(), value(vec![http].into())),
         (fact::UID.to_owned(), value(1000u32.into())),
         (fact::ENDS.to_owned(), value(u64::MAX.into())),
@@ -203,11 +186,7 @@ impl Lab {
         let asked = Asked::default();
         let (sender, ports) = mpsc::channel();
         let helper = mood.map(|mood| {
-            let fake = FakeHelper {
-                mood,
-                asked: Arc::clone(&asked),
-                ports: sender,
-            };
+            let fake = FakeHelper { mood, asked: Arc::clone(&asked), ports: sender };
             runtime
                 .block_on(async {
                     zbus::connection::Builder::address(bus.address.as_str())
@@ -229,14 +208,7 @@ impl Lab {
         ] {
             std::fs::write(files.path().join(name), content).unwrap();
         }
-        Self {
-            helper,
-            asked,
-            ports,
-            runtime,
-            files,
-            bus,
-        }
+        Self { helper, asked, ports, runtime, files, bus }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -297,11 +269,7 @@ fn until(lines: &mut BufReader<ChildStdout>, event: &str) -> Vec<Value> {
     let mut objects = Vec::new();
     loop {
         let mut line = String::new();
-        assert_ne!(
-            lines.read_line(&mut line).unwrap(),
-            0,
-            "no {event} in {objects:?}"
-        );
+        assert_ne!(lines.read_line(&mut line).unwrap(), 0, "no {event} in {objects:?}");
         let object: Value = serde_json::from_str(&line).unwrap();
         let found = object["event"] == event;
         objects.push(object);
@@ -313,11 +281,7 @@ fn until(lines: &mut BufReader<ChildStdout>, event: &str) -> Vec<Value> {
 
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -328,9 +292,7 @@ fn tftp(port: u16, file: &str) -> Vec<u8> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = [b"\0\x01", file.as_bytes(), b"\0octet\0"].concat();
-    socket
-        .send_to(&request, (Ipv4Addr::LOCALHOST, port))
-        .unwrap();
+    socket.send_to(&request, (Ipv4Addr::LOCALHOST, port)).unwrap();
     let mut answer = [0; 600];
     let (length, peer) = socket.recv_from(&mut answer).unwrap();
     socket.send_to(b"\0\x04\0\x01", peer).unwrap();
@@ -353,10 +315,7 @@ fn a_machine_is_served_and_ctrl_c_closes() {
     let ports = lab.ports.recv_timeout(PATIENCE).unwrap();
 
     assert!(get(ports.http, "/elsewhere").starts_with("HTTP/1.1 404"));
-    assert_eq!(
-        &tftp(ports.tftp, "02-00-00-00-00-01/undionly.kpxe")[4..],
-        b"loader content"
-    );
+    assert_eq!(&tftp(ports.tftp, "02-00-00-00-00-01/undionly.kpxe")[4..], b"loader content");
     let done = until(&mut lines, "machine");
     assert_eq!(done[0]["mac"], "02:00:00:00:00:01");
     assert_eq!(done[0]["fact"], "transfer-started");
@@ -401,10 +360,7 @@ fn every_refusal_of_the_helper_keeps_its_exit_code_and_sentence() {
         let lab = Lab::new(Some(Mood::Refuses(error)));
         let output = lab.run(&mut lab.boot(&[]));
         assert_eq!(output.status.code(), Some(code));
-        assert!(
-            stderr(&output).contains("portcullis: a sentence of the helper"),
-            "{output:?}"
-        );
+        assert!(stderr(&output).contains("portcullis: a sentence of the helper"), "{output:?}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -415,15 +371,10 @@ fn a_helper_that_is_not_installed_is_said_so() {
     let output = lab.run(&mut lab.boot(&[]));
     assert_eq!(output.status.code(), Some(22));
     assert!(stderr(&output).contains("not installed"), "{output:?}");
-    let output = lab.run(
-        lab.command(&["status"])
-            .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent"),
-    );
+    let output =
+        lab.run(lab.command(&["status"]).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent"));
     assert_eq!(output.status.code(), Some(22));
-    assert!(
-        stderr(&output).contains("system bus cannot be reached"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("system bus cannot be reached"), "{output:?}");
 }
 
 #[test]
@@ -460,12 +411,8 @@ fn the_end_of_the_lease_is_said_with_its_reason() {
         let emitter = SignalEmitter::new(&helper, OBJECT_PATH)
             .unwrap()
             .set_destination(owner.as_str().try_into().unwrap());
-        FakeHelper::lease_ended(&emitter, 6, "manager")
-            .await
-            .unwrap();
-        FakeHelper::lease_ended(&emitter, 7, "expired")
-            .await
-            .unwrap();
+        FakeHelper::lease_ended(&emitter, 6, "manager").await.unwrap();
+        FakeHelper::lease_ended(&emitter, 7, "expired").await.unwrap();
     });
     let closed = until(&mut lines, "error");
     assert_eq!(closed[closed.len() - 2]["reason"], "expired");
@@ -481,8 +428,7 @@ fn the_helper_leaving_the_bus_ends_it() {
     let http = lab.ports.recv_timeout(PATIENCE).unwrap().http;
     get(http, "/");
     let helper = lab.helper.take().unwrap();
-    lab.runtime
-        .block_on(async { helper.close().await.unwrap() });
+    lab.runtime.block_on(async { helper.close().await.unwrap() });
     let output = wait(child);
     assert_eq!(output.status.code(), Some(23), "{output:?}");
     assert!(stderr(&output).contains("has gone"), "{output:?}");
@@ -504,29 +450,12 @@ fn nothing_is_asked_for_arguments_that_are_wrong() {
         (vec!["boot", &kernel, bare], 30),
         (vec!["boot", bare], 30),
         (vec!["boot", &kernel, "/nonexistent"], 30),
-        (
-            vec!["boot", &kernel, &initrd, "--cmdline", "a=${net0/mac}"],
-            30,
-        ),
+        (vec!["boot", &kernel, &initrd, "--cmdline", "a=${net0/mac}"], 30),
         (vec!["boot", &kernel, "--ipxe-bios", "/nonexistent"], 31),
-        (
-            vec![
-                "boot",
-                &kernel,
-                "--ipxe-dir",
-                &directory,
-                "--listen-addr",
-                "192.0.2.77",
-            ],
-            32,
-        ),
+        (vec!["boot", &kernel, "--ipxe-dir", &directory, "--listen-addr", "192.0.2.77"], 32),
     ] {
         let output = lab.run(&mut lab.command(&arguments));
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}: {output:?}"
-        );
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
         assert!(!output.stderr.is_empty());
     }
     assert_eq!(lab.asked(), Vec::<String>::new());
@@ -543,10 +472,7 @@ fn status_and_close_speak_of_what_is_open() {
     );
     let output = lab.run(&mut lab.command(&["status", "--json"]));
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        (object["event"].as_str(), object["lease"].as_u64()),
-        (Some("lease"), Some(7))
-    );
+    assert_eq!((object["event"].as_str(), object["lease"].as_u64()), (Some("lease"), Some(7)));
     let output = lab.run(&mut lab.command(&["close"]));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(lab.asked(), ["Close 7"]);
@@ -581,10 +507,7 @@ fn called_as_pixiecore_it_takes_pixiecores_words() {
     signal(&child, Signal::SIGINT);
     let output = wait(child);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(
-        stderr(&output).contains("--status-port is not needed"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("--status-port is not needed"), "{output:?}");
 }
 
 #[test]
@@ -628,10 +551,7 @@ fn the_text_agent_is_started_at_a_terminal_when_it_is_needed_and_ended_again() {
     assert_eq!(output.status.code(), Some(10), "{output:?}");
     assert_eq!(lab.asked().len(), 2);
     let log = std::fs::read_to_string(lab.file("agent.log")).unwrap();
-    assert!(
-        log.starts_with("--process ") && log.contains(" --notify-fd "),
-        "{log}"
-    );
+    assert!(log.starts_with("--process ") && log.contains(" --notify-fd "), "{log}");
     assert!(log.ends_with("\nended\n"), "{log}");
 
     // Without a terminal, or if the user does not want to be asked, it is left alone.

@@ -49,11 +49,8 @@ fn the_server_accepts_again_once_there_are_descriptors() {
         initrds: Vec::new(),
         cmdline: String::new(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(serve_http(
         listener,
         Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port())),
@@ -64,15 +61,9 @@ fn the_server_accepts_again_once_there_are_descriptors() {
     assert!(answered(address));
 
     let before = getrlimit(Resource::Nofile);
-    let low = Rlimit {
-        current: Some(64),
-        maximum: before.maximum,
-    };
+    let low = Rlimit { current: Some(64), maximum: before.maximum };
     setrlimit(Resource::Nofile, low).unwrap();
-    let mut spare = vec![
-        File::open("/dev/null").unwrap(),
-        File::open("/dev/null").unwrap(),
-    ];
+    let mut spare = vec![File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap()];
     // Both ends of each connection are ours; the server's accept meets the limit as well.
     let mut held = Vec::new();
     loop {
@@ -94,8 +85,7 @@ fn the_server_accepts_again_once_there_are_descriptors() {
             break stream;
         }
     };
-    last.set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    last.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     ask(&mut last);
     let starved = last.read(&mut [0; 16]).unwrap_err();
     assert_eq!(starved.kind(), ErrorKind::WouldBlock);
@@ -106,16 +96,12 @@ fn the_server_accepts_again_once_there_are_descriptors() {
 }
 
 fn ask(mut stream: impl Write) {
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
 }
 
 fn answered(address: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     ask(&mut stream);
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();

@@ -66,18 +66,13 @@ impl Authority {
         left: impl Future<Output = ()>,
     ) -> Answer {
         let mut left = std::pin::pin!(left);
-        let answer = self
-            .ask_once(header, action_id, details, dialog, left.as_mut())
-            .await;
+        let answer = self.ask_once(header, action_id, details, dialog, left.as_mut()).await;
         if (answer, dialog) != (Answer::No, Dialog::Allowed) {
             return answer;
         }
         // polkit answers a wrong password as it answers a plain refusal. They differ in what it
         // says when nobody is asked: a password is still needed.
-        match self
-            .ask_once(header, action_id, details, Dialog::Never, left)
-            .await
-        {
+        match self.ask_once(header, action_id, details, Dialog::Never, left).await {
             Answer::Challenge => Answer::Dismissed,
             Answer::CallerLeft => Answer::CallerLeft,
             _ => Answer::No,
@@ -93,10 +88,7 @@ impl Authority {
         left: impl Future<Output = ()>,
     ) -> Answer {
         let (flags, patience) = match dialog {
-            Dialog::Allowed => (
-                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
-                limits::DIALOG,
-            ),
+            Dialog::Allowed => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, limits::DIALOG),
             Dialog::Never => (CheckAuthorizationFlags::empty(), limits::POLKIT),
         };
         // One question per message at a time, so sender and serial name it.
@@ -142,21 +134,14 @@ impl Authority {
                 .collect()
         });
         let proxy = self.proxy().await.ok()?;
-        proxy
-            .check_authorization(&subject, action_id, &details, flags, cancellation)
-            .await
-            .ok()
+        proxy.check_authorization(&subject, action_id, &details, flags, cancellation).await.ok()
     }
 
     /// Best effort: a polkit that does not take the withdrawal still cannot grant anything, since
     /// its answer is no longer waited for.
     async fn withdraw(&self, cancellation: &str) {
-        let withdrawal = async {
-            self.proxy()
-                .await?
-                .cancel_check_authorization(cancellation)
-                .await
-        };
+        let withdrawal =
+            async { self.proxy().await?.cancel_check_authorization(cancellation).await };
         let _ = tokio::time::timeout(Duration::from_secs(1), withdrawal).await;
     }
 
@@ -170,10 +155,7 @@ impl Authority {
 
 /// Both flags at once is no answer that polkit gives; it is read as the refusal.
 fn answer_of(result: &AuthorizationResult) -> Answer {
-    let dismissed = result
-        .details
-        .get("polkit.dismissed")
-        .is_some_and(|text| !text.is_empty());
+    let dismissed = result.details.get("polkit.dismissed").is_some_and(|text| !text.is_empty());
     match (result.is_authorized, result.is_challenge) {
         (true, false) => Answer::Yes,
         (true, true) => Answer::No,
@@ -244,25 +226,13 @@ mod tests {
             (result(true, true, &[]), Answer::No),
             (result(false, false, &[]), Answer::No),
             (result(false, true, &[]), Answer::Challenge),
-            (
-                result(false, true, &[("polkit.dismissed", "true")]),
-                Answer::Dismissed,
-            ),
-            (
-                result(false, false, &[("polkit.dismissed", "true")]),
-                Answer::Dismissed,
-            ),
-            (
-                result(false, true, &[("polkit.dismissed", "")]),
-                Answer::Challenge,
-            ),
+            (result(false, true, &[("polkit.dismissed", "true")]), Answer::Dismissed),
+            (result(false, false, &[("polkit.dismissed", "true")]), Answer::Dismissed),
+            (result(false, true, &[("polkit.dismissed", "")]), Answer::Challenge),
         ];
         for (given, expected) in cases {
             assert_eq!(answer_of(&given), expected, "{given:?}");
-            assert_eq!(
-                expected.granted(Dialog::Allowed).is_ok(),
-                expected == Answer::Yes
-            );
+            assert_eq!(expected.granted(Dialog::Allowed).is_ok(), expected == Answer::Yes);
         }
     }
 }

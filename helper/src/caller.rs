@@ -55,15 +55,10 @@ impl Caller {
     pub async fn identify(connection: &Connection, header: &Header<'_>) -> Result<Self, Error> {
         let name = header.sender().ok_or_else(unknown)?;
         let bus = bus(connection).await.map_err(|_| unknown())?;
-        let credentials = bus
-            .get_connection_credentials(name.clone().into())
-            .await
-            .map_err(|_| unknown())?;
+        let credentials =
+            bus.get_connection_credentials(name.clone().into()).await.map_err(|_| unknown())?;
         let uid = credentials.unix_user_id().ok_or_else(unknown)?;
-        Ok(Self {
-            name: name.clone().into(),
-            uid: Uid(uid),
-        })
+        Ok(Self { name: name.clone().into(), uid: Uid(uid) })
     }
 }
 
@@ -86,11 +81,7 @@ impl Departure {
             .receive_name_owner_changed_with_args(&[(0, name.as_str())])
             .await
             .map_err(|_| unknown())?;
-        let departure = Self {
-            changes,
-            bus,
-            name: name.clone(),
-        };
+        let departure = Self { changes, bus, name: name.clone() };
         departure.still_here().await?;
         Ok(departure)
     }
@@ -114,10 +105,7 @@ impl Departure {
 }
 
 async fn bus(connection: &Connection) -> zbus::Result<DBusProxy<'static>> {
-    DBusProxy::builder(connection)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await
+    DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await
 }
 
 fn unknown() -> Error {

@@ -17,16 +17,8 @@ pub type Facts = HashMap<String, OwnedVariant>;
 pub fn of_lease(lease: &Lease) -> Facts {
     let mut facts = Facts::new();
     put(&mut facts, fact::BACKEND, backend(lease.backend).into());
-    put(
-        &mut facts,
-        fact::INTERFACE,
-        lease.opening.interface.as_str().into(),
-    );
-    put(
-        &mut facts,
-        fact::INTERFACE_INDEX,
-        lease.opening.index.into(),
-    );
+    put(&mut facts, fact::INTERFACE, lease.opening.interface.as_str().into());
+    put(&mut facts, fact::INTERFACE_INDEX, lease.opening.index.into());
     put(&mut facts, fact::ADDRESS, lease.address.to_string().into());
     put(&mut facts, fact::OPENED, microseconds(lease.opened).into());
     put(&mut facts, fact::ENDS, microseconds(lease.ends).into());

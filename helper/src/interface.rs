@@ -22,9 +22,8 @@ impl InterfaceName {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=limits::INTERFACE_NAME).contains(&text.len());
-        let plain = text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_.:@-".contains(&byte));
+        let plain =
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:@-".contains(&byte));
         (fits && plain && text != "." && text != "..").then(|| Self(text.to_owned()))
     }
 
@@ -100,10 +99,7 @@ impl Site {
             ));
         }
         if let Some(master) = &link.master {
-            let ruler = master
-                .name
-                .as_ref()
-                .map_or("another one", InterfaceName::as_str);
+            let ruler = master.name.as_ref().map_or("another one", InterfaceName::as_str);
             return refuse(match master.kind.as_str() {
                 "bridge" => {
                     format!("{name} is a port of the bridge {ruler}: serve on {ruler} instead")
@@ -116,9 +112,7 @@ impl Site {
             });
         }
         if !link.up {
-            return refuse(format!(
-                "{name} is down: `ip link set {name} up`, or connect it"
-            ));
+            return refuse(format!("{name} is down: `ip link set {name} up`, or connect it"));
         }
         let address = link
             .addresses
@@ -130,11 +124,7 @@ impl Site {
                 "{name} has no IPv4 address: machines boot over IPv4, so give it one first"
             ));
         };
-        Ok(Self {
-            name: name.clone(),
-            index: link.index,
-            address: *address,
-        })
+        Ok(Self { name: name.clone(), index: link.index, address: *address })
     }
 }
 
@@ -158,39 +148,17 @@ mod tests {
     }
 
     fn ruled(kind: &str) -> Link {
-        let master = Master {
-            name: InterfaceName::parse("br0"),
-            kind: kind.into(),
-        };
-        Link {
-            master: Some(master),
-            ..link()
-        }
+        let master = Master { name: InterfaceName::parse("br0"), kind: kind.into() };
+        Link { master: Some(master), ..link() }
     }
 
     #[test]
     fn names_that_other_tools_read_otherwise_are_no_names() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "eth0+",
-            "eth*",
-            "a\"b",
-            "a b",
-            "a/b",
-            "ä",
-            "0123456789abcdef",
-        ] {
+        for name in ["", ".", "..", "eth0+", "eth*", "a\"b", "a b", "a/b", "ä", "0123456789abcdef"]
+        {
             assert_eq!(InterfaceName::parse(name), None, "{name:?}");
         }
-        for name in [
-            "eth0",
-            "wlp0s20f3",
-            "br-lan.7",
-            "veth@if2",
-            "0123456789abcde",
-        ] {
+        for name in ["eth0", "wlp0s20f3", "br-lan.7", "veth@if2", "0123456789abcde"] {
             assert!(InterfaceName::parse(name).is_some(), "{name:?}");
         }
     }
@@ -198,47 +166,17 @@ mod tests {
     #[test]
     fn the_first_address_that_is_not_link_local_is_served_on() {
         assert_eq!(judge(&link()).unwrap().address, Ipv4Addr::new(192, 0, 2, 1));
-        let only_local = Link {
-            addresses: vec![Ipv4Addr::new(169, 254, 1, 2)],
-            ..link()
-        };
-        assert_eq!(
-            judge(&only_local).unwrap().address,
-            Ipv4Addr::new(169, 254, 1, 2)
-        );
+        let only_local = Link { addresses: vec![Ipv4Addr::new(169, 254, 1, 2)], ..link() };
+        assert_eq!(judge(&only_local).unwrap().address, Ipv4Addr::new(169, 254, 1, 2));
     }
 
     #[test]
     fn what_cannot_be_served_on_says_why() {
         let cases = [
-            (
-                Link {
-                    name: "enp3s0".into(),
-                    ..link()
-                },
-                "alternative name",
-            ),
-            (
-                Link {
-                    loopback: true,
-                    ..link()
-                },
-                "loopback",
-            ),
-            (
-                Link {
-                    up: false,
-                    ..link()
-                },
-                "is down",
-            ),
-            (
-                Link {
-                    addresses: vec![],
-                    ..link()
-                },
-                "no IPv4 address",
-            ),
+            (Link { name: "enp3s0".into(), ..link() }, "alternative name"),
+            (Link { loopback: true, ..link() }, "loopback"),
+            (Link { up: false, ..link() }, "is down"),
+            (Link { addresses: vec![], ..link() }, "no IPv4 address"),
             (ruled("bridge"), "port of the bridge br0"),
             (ruled("vrf"), "the VRF br0"),
             (ruled("bond"), "ruled by br0"),

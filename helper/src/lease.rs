@@ -51,12 +51,7 @@ impl Lease {
     /// Its ports.
     pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         let opening = &self.opening;
-        request::ports(
-            opening.dhcp,
-            opening.boot_server,
-            opening.tftp,
-            opening.http,
-        )
+        request::ports(opening.dhcp, opening.boot_server, opening.tftp, opening.http)
     }
 }
 
@@ -112,11 +107,7 @@ impl Leases {
     /// # Errors
     /// `LimitsExceeded`.
     pub fn check_quota(&self, uid: Uid) -> Result<(), Error> {
-        let own = self
-            .open
-            .values()
-            .filter(|lease| lease.owner.uid == uid)
-            .count();
+        let own = self.open.values().filter(|lease| lease.owner.uid == uid).count();
         if own >= limits::LEASES_PER_USER {
             return Err(Error::LimitsExceeded(format!(
                 "you already have {} leases: close one (`portcullis status` shows them)",
@@ -203,16 +194,13 @@ impl Leases {
     /// # Errors
     /// `NoSuchLease` when it is not open or not this connection's, all in the same words.
     pub fn own(&mut self, id: u64, name: &UniqueName<'_>) -> Result<&mut Lease, Error> {
-        self.open
-            .get_mut(&id)
-            .filter(|lease| lease.owner.name == *name)
-            .ok_or_else(|| {
-                Error::NoSuchLease(
-                    "this connection has no such lease: only the program that opened a lease can \
+        self.open.get_mut(&id).filter(|lease| lease.owner.name == *name).ok_or_else(|| {
+            Error::NoSuchLease(
+                "this connection has no such lease: only the program that opened a lease can \
                      extend it"
-                        .to_owned(),
-                )
-            })
+                    .to_owned(),
+            )
+        })
     }
 
     /// All open leases in order of their ids.

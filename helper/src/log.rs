@@ -78,26 +78,17 @@ pub fn decision(decision: &Decision<'_>, caller: &Caller, request: Option<&Reque
             request.max_seconds()
         )
     });
-    write(
-        NOTICE,
-        &format!("{what} uid={} sender={}{asked}", caller.uid, caller.name),
-    );
+    write(NOTICE, &format!("{what} uid={} sender={}{asked}", caller.uid, caller.name));
 }
 
 /// The kernel did not do what it was asked for; the helper goes on.
 pub fn kernel(step: &'static str, error: &io::Error) {
-    write(
-        WARNING,
-        &format!("kernel step=\"{step}\" error=\"{error}\""),
-    );
+    write(WARNING, &format!("kernel step=\"{step}\" error=\"{error}\""));
 }
 
 /// The firewall could not be changed or read; the helper goes on.
 pub fn firewall(step: &'static str, error: &dyn Display) {
-    write(
-        ERROR,
-        &format!("firewall step=\"{step}\" error=\"{error}\""),
-    );
+    write(ERROR, &format!("firewall step=\"{step}\" error=\"{error}\""));
 }
 
 /// What the helper itself is doing.

@@ -27,11 +27,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         [] => serve(),
         [Some("--sweep")] => sweep(),
-        [Some("--version")] => print(concat!(
-            "portcullis-helper ",
-            env!("CARGO_PKG_VERSION"),
-            "\n"
-        )),
+        [Some("--version")] => {
+            print(concat!("portcullis-helper ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
         [Some("--help")] => print(USAGE),
         _ => {
             log::fatal(&"portcullis-helper takes --sweep, --version, --help, or nothing");
@@ -51,9 +49,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     privileges::settle()?;
     let mut firewall = Nftables::new()?;
     firewall.sweep()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Signals first: a stop that comes while the bus is being asked is not lost.
         let mut terminate = signal(SignalKind::terminate())?;

@@ -49,11 +49,7 @@ impl Socket {
         // Errors come without a copy of the request: they always fit into the buffer.
         raw.set_cap_ack(true)?;
         SockRef::from(&raw).set_read_timeout(Some(limits::NETLINK))?;
-        Ok(Self {
-            raw,
-            port,
-            sequence: 0,
-        })
+        Ok(Self { raw, port, sequence: 0 })
     }
 
     /// The address that the kernel knows this socket by (and the owner of its tables).
@@ -96,11 +92,7 @@ impl Socket {
     /// # Errors
     /// As [`Self::transact`]; `Interrupted` when it never held still.
     pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
-        let request = Message {
-            kind,
-            flags: NLM_F_REQUEST | NLM_F_DUMP,
-            body: body.to_vec(),
-        };
+        let request = Message { kind, flags: NLM_F_REQUEST | NLM_F_DUMP, body: body.to_vec() };
         for _ in 0..limits::COMMIT_ATTEMPTS {
             let answers = self.transact(std::slice::from_ref(&request))?;
             if answers.iter().all(|one| one.flags & NLM_F_DUMP_INTR == 0) {
@@ -197,21 +189,14 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, body: &[u8]) -> Message {
-        Message {
-            kind,
-            flags: 5,
-            body: body.to_vec(),
-        }
+        Message { kind, flags: 5, body: body.to_vec() }
     }
 
     #[test]
     #[cfg(target_endian = "little")]
     fn messages_have_the_kernels_form() {
         let bytes = encode(&message(0x0a10, b"abc"), 7).unwrap();
-        assert_eq!(
-            bytes,
-            b"\x13\0\0\0\x10\x0a\x05\0\x07\0\0\0\0\0\0\0abc\0".as_slice()
-        );
+        assert_eq!(bytes, b"\x13\0\0\0\x10\x0a\x05\0\x07\0\0\0\0\0\0\0abc\0".as_slice());
     }
 
     #[test]

@@ -95,15 +95,9 @@ fn become_user() -> Result<(), PrivilegeError> {
 }
 
 fn step(step: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegeError {
-    move |errno| PrivilegeError::Kernel {
-        step,
-        source: errno.into(),
-    }
+    move |errno| PrivilegeError::Kernel { step, source: errno.into() }
 }
 
 fn kernel(step: &'static str, errno: Errno) -> PrivilegeError {
-    PrivilegeError::Kernel {
-        step,
-        source: errno.into(),
-    }
+    PrivilegeError::Kernel { step, source: errno.into() }
 }

@@ -22,10 +22,11 @@ struct Bucket {
 impl Rates {
     /// Takes one call of this user at this time; `false` when there is none left.
     pub fn take(&mut self, uid: Uid, now: Duration) -> bool {
-        let mut bucket = self.users.get(&uid).copied().unwrap_or(Bucket {
-            left: limits::CHECK_BURST,
-            filled: now,
-        });
+        let mut bucket = self
+            .users
+            .get(&uid)
+            .copied()
+            .unwrap_or(Bucket { left: limits::CHECK_BURST, filled: now });
         let seconds = now.saturating_sub(bucket.filled).as_secs();
         if seconds > 0 {
             let earned = u32::try_from(seconds).unwrap_or(u32::MAX);

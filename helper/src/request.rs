@@ -269,12 +269,7 @@ mod tests {
         assert_eq!(request.max_seconds(), 43_200);
         let details = request.details();
         assert_eq!(
-            (
-                details.interface,
-                details.http_port,
-                details.dhcp,
-                details.max_seconds
-            ),
+            (details.interface, details.http_port, details.dhcp, details.max_seconds),
             ("eth0".into(), "64172".into(), "bind", "43200".into())
         );
     }
@@ -290,20 +285,14 @@ mod tests {
             &[("interface", 7_u32.into())],
             &[("interface", "eth0".into()), ("colour", "red".into())],
             &[("interface", "eth0".into()), ("http-port", 80_u16.into())],
-            &[
-                ("interface", "eth0".into()),
-                ("http-port", 64172_u32.into()),
-            ],
+            &[("interface", "eth0".into()), ("http-port", 64172_u32.into())],
             &[("interface", "eth0".into()), ("tftp", "yes".into())],
             &[("interface", "eth0".into()), ("boot-server", 1_u8.into())],
             &[("interface", "eth0".into()), ("dhcp", "share".into())],
             &[("interface", "eth0".into()), ("dhcp", "BIND".into())],
             &[("interface", "eth0".into()), ("dhcp", true.into())],
             &[("interface", "eth0".into()), ("max-seconds", 9_u32.into())],
-            &[
-                ("interface", "eth0".into()),
-                ("max-seconds", 604_801_u32.into()),
-            ],
+            &[("interface", "eth0".into()), ("max-seconds", 604_801_u32.into())],
             &[
                 ("interface", "eth0".into()),
                 ("dhcp", "none".into()),
@@ -314,10 +303,7 @@ mod tests {
         ];
         assert!(parse(&[eth0]).is_ok());
         for entries in refused {
-            assert!(
-                matches!(parse(entries), Err(Error::InvalidRequest(_))),
-                "{entries:?}"
-            );
+            assert!(matches!(parse(entries), Err(Error::InvalidRequest(_))), "{entries:?}");
         }
     }
 

@@ -19,20 +19,13 @@ use crate::{
 pub fn link(name: &InterfaceName) -> io::Result<Option<Link>> {
     let mut route = netlink::Socket::open(NETLINK_ROUTE)?;
     let mut by_name = vec![0; IFINFOMSG];
-    put_attribute(
-        &mut by_name,
-        IFLA_IFNAME,
-        &[name.as_str().as_bytes(), b"\0"].concat(),
-    )?;
+    put_attribute(&mut by_name, IFLA_IFNAME, &[name.as_str().as_bytes(), b"\0"].concat())?;
     let Some(seen) = get_link(&mut route, by_name)? else {
         return Ok(None);
     };
     let master = match seen.master {
         None => None,
-        Some(index) => Some(Master {
-            name: name_of(&mut route, index)?,
-            kind: seen.slave_kind,
-        }),
+        Some(index) => Some(Master { name: name_of(&mut route, index)?, kind: seen.slave_kind }),
     };
     Ok(Some(Link {
         index: seen.index,
@@ -60,8 +53,7 @@ fn get_link(route: &mut netlink::Socket, body: Vec<u8>) -> io::Result<Option<See
         answers => answers?,
     };
     let link = answers.iter().find(|answer| answer.kind == RTM_NEWLINK);
-    link.map(|link| parse_link(&link.body).ok_or_else(malformed))
-        .transpose()
+    link.map(|link| parse_link(&link.body).ok_or_else(malformed)).transpose()
 }
 
 fn name_of(route: &mut netlink::Socket, index: u32) -> io::Result<Option<InterfaceName>> {
@@ -84,11 +76,8 @@ fn addresses(route: &mut netlink::Socket, index: u32) -> io::Result<Vec<Ipv4Addr
 }
 
 fn parse_link(body: &[u8]) -> Option<SeenLink> {
-    let mut link = SeenLink {
-        index: u32_at(body, 4)?,
-        flags: u32_at(body, 8)?,
-        ..SeenLink::default()
-    };
+    let mut link =
+        SeenLink { index: u32_at(body, 4)?, flags: u32_at(body, 8)?, ..SeenLink::default() };
     for (kind, value) in attributes(body.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
@@ -119,9 +108,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         let length = usize::from(u16_at(bytes, 0)?);
         let kind = u16_at(bytes, 2)? & NLA_TYPE_MASK;
         let value = bytes.get(4..length)?;
-        bytes = bytes
-            .get(length.checked_next_multiple_of(4)?..)
-            .unwrap_or_default();
+        bytes = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
         Some((kind, value))
     })
 }
@@ -136,32 +123,20 @@ fn put_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) -> io::Result<(
 }
 
 fn text(value: &[u8]) -> String {
-    let end = value
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(value.len());
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .map(|field| u16::from_ne_bytes(*field))
+    bytes.get(offset..)?.first_chunk().map(|field| u16::from_ne_bytes(*field))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .map(|field| u32::from_ne_bytes(*field))
+    bytes.get(offset..)?.first_chunk().map(|field| u32::from_ne_bytes(*field))
 }
 
 fn malformed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "an answer of rtnetlink was not understood",
-    )
+    io::Error::new(io::ErrorKind::InvalidData, "an answer of rtnetlink was not understood")
 }
 
 // include/uapi/linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, if.h
@@ -230,10 +205,7 @@ mod tests {
         let lo = link(&InterfaceName::parse("lo").unwrap()).unwrap().unwrap();
         assert!(lo.loopback);
         assert_eq!((lo.index, lo.name.as_str()), (1, "lo"));
-        assert_eq!(
-            link(&InterfaceName::parse("pc-nobody").unwrap()).unwrap(),
-            None
-        );
+        assert_eq!(link(&InterfaceName::parse("pc-nobody").unwrap()).unwrap(), None);
     }
 
     proptest! {

@@ -46,18 +46,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let netboot = Netboot::new(connection.clone(), state);
-    connection
-        .object_server()
-        .at(OBJECT_PATH, netboot.clone())
-        .await?;
-    let bus = DBusProxy::builder(&connection)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await?;
+    connection.object_server().at(OBJECT_PATH, netboot.clone()).await?;
+    let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let mut lost = bus.receive_name_lost_with_args(&[(0, BUS_NAME)]).await?;
-    connection
-        .request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE)
-        .await?;
+    connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
     notifier.ready();
     log::note("ready");
 
@@ -113,8 +105,6 @@ async fn leave(
     if netboot.state().may_leave() {
         return Ok(true);
     }
-    connection
-        .request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE)
-        .await?;
+    connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
     Ok(false)
 }

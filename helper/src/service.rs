@@ -107,13 +107,7 @@ impl Netboot {
         let request = Request::parse(&request)?;
         let answer = self
             .authority
-            .ask(
-                &header,
-                action::OPEN,
-                Some(&request.details()),
-                Dialog::Never,
-                future::pending(),
-            )
+            .ask(&header, action::OPEN, Some(&request.details()), Dialog::Never, future::pending())
             .await;
         let mut facts = self.state().facts(&request, caller.uid);
         facts::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
@@ -128,27 +122,16 @@ impl Netboot {
         let caller = self.caller(&header).await?;
         let others = {
             let state = self.state();
-            state
-                .leases
-                .iter()
-                .any(|(_, lease)| lease.owner.uid != caller.uid)
+            state.leases.iter().any(|(_, lease)| lease.owner.uid != caller.uid)
         };
         let all = others && {
             self.take_from_rate(&caller)?;
-            let question = self.authority.ask(
-                &header,
-                action::MANAGE,
-                None,
-                Dialog::Never,
-                future::pending(),
-            );
+            let question =
+                self.authority.ask(&header, action::MANAGE, None, Dialog::Never, future::pending());
             question.await == Answer::Yes
         };
         let state = self.state();
-        let shown = state
-            .leases
-            .iter()
-            .filter(|(_, lease)| all || lease.owner.uid == caller.uid);
+        let shown = state.leases.iter().filter(|(_, lease)| all || lease.owner.uid == caller.uid);
         Ok(shown.map(|(id, lease)| (id, facts::entry(lease))).collect())
     }
 
@@ -165,11 +148,7 @@ impl Netboot {
     #[must_use]
     pub fn new(connection: Connection, state: State) -> Self {
         let authority = Authority::new(connection.clone());
-        Self {
-            connection,
-            authority,
-            state: Arc::new(Mutex::new(state)),
-        }
+        Self { connection, authority, state: Arc::new(Mutex::new(state)) }
     }
 
     /// The state. Never held across an await: the guard cannot be sent between threads, so the
@@ -181,12 +160,7 @@ impl Netboot {
 
     /// Tells owners that their leases are over.
     pub async fn tell(&self, ended: Vec<Ended>) {
-        for Ended {
-            lease,
-            owner,
-            reason,
-        } in ended
-        {
+        for Ended { lease, owner, reason } in ended {
             // An owner that has left in the meantime has nobody to be told.
             let _ = self
                 .connection
@@ -218,15 +192,12 @@ impl Netboot {
         let mut departure = Departure::watch(&self.connection, &caller.name).await?;
         let request = Request::parse(request)?;
         let site = self.state().admit(&request, caller.uid)?;
-        self.authorize(header, &request.details(), &mut departure)
-            .await?;
+        self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
         let granted = self.state().grant(&request, &site, caller)?;
         self.end_when_left(granted.lease, departure);
         let sockets = granted.sockets.into_iter();
-        let sockets = sockets
-            .map(|(key, socket)| (key.to_owned(), socket.into()))
-            .collect();
+        let sockets = sockets.map(|(key, socket)| (key.to_owned(), socket.into())).collect();
         Ok((granted.lease, sockets, granted.facts))
     }
 
@@ -248,9 +219,7 @@ impl Netboot {
         self.authorize(header, &details, &mut departure).await?;
         departure.still_here().await?;
         let mut state = self.state();
-        let ends = state
-            .now()
-            .saturating_add(std::time::Duration::from_secs(seconds.into()));
+        let ends = state.now().saturating_add(std::time::Duration::from_secs(seconds.into()));
         state.leases.own(lease, &caller.name)?.ends = ends;
         log::decision(&Decision::Extended { lease, seconds }, caller, None);
         Ok(())
@@ -297,23 +266,14 @@ impl Netboot {
     ) -> Result<(), Error> {
         let dialog = dialog(header);
         self.authority
-            .ask(
-                header,
-                action::OPEN,
-                Some(details),
-                dialog,
-                departure.left(),
-            )
+            .ask(header, action::OPEN, Some(details), dialog, departure.left())
             .await
             .granted(dialog)
     }
 
     fn begin_question(&self, caller: &Caller) -> Result<Question, Error> {
         self.state().leases.begin_question(caller)?;
-        Ok(Question {
-            netboot: self.clone(),
-            caller: caller.clone(),
-        })
+        Ok(Question { netboot: self.clone(), caller: caller.clone() })
     }
 
     /// Questions without a dialog are many at once, so their number is what is limited.
@@ -323,9 +283,7 @@ impl Netboot {
         if state.rates.take(caller.uid, now) {
             return Ok(());
         }
-        Err(Error::LimitsExceeded(
-            "too many questions to polkit: wait a second".to_owned(),
-        ))
+        Err(Error::LimitsExceeded("too many questions to polkit: wait a second".to_owned()))
     }
 
     /// Ends the lease in the moment in which its owner leaves. The watch ends with the lease.
@@ -356,15 +314,8 @@ impl Drop for Question {
 
 /// A dialog appears only if the caller's message says that somebody is there to answer it.
 fn dialog(header: &Header<'_>) -> Dialog {
-    let allowed = header
-        .primary()
-        .flags()
-        .contains(Flags::ALLOW_INTERACTIVE_AUTH);
-    if allowed {
-        Dialog::Allowed
-    } else {
-        Dialog::Never
-    }
+    let allowed = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+    if allowed { Dialog::Allowed } else { Dialog::Never }
 }
 
 fn word_for(answer: Answer) -> &'static str {

@@ -44,20 +44,10 @@ pub struct BindError {
 /// # Errors
 /// The first socket that could not be made; EADDRINUSE when somebody else has the port.
 pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
-    let mut bound = Bound {
-        handed: Vec::new(),
-        placeholders: Vec::new(),
-    };
+    let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
     if opening.dhcp {
-        let socket = udp(
-            opening,
-            Ipv4Addr::UNSPECIFIED,
-            DHCP_PORT,
-            limits::DHCP_RECEIVE_BUFFER,
-        );
-        bound
-            .handed
-            .push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
+        let socket = udp(opening, Ipv4Addr::UNSPECIFIED, DHCP_PORT, limits::DHCP_RECEIVE_BUFFER);
+        bound.handed.push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
     }
     if opening.tftp {
         let socket = reserved_udp(
@@ -67,9 +57,7 @@ pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
             limits::TFTP_RECEIVE_BUFFER,
             &mut bound.placeholders,
         );
-        bound
-            .handed
-            .push((keys::socket::TFTP, of_udp(TFTP_PORT, socket)?));
+        bound.handed.push((keys::socket::TFTP, of_udp(TFTP_PORT, socket)?));
     }
     if opening.boot_server {
         let socket = reserved_udp(
@@ -79,28 +67,19 @@ pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
             limits::DHCP_RECEIVE_BUFFER,
             &mut bound.placeholders,
         );
-        bound
-            .handed
-            .push((keys::socket::BOOT_SERVER, of_udp(BOOT_SERVER_PORT, socket)?));
+        bound.handed.push((keys::socket::BOOT_SERVER, of_udp(BOOT_SERVER_PORT, socket)?));
     }
     if let Some(port) = opening.http {
         let socket = listener(opening, address, port);
-        let socket = socket.map_err(|source| BindError {
-            protocol: sockdiag::Protocol::Tcp,
-            port,
-            source,
-        });
+        let socket =
+            socket.map_err(|source| BindError { protocol: sockdiag::Protocol::Tcp, port, source });
         bound.handed.push((keys::socket::HTTP, socket?));
     }
     Ok(bound)
 }
 
 fn of_udp(port: u16, socket: io::Result<OwnedFd>) -> Result<OwnedFd, BindError> {
-    socket.map_err(|source| BindError {
-        protocol: sockdiag::Protocol::Udp,
-        port,
-        source,
-    })
+    socket.map_err(|source| BindError { protocol: sockdiag::Protocol::Udp, port, source })
 }
 
 /// A UDP port that nobody else can have: any user may move a UDP socket of theirs onto an interface

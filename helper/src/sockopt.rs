@@ -42,9 +42,5 @@ fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Res
             length,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -189,11 +189,7 @@ impl State {
         };
         let facts = facts::of_lease(&lease);
         log::decision(&Decision::Granted, caller, Some(request));
-        Ok(Granted {
-            lease: self.leases.insert(lease),
-            sockets: bound.handed,
-            facts,
-        })
+        Ok(Granted { lease: self.leases.insert(lease), sockets: bound.handed, facts })
     }
 
     /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
@@ -202,20 +198,14 @@ impl State {
         self.touch();
         self.close(&lease.opening);
         log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
-        Some(Ended {
-            lease: id,
-            owner: lease.owner.name,
-            reason,
-        })
+        Some(Ended { lease: id, owner: lease.owner.name, reason })
     }
 
     /// Ends every lease, as the helper stops. A request that is answered after that is refused.
     pub fn end_all(&mut self) -> Vec<Ended> {
         self.stopping = true;
         let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
-        ids.into_iter()
-            .filter_map(|id| self.end(id, reason::HELPER_STOPPING))
-            .collect()
+        ids.into_iter().filter_map(|id| self.end(id, reason::HELPER_STOPPING)).collect()
     }
 
     /// Holds every lease against the world and ends those that no longer fit into it.
@@ -228,11 +218,8 @@ impl State {
             return Ok(Vec::new());
         }
         let now = self.now();
-        let living = self
-            .kernel
-            .tagged()
-            .inspect_err(|error| log::kernel("list sockets", error))
-            .ok();
+        let living =
+            self.kernel.tagged().inspect_err(|error| log::kernel("list sockets", error)).ok();
         let mut over = Vec::new();
         for (id, lease) in self.leases.iter_mut() {
             let link = self.kernel.link(&lease.opening.interface);
@@ -242,10 +229,7 @@ impl State {
                 .or_else(|| upkeep::firewall_changed(lease, now, self.firewall.as_mut()));
             over.extend(reason.map(|reason| (id, reason)));
         }
-        Ok(over
-            .into_iter()
-            .filter_map(|(id, reason)| self.end(id, reason))
-            .collect())
+        Ok(over.into_iter().filter_map(|(id, reason)| self.end(id, reason)).collect())
     }
 
     /// How soon to tick again.
@@ -253,15 +237,8 @@ impl State {
     pub fn next_tick(&self) -> Duration {
         let now = self.now();
         let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
-        let reloading = self
-            .leases
-            .iter()
-            .any(|(_, lease)| lease.chain_gone_since.is_some());
-        if reloading || self.untidy_since.is_some_and(recent) {
-            limits::SOON
-        } else {
-            limits::TICK
-        }
+        let reloading = self.leases.iter().any(|(_, lease)| lease.chain_gone_since.is_some());
+        if reloading || self.untidy_since.is_some_and(recent) { limits::SOON } else { limits::TICK }
     }
 
     /// Whether the helper may leave: nothing open, asked or left over for [`limits::IDLE`], and no
@@ -278,11 +255,7 @@ impl State {
     pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
         let mut problems = Vec::new();
         let mut facts = Facts::new();
-        facts::put(
-            &mut facts,
-            fact::INTERFACE,
-            request.interface().as_str().into(),
-        );
+        facts::put(&mut facts, fact::INTERFACE, request.interface().as_str().into());
         match self.site(request) {
             Ok(site) => {
                 facts::put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
@@ -419,13 +392,10 @@ fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result
     let leftover = living.iter().find(|socket| {
         socket.protocol == Protocol::Udp
             && (socket.ifindex == site.index || socket.ifindex == 0)
-            && request
-                .ports()
-                .any(|wanted| wanted == (socket.protocol, socket.port))
+            && request.ports().any(|wanted| wanted == (socket.protocol, socket.port))
     });
-    leftover.map_or(Ok(()), |socket| {
-        Err(Error::AddressInUse(outlived(socket.protocol, socket.port)))
-    })
+    leftover
+        .map_or(Ok(()), |socket| Err(Error::AddressInUse(outlived(socket.protocol, socket.port))))
 }
 
 fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {

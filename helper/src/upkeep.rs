@@ -58,8 +58,7 @@ pub fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'sta
     if own.peek().is_none() {
         return Some(reason::CLOSED);
     }
-    own.any(|socket| socket.ifindex != lease.opening.index)
-        .then_some(reason::SOCKET_MOVED)
+    own.any(|socket| socket.ifindex != lease.opening.index).then_some(reason::SOCKET_MOVED)
 }
 
 /// The firewall took the opening away: for good, or (a reload) until it is put back here.

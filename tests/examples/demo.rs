@@ -38,16 +38,8 @@ password for anything. Everything is real: the kernel's firewall, D-Bus, polkit,
         image_in_words()?
     ));
     let chapters = [
-        (
-            Firmware::Bios,
-            "a BIOS machine with an iPXE ROM",
-            Flavour::Iptables,
-        ),
-        (
-            Firmware::Uefi,
-            "a UEFI machine with its own PXE",
-            Flavour::Nftables,
-        ),
+        (Firmware::Bios, "a BIOS machine with an iPXE ROM", Flavour::Iptables),
+        (Firmware::Uefi, "a UEFI machine with its own PXE", Flavour::Nftables),
     ];
     for (number, (firmware, name, flavour)) in chapters.into_iter().enumerate() {
         screen.title(&format!(
@@ -91,10 +83,7 @@ fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour, whole_table: b
         during.text().contains("table inet portcullis")
     });
     if !open {
-        return Err(LabError(format!(
-            "nothing was opened:\n{}",
-            scene.host.log()
-        )));
+        return Err(LabError(format!("nothing was opened:\n{}", scene.host.log())));
     }
     // The client speaks once it serves.
     std::thread::sleep(Duration::from_millis(500));
@@ -130,9 +119,7 @@ fn chapter(screen: &Screen, firmware: Firmware, flavour: Flavour, whole_table: b
     screen.say(&format!("  | PORTCULLIS-UP {cmdline}"));
     screen.say(&format!("  | PORTCULLIS-INITRD {}", machine.initrd()?));
     if !cmdline.contains(WORD) {
-        return Err(LabError(format!(
-            "not the command line that alice gave: {cmdline}"
-        )));
+        return Err(LabError(format!("not the command line that alice gave: {cmdline}")));
     }
 
     screen.heading("alice presses Ctrl-C");
@@ -157,11 +144,7 @@ fn image_in_words() -> Result<String> {
             .map(|facts| format!("{name} ({:.1} MB)", facts.len() as f64 / 1e6))
             .map_err(|error| LabError::of(name, error))
     };
-    Ok(format!(
-        "Debian's {}, {}",
-        size("bzImage")?,
-        size("initrd")?
-    ))
+    Ok(format!("Debian's {}, {}", size("bzImage")?, size("initrd")?))
 }
 
 /// The client, and how much of what it said has been shown.
@@ -174,21 +157,9 @@ struct Follow<'a> {
 impl<'a> Follow<'a> {
     fn start(screen: &'a Screen, scene: &Scene) -> Result<Self> {
         let colour = if screen.colour { "always" } else { "never" };
-        let arguments = [
-            "boot",
-            "/mnt",
-            "--interface",
-            "eth0",
-            "--cmdline",
-            WORD,
-            "--color",
-            colour,
-        ];
-        Ok(Self {
-            screen,
-            client: scene.host.client("alice", &arguments)?,
-            shown: [0, 0],
-        })
+        let arguments =
+            ["boot", "/mnt", "--interface", "eth0", "--cmdline", WORD, "--color", colour];
+        Ok(Self { screen, client: scene.host.client("alice", &arguments)?, shown: [0, 0] })
     }
 
     /// Shows the whole lines that have come since the last time.
@@ -250,13 +221,8 @@ impl Screen {
         if whole_table {
             paint(table);
         } else {
-            let rules = table
-                .lines()
-                .filter(|line| line.starts_with("+ \t\t"))
-                .count();
-            paint(&format!(
-                "+ table inet portcullis ({rules} lines, as before)"
-            ));
+            let rules = table.lines().filter(|line| line.starts_with("+ \t\t")).count();
+            paint(&format!("+ table inet portcullis ({rules} lines, as before)"));
         }
         self.say("  The kernel drops that table when the helper dies; the marks die with alice's sockets.");
     }

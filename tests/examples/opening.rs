@@ -51,11 +51,6 @@ fn main() {
 
 fn show(mut times: Vec<Duration>) -> String {
     times.sort();
-    let at = |share: usize| {
-        times
-            .get(times.len() * share / 100)
-            .copied()
-            .unwrap_or_default()
-    };
+    let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
     format!("median {:?}, 95 % {:?}, most {:?}", at(50), at(95), at(99))
 }

@@ -81,13 +81,7 @@ impl Host {
         let log = File::create(path.join("log")).map_err(failed)?;
         let mut command = mortal("unshare");
         command
-            .args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child=KILL",
-                "--mount-proc",
-            ])
+            .args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"])
             .arg(scripts().join("host"))
             .arg(path)
             .env_clear()
@@ -97,12 +91,7 @@ impl Host {
             .stderr(log);
         let system = netns.spawn(command)?;
         let leader = child_of(system.pid())?;
-        let host = Self {
-            system,
-            leader,
-            directory,
-            netns,
-        };
+        let host = Self { system, leader, directory, netns };
         let mut answers = || {
             let mut command = host.command(None, "dbus-send");
             command.args([
@@ -117,10 +106,7 @@ impl Host {
         if wait_until(SOON, &mut answers) {
             Ok(host)
         } else {
-            Err(LabError(format!(
-                "bus and polkit do not answer:\n{}",
-                host.log()
-            )))
+            Err(LabError(format!("bus and polkit do not answer:\n{}", host.log())))
         }
     }
 
@@ -142,18 +128,14 @@ impl Host {
     pub fn command(&self, user: Option<&str>, program: &str) -> Command {
         let mut command = mortal("nsenter");
         command
-            .args([
-                "--target",
-                &self.leader.to_string(),
-                "--mount",
-                "--pid",
-                "--",
-            ])
+            .args(["--target", &self.leader.to_string(), "--mount", "--pid", "--"])
             .arg("setpriv");
         if let Some(user) = user {
-            command
-                .args(["--reuid", user, "--regid", user, "--init-groups"])
-                .args(["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]);
+            command.args(["--reuid", user, "--regid", user, "--init-groups"]).args([
+                "--inh-caps=-all",
+                "--ambient-caps=-all",
+                "--no-new-privs",
+            ]);
         }
         command
             .args(["--pdeathsig", "KILL", "--", program])
@@ -177,10 +159,7 @@ impl Host {
                 .map_err(|error| LabError::of("a file for the client", error))
         };
         let mut command = self.command(Some(user), "portcullis");
-        command
-            .args(arguments)
-            .stdout(file("stdout")?)
-            .stderr(file("stderr")?);
+        command.args(arguments).stdout(file("stdout")?).stderr(file("stderr")?);
         let outer = self.netns.spawn(command)?;
         Ok(Client { outer, directory })
     }
@@ -253,10 +232,7 @@ impl Client {
     /// Its objects on standard output (`--json`).
     #[must_use]
     pub fn events(&self) -> Vec<serde_json::Value> {
-        self.stdout()
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.stdout().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits until it serves (`--json`): the object `ready`.
@@ -265,10 +241,7 @@ impl Client {
         let mut ended = None;
         wait_until(SOON, || {
             ended = self.outer.wait(Duration::ZERO).ok().flatten();
-            found = self
-                .events()
-                .into_iter()
-                .find(|event| event["event"] == "ready");
+            found = self.events().into_iter().find(|event| event["event"] == "ready");
             found.is_some() || ended.is_some()
         });
         found.ok_or_else(|| {
@@ -283,11 +256,7 @@ impl Client {
     /// Waits for its end.
     pub fn end(&mut self) -> Result<ExitStatus> {
         self.outer.wait(SOON)?.ok_or_else(|| {
-            LabError(format!(
-                "the client does not end:\n{}{}",
-                self.stdout(),
-                self.stderr()
-            ))
+            LabError(format!("the client does not end:\n{}{}", self.stdout(), self.stderr()))
         })
     }
 }
@@ -380,22 +349,13 @@ mod tests {
         assert_eq!(say(Some("alice"), "id -un").trim(), "alice");
         let status = say(Some("alice"), "cat /proc/self/status");
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert!(
-                status.contains(&format!("{set}:\t0000000000000000")),
-                "{status}"
-            );
+            assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
         }
         assert_eq!(say(None, "ls /sys/class/net").trim(), "lo");
         assert!(say(None, "ls /mnt").contains("bzImage"));
         say(None, "getent passwd portcullis");
-        say(
-            None,
-            "test -x /usr/bin/portcullis -a -x /usr/libexec/portcullis-helper",
-        );
-        let outside = Command::new("getent")
-            .args(["passwd", "alice"])
-            .status()
-            .unwrap();
+        say(None, "test -x /usr/bin/portcullis -a -x /usr/libexec/portcullis-helper");
+        let outside = Command::new("getent").args(["passwd", "alice"]).status().unwrap();
         assert!(!outside.success(), "alice is an account of the host alone");
 
         let mut command = host.command(Some("alice"), "sleep");

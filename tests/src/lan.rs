@@ -32,10 +32,7 @@ impl Lan {
         // The switch itself says nothing on the wire.
         switch.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         switch.bridge(BRIDGE)?;
-        Ok(Self {
-            switch,
-            ports: AtomicU32::new(0),
-        })
+        Ok(Self { switch, ports: AtomicU32::new(0) })
     }
 
     /// The namespace of the switch, where taps live and captures are taken.
@@ -101,9 +98,7 @@ impl Capture {
     /// Ends the recording; the file is whole afterwards.
     pub fn end(mut self) -> Result<()> {
         self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
-        self.process
-            .wait(std::time::Duration::from_secs(5))
-            .map(|_| ())
+        self.process.wait(std::time::Duration::from_secs(5)).map(|_| ())
     }
 }
 
@@ -111,10 +106,7 @@ impl Capture {
 /// fields separated by a comma.
 pub fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Result<Vec<String>> {
     let mut command = std::process::Command::new("tshark");
-    command
-        .arg("-r")
-        .arg(file)
-        .args(["-n", "-Y", filter, "-T", "fields", "-E", "separator=,"]);
+    command.arg("-r").arg(file).args(["-n", "-Y", filter, "-T", "fields", "-E", "separator=,"]);
     for field in fields {
         command.args(["-e", field]);
     }

@@ -27,10 +27,7 @@ pub enum Firmware {
 }
 
 /// OVMF's code and the template of its variables.
-pub const OVMF: [&str; 2] = [
-    "/usr/share/OVMF/OVMF_CODE_4M.fd",
-    "/usr/share/OVMF/OVMF_VARS_4M.fd",
-];
+pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 /// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s.
 pub const BOOT: Duration = Duration::from_secs(150);
 
@@ -52,15 +49,7 @@ impl Machine {
         let tap = lan.tap()?;
         let mut command = mortal("qemu-system-x86_64");
         command
-            .args([
-                "-accel",
-                "tcg",
-                "-m",
-                "512",
-                "-nodefaults",
-                "-display",
-                "none",
-            ])
+            .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
             .args(["-no-reboot", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
@@ -79,32 +68,18 @@ impl Machine {
                 std::fs::copy(template, &variables)
                     .map_err(|error| LabError::of(template, error))?;
                 command
-                    .arg(format!(
-                        "virtio-net-pci,netdev=lan,mac={mac},bootindex=0,romfile="
-                    ))
+                    .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0,romfile="))
                     .args(["-machine", "q35,graphics=off", "-device", "virtio-rng-pci"])
                     .arg("-drive")
-                    .arg(format!(
-                        "if=pflash,format=raw,unit=0,readonly=on,file={code}"
-                    ))
+                    .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"))
                     .arg("-drive")
-                    .arg(format!(
-                        "if=pflash,format=raw,unit=1,file={}",
-                        variables.display()
-                    ));
+                    .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
             }
         }
         let errors = std::fs::File::create(directory.path().join("errors"))
             .map_err(|error| LabError::of("the machine's directory", error))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors);
-        Ok(Self {
-            process: lan.switch().spawn(command)?,
-            directory,
-            started: Instant::now(),
-        })
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        Ok(Self { process: lan.switch().spawn(command)?, directory, started: Instant::now() })
     }
 
     /// What it has said on its serial console.
@@ -206,11 +181,7 @@ mod tests {
         for name in ["bzImage", "initrd", "netboot.ipxe"] {
             std::fs::copy(image.join(name), files.path().join(name)).unwrap();
         }
-        std::fs::copy(
-            "/usr/lib/ipxe/snponly.efi",
-            files.path().join("snponly.efi"),
-        )
-        .unwrap();
+        std::fs::copy("/usr/lib/ipxe/snponly.efi", files.path().join("snponly.efi")).unwrap();
         let lan = Lan::new().unwrap();
         let router = Netns::new("router").unwrap();
         lan.attach(&router, "eth0", Some("192.0.2.1/24")).unwrap();
@@ -228,10 +199,9 @@ mod tests {
         )
         .unwrap();
         let expected = marker(&image).unwrap();
-        for (firmware, mac) in [
-            (Firmware::Bios, "02:00:00:00:00:01"),
-            (Firmware::Uefi, "02:00:00:00:00:02"),
-        ] {
+        for (firmware, mac) in
+            [(Firmware::Bios, "02:00:00:00:00:01"), (Firmware::Uefi, "02:00:00:00:00:02")]
+        {
             let mut machine = Machine::start(&lan, firmware, mac).unwrap();
             let (cmdline, time) = machine.up().unwrap();
             println!("{firmware:?}: {time:.1?} to userspace");

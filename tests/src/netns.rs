@@ -48,12 +48,8 @@ impl Netns {
             .recv()
             .map_err(|error| LabError::of(label, error))?
             .map_err(|error| LabError::of(format!("a network namespace for {label}"), error))?;
-        let made = Self {
-            label: label.to_owned(),
-            file,
-            jobs: Some(jobs),
-            resident: Some(resident),
-        };
+        let made =
+            Self { label: label.to_owned(), file, jobs: Some(jobs), resident: Some(resident) };
         // An IPv6 address is usable at once: duplicate detection would cost seconds per test.
         made.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         made.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
@@ -70,11 +66,7 @@ impl Netns {
     /// A path that `nsenter --net=` and `ip link set netns` take while this process lives.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.file.as_raw_fd()
-        ))
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// Runs `work` inside, on a fresh thread, and returns what it returns. A panic goes on here.
@@ -102,9 +94,7 @@ impl Netns {
             .as_ref()
             .and_then(|jobs| jobs.send(job).ok())
             .ok_or_else(|| LabError(format!("{} has ended", self.label)))?;
-        started
-            .recv()
-            .map_err(|error| LabError::of(&self.label, error))?
+        started.recv().map_err(|error| LabError::of(&self.label, error))?
     }
 
     /// Runs a command inside to its end; see [`finish`].
@@ -129,11 +119,7 @@ impl Netns {
     /// A program that runs in the background, silent, until it is dropped.
     pub fn daemon(&self, program: &str, arguments: &[&str]) -> Result<Process> {
         let mut command = mortal(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.spawn(command)
     }
 
@@ -146,10 +132,7 @@ impl Netns {
     /// A cable: interface `here` in this namespace, `there` in the other, both up.
     pub fn cable(&self, here: &str, other: &Self, there: &str) -> Result<()> {
         let path = other.path();
-        self.ip(&format!(
-            "link add {here} type veth peer name {there} netns {}",
-            path.display()
-        ))?;
+        self.ip(&format!("link add {here} type veth peer name {there} netns {}", path.display()))?;
         self.ip(&format!("link set {here} up"))?;
         other.ip(&format!("link set {there} up"))?;
         Ok(())
@@ -192,11 +175,7 @@ impl Netns {
 
     /// Ids of the processes that are in this namespace.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let ours = self
-            .file
-            .metadata()
-            .map_err(|error| LabError::of(&self.label, error))?
-            .ino();
+        let ours = self.file.metadata().map_err(|error| LabError::of(&self.label, error))?.ino();
         let entries = std::fs::read_dir("/proc").map_err(|error| LabError::of("/proc", error))?;
         Ok(entries
             .flatten()
@@ -254,19 +233,12 @@ mod tests {
         left.cable("eth0", &right, "eth0").unwrap();
         left.address("eth0", "192.0.2.1/24").unwrap();
         right.address("eth0", "192.0.2.2/24").unwrap();
-        let listener = right
-            .run(|| std::net::TcpListener::bind("192.0.2.2:80"))
-            .unwrap()
-            .unwrap();
-        left.run(|| std::net::TcpStream::connect("192.0.2.2:80"))
-            .unwrap()
-            .unwrap();
+        let listener = right.run(|| std::net::TcpListener::bind("192.0.2.2:80")).unwrap().unwrap();
+        left.run(|| std::net::TcpStream::connect("192.0.2.2:80")).unwrap().unwrap();
         drop(listener);
         assert!(left.ip("link show dev no-such").is_err());
 
-        let sleeper = left
-            .daemon("sh", &["-c", "sleep 1000 & sleep 1000"])
-            .unwrap();
+        let sleeper = left.daemon("sh", &["-c", "sleep 1000 & sleep 1000"]).unwrap();
         let pid = sleeper.pid();
         assert!(crate::process::wait_until(Duration::from_secs(2), || {
             left.processes().unwrap().len() >= 3

@@ -156,10 +156,7 @@ done
 ip46tables -A nixos-fw -m conntrack --ctstate ESTABLISHED,RELATED -j nixos-fw-accept
 ",
     );
-    for (protocol, ports) in [
-        ("tcp", &settings.allowed_tcp),
-        ("udp", &settings.allowed_udp),
-    ] {
+    for (protocol, ports) in [("tcp", &settings.allowed_tcp), ("udp", &settings.allowed_udp)] {
         for port in ports {
             line(
                 &mut script,
@@ -213,16 +210,10 @@ nft -f - <<'END-OF-RULES'
 /// The table, as `nft -f` reads it.
 fn nft_table(settings: &Settings) -> String {
     let mut allow = String::new();
-    for (protocol, ports) in [
-        ("tcp", &settings.allowed_tcp),
-        ("udp", &settings.allowed_udp),
-    ] {
+    for (protocol, ports) in [("tcp", &settings.allowed_tcp), ("udp", &settings.allowed_udp)] {
         if !ports.is_empty() {
             let list: Vec<String> = ports.iter().map(u16::to_string).collect();
-            line(
-                &mut allow,
-                format_args!("    {protocol} dport {{ {} }} accept", list.join(", ")),
-            );
+            line(&mut allow, format_args!("    {protocol} dport {{ {} }} accept", list.join(", ")));
         }
     }
     let reject = if settings.reject {
@@ -295,16 +286,9 @@ mod tests {
         need_root!("ip", "nft", "iptables", "ip6tables");
         for flavour in Flavour::BOTH {
             let (host, neighbour) = two();
-            let settings = Settings {
-                allowed_tcp: vec![80],
-                ..Settings::default()
-            };
+            let settings = Settings { allowed_tcp: vec![80], ..Settings::default() };
             let open = |port| probe::tcp(&neighbour, ([192, 0, 2, 1], port).into()).unwrap();
-            assert_eq!(
-                open(80),
-                Answer::Refused,
-                "{flavour:?}: nothing listens there yet"
-            );
+            assert_eq!(open(80), Answer::Refused, "{flavour:?}: nothing listens there yet");
             start(&host, flavour, &settings).unwrap();
             let _listeners = host
                 .run(|| {
@@ -332,13 +316,10 @@ mod tests {
         let (host, neighbour) = two();
         let settings = Settings::default();
         start(&host, Flavour::Iptables, &settings).unwrap();
-        let _listener = host
-            .run(|| std::net::TcpListener::bind("0.0.0.0:81").unwrap())
-            .unwrap();
+        let _listener = host.run(|| std::net::TcpListener::bind("0.0.0.0:81").unwrap()).unwrap();
         let address = ([192, 0, 2, 1], 81).into();
         assert_eq!(probe::tcp(&neighbour, address).unwrap(), Answer::Silent);
-        host.sh("iptables -N foreign && iptables -A foreign -j nixos-fw-accept")
-            .unwrap();
+        host.sh("iptables -N foreign && iptables -A foreign -j nixos-fw-accept").unwrap();
         assert!(reload(&host, Flavour::Iptables, &settings).is_err());
         assert_eq!(probe::tcp(&neighbour, address).unwrap(), Answer::Open);
     }
@@ -348,14 +329,10 @@ mod tests {
         need_root!("ip", "nft", "iptables", "ip6tables");
         for flavour in Flavour::BOTH {
             let (host, neighbour) = two();
-            let settings = Settings {
-                reject: true,
-                ..Settings::default()
-            };
+            let settings = Settings { reject: true, ..Settings::default() };
             start(&host, flavour, &settings).unwrap();
-            let _listener = host
-                .run(|| std::net::TcpListener::bind("0.0.0.0:81").unwrap())
-                .unwrap();
+            let _listener =
+                host.run(|| std::net::TcpListener::bind("0.0.0.0:81").unwrap()).unwrap();
             let answer = probe::tcp(&neighbour, ([192, 0, 2, 1], 81).into()).unwrap();
             assert_eq!(answer, Answer::Refused, "{flavour:?}");
         }
@@ -372,9 +349,7 @@ mod tests {
                     ..Settings::default()
                 };
                 start(&host, flavour, &settings).unwrap();
-                let holder = host
-                    .run(|| std::net::UdpSocket::bind("0.0.0.0:67").unwrap())
-                    .unwrap();
+                let holder = host.run(|| std::net::UdpSocket::bind("0.0.0.0:67").unwrap()).unwrap();
                 assert_eq!(
                     probe::discover_arrives(&neighbour, "eth0", &holder).unwrap(),
                     allowed,

@@ -94,20 +94,11 @@ pub struct Login {
 }
 
 /// An ordinary user, in no group, at the machine.
-pub const ALICE: Login = Login {
-    user: "alice",
-    seated: true,
-};
+pub const ALICE: Login = Login { user: "alice", seated: true };
 /// A member of the group `portcullis`, once the package is installed, at the machine.
-pub const BOB: Login = Login {
-    user: "bob",
-    seated: true,
-};
+pub const BOB: Login = Login { user: "bob", seated: true };
 /// The same member from afar.
-pub const BOB_REMOTE: Login = Login {
-    user: "bob",
-    seated: false,
-};
+pub const BOB_REMOTE: Login = Login { user: "bob", seated: false };
 
 /// A program in a login session of its own.
 #[derive(Debug)]
@@ -148,13 +139,7 @@ impl<'a> Debian<'a> {
             .stdout(output)
             .stderr(errors);
         let supervisor = netns.spawn(command)?;
-        let mut debian = Self {
-            netns,
-            supervisor,
-            leader: 0,
-            scratch,
-            logins: Cell::new(0),
-        };
+        let mut debian = Self { netns, supervisor, leader: 0, scratch, logins: Cell::new(0) };
         debian
             .wait_until_up()
             .map_err(|error| LabError(format!("{error}\nits console:\n{}", read(&console))))?;
@@ -180,9 +165,7 @@ impl<'a> Debian<'a> {
             if self.leader != 0 {
                 let mut asked = self.inside("systemctl");
                 asked.arg("is-system-running").stderr(Stdio::null());
-                let state = asked
-                    .output()
-                    .map_err(|error| LabError::of("systemctl", error))?;
+                let state = asked.output().map_err(|error| LabError::of("systemctl", error))?;
                 match String::from_utf8_lossy(&state.stdout).trim() {
                     "running" => return Ok(()),
                     "degraded" => {
@@ -272,21 +255,11 @@ impl<'a> Debian<'a> {
         let pty = Pty::open(&self.root())?;
         let name = pty.name().display().to_string();
         let (unit, mut command) = self.log_in(login);
-        for property in [
-            "StandardInput=tty",
-            "StandardOutput=tty",
-            "StandardError=tty",
-        ] {
+        for property in ["StandardInput=tty", "StandardOutput=tty", "StandardError=tty"] {
             command.args(["-p", property]);
         }
         command
-            .args([
-                "-p",
-                &format!("TTYPath={name}"),
-                "-p",
-                "Environment=TERM=linux",
-                "--",
-            ])
+            .args(["-p", &format!("TTYPath={name}"), "-p", "Environment=TERM=linux", "--"])
             .args(words.iter().map(|word| word.replace('$', "$$")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -304,9 +277,7 @@ impl<'a> Debian<'a> {
         let (unit, mut command) = self.log_in(login);
         let path = self.scratch.path().join(&unit);
         let output = File::create(&path).map_err(|error| LabError::of(path.display(), error))?;
-        let errors = output
-            .try_clone()
-            .map_err(|error| LabError::of(path.display(), error))?;
+        let errors = output.try_clone().map_err(|error| LabError::of(path.display(), error))?;
         command
             .args(["--pipe", "--"])
             .args(words.iter().map(|word| word.replace('$', "$$")))
@@ -377,17 +348,13 @@ impl Session<'_> {
                 .unwrap_or(0);
             pid != 0
         });
-        found
-            .then_some(pid)
-            .ok_or_else(|| LabError(format!("the program of {unit} did not start")))
+        found.then_some(pid).ok_or_else(|| LabError(format!("the program of {unit} did not start")))
     }
 
     /// The session's id for `loginctl`.
     pub fn id(&self) -> Result<String> {
         let pid = self.pid()?;
-        let text = self
-            .debian
-            .sh(&format!("ps --no-headers -o lsession {pid} | tr -d ' '"))?;
+        let text = self.debian.sh(&format!("ps --no-headers -o lsession {pid} | tr -d ' '"))?;
         Ok(text.trim().to_owned())
     }
 
@@ -471,10 +438,8 @@ fn first_process(netns: &Netns) -> Result<Option<u32>> {
 
 /// A file as text, as far as it can be read.
 fn read(path: &Path) -> String {
-    std::fs::read(path).map_or_else(
-        |_| String::new(),
-        |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-    )
+    std::fs::read(path)
+        .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -503,29 +468,14 @@ mod tests {
 
     #[test]
     fn sessions_seats_and_dialogs_are_real() {
-        crate::need_root!(
-            "systemd-nspawn",
-            "debootstrap",
-            "nsenter",
-            "unshare",
-            "setpriv",
-            "ip"
-        );
+        crate::need_root!("systemd-nspawn", "debootstrap", "nsenter", "unshare", "setpriv", "ip");
         let netns = Netns::new("debian").unwrap();
         let debian = Debian::boot(&netns).unwrap();
-        debian
-            .write("/usr/share/polkit-1/actions/org.example.try.policy", ACTION)
-            .unwrap();
-        debian
-            .write("/etc/polkit-1/rules.d/10-try.rules", RULE)
-            .unwrap();
+        debian.write("/usr/share/polkit-1/actions/org.example.try.policy", ACTION).unwrap();
+        debian.write("/etc/polkit-1/rules.d/10-try.rules", RULE).unwrap();
 
         // The seat is what makes a session local to polkit.
-        let ask = [
-            "sh",
-            "-c",
-            "pkcheck --action-id org.example.try --process $$",
-        ];
+        let ask = ["sh", "-c", "pkcheck --action-id org.example.try --process $$"];
         assert_eq!(debian.run(BOB, &ask, SOON).unwrap().0, 0);
         for asked in [BOB_REMOTE, ALICE] {
             let (code, said) = debian.run(asked, &ask, SOON).unwrap();
@@ -536,21 +486,10 @@ mod tests {
         let mut session = debian.without_terminal(ALICE, &["sleep", "1000"]).unwrap();
         let id = session.id().unwrap();
         let facts = debian.sh(&format!("loginctl show-session {id}")).unwrap();
-        for fact in [
-            "Name=alice",
-            "Seat=seat0",
-            "Remote=no",
-            "Active=yes",
-            "Class=user",
-        ] {
-            assert!(
-                facts.lines().any(|line| line == fact),
-                "no {fact} in\n{facts}"
-            );
+        for fact in ["Name=alice", "Seat=seat0", "Remote=no", "Active=yes", "Class=user"] {
+            assert!(facts.lines().any(|line| line == fact), "no {fact} in\n{facts}");
         }
-        debian
-            .sh(&format!("loginctl terminate-session {id}"))
-            .unwrap();
+        debian.sh(&format!("loginctl terminate-session {id}")).unwrap();
         session.exit(SOON).unwrap();
 
         // A dialog on a terminal: right, wrong, dismissed.
@@ -566,22 +505,12 @@ mod tests {
             let ended = session.exit(SOON);
             assert_eq!(ended, Ok(code), "{password:?}: {:?}", session.said());
         }
-        assert_eq!(
-            debian.run(ALICE, &["sh", "-c", "exit 7"], SOON).unwrap().0,
-            7
-        );
+        assert_eq!(debian.run(ALICE, &["sh", "-c", "exit 7"], SOON).unwrap().0, 7);
     }
 
     #[test]
     fn nothing_is_left_and_nothing_is_kept() {
-        crate::need_root!(
-            "systemd-nspawn",
-            "debootstrap",
-            "nsenter",
-            "unshare",
-            "setpriv",
-            "ip"
-        );
+        crate::need_root!("systemd-nspawn", "debootstrap", "nsenter", "unshare", "setpriv", "ip");
         let netns = Netns::new("debian").unwrap();
         let debian = Debian::boot(&netns).unwrap();
         debian.sh("echo changed >/etc/issue").unwrap();

@@ -120,12 +120,7 @@ pub fn broadcast(
         let link = link_address(interface)?;
         let sender = link.addr().ok_or(ErrorKind::AddrNotAvailable)?;
         let frame = frame(sender, source, destination, payload)?;
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
         sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty())?;
         Ok(())
     })?
@@ -173,12 +168,8 @@ fn frame(
 
 /// RFC 1071, for an even number of octets.
 fn internet_checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
-        .sum();
+    let mut sum: u32 =
+        bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -202,9 +193,7 @@ pub fn received(holder: &UdpSocket, expected: &[u8]) -> Result<bool> {
         if left.is_zero() {
             return Ok(false);
         }
-        holder
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
-            .map_err(what)?;
+        holder.set_read_timeout(Some(left.max(Duration::from_millis(1)))).map_err(what)?;
         match holder.recv(&mut buffer) {
             Ok(length) if buffer.get(..length) == Some(expected) => return Ok(true),
             Ok(_) => {}

@@ -34,10 +34,8 @@ pub fn mortal(program: &str) -> Command {
 /// Runs a command to its end. Its standard output is returned; a failure carries everything it said.
 pub fn finish(mut command: Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| LabError::of(&shown, error))?;
+    let output =
+        command.stdin(Stdio::null()).output().map_err(|error| LabError::of(&shown, error))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
@@ -53,9 +51,7 @@ impl Process {
     /// Starts it on this thread, in the namespaces of this thread.
     pub fn start(mut command: Command) -> Result<Self> {
         let name = format!("{command:?}");
-        let child = command
-            .spawn()
-            .map_err(|error| LabError::of(&name, error))?;
+        let child = command.spawn().map_err(|error| LabError::of(&name, error))?;
         Ok(Self { name, child })
     }
 
@@ -79,10 +75,7 @@ impl Process {
     pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let start = Instant::now();
         loop {
-            let ended = self
-                .child
-                .try_wait()
-                .map_err(|error| LabError::of(&self.name, error))?;
+            let ended = self.child.try_wait().map_err(|error| LabError::of(&self.name, error))?;
             if ended.is_some() || start.elapsed() >= limit {
                 return Ok(ended);
             }
@@ -94,18 +87,14 @@ impl Process {
     pub fn kill(&mut self) -> Result<()> {
         // A process that already ended cannot be killed, and need not be.
         let _already_gone = self.child.kill();
-        self.child
-            .wait()
-            .map(|_| ())
-            .map_err(|error| LabError::of(&self.name, error))
+        self.child.wait().map(|_| ()).map_err(|error| LabError::of(&self.name, error))
     }
 
     /// Everything left on its standard output, when that is a pipe, up to its end.
     pub fn rest_of_stdout(&mut self) -> Result<String> {
         let mut bytes = Vec::new();
         if let Some(pipe) = self.child.stdout.as_mut() {
-            pipe.read_to_end(&mut bytes)
-                .map_err(|error| LabError::of(&self.name, error))?;
+            pipe.read_to_end(&mut bytes).map_err(|error| LabError::of(&self.name, error))?;
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }

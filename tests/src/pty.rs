@@ -48,12 +48,7 @@ impl Pty {
         let name = ptsname(&master, Vec::new()).map_err(|error| failed(&error))?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let line = ioctl_tiocgptpeer(&master, flags).map_err(|error| failed(&error))?;
-        let size = Winsize {
-            ws_row: 25,
-            ws_col: 100,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: 25, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&line, size).map_err(|error| failed(&error))?;
         Ok(Self {
             keyboard_and_screen: master,
@@ -72,9 +67,7 @@ impl Pty {
 
     /// The line itself, to be a program's standard input and outputs.
     pub fn line(&self) -> Result<OwnedFd> {
-        self.line
-            .try_clone()
-            .map_err(|error| LabError::of(self.name.display(), error))
+        self.line.try_clone().map_err(|error| LabError::of(self.name.display(), error))
     }
 
     /// Waits until `text` appears after what earlier waits have found, at most `limit`. Returns
@@ -159,18 +152,15 @@ impl Pty {
         let failed = |error: &dyn std::fmt::Display| LabError::of(self.name.display(), error);
         let timeout = PollTimeout::try_from(limit.max(Duration::from_millis(1)))
             .map_err(|error| failed(&error))?;
-        let mut ready = [PollFd::new(
-            std::os::fd::AsFd::as_fd(&self.keyboard_and_screen),
-            PollFlags::POLLIN,
-        )];
+        let mut ready =
+            [PollFd::new(std::os::fd::AsFd::as_fd(&self.keyboard_and_screen), PollFlags::POLLIN)];
         if poll(&mut ready, timeout).map_err(|error| failed(&error))? == 0 {
             return Ok(false);
         }
         let mut piece = [0; 4096];
         match self.keyboard_and_screen.read(&mut piece) {
             Ok(length) => {
-                self.seen
-                    .extend_from_slice(piece.get(..length).unwrap_or_default());
+                self.seen.extend_from_slice(piece.get(..length).unwrap_or_default());
                 Ok(length > 0)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
@@ -181,9 +171,7 @@ impl Pty {
 
 /// Where `needle` begins in `bytes`.
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes
-        .windows(needle.len())
-        .position(|window| window == needle)
+    bytes.windows(needle.len()).position(|window| window == needle)
 }
 
 #[cfg(test)]

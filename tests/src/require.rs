@@ -91,9 +91,6 @@ mod tests {
             missing(&[Needs::File("/proc/self/no-such-file")]).as_deref(),
             Some("the file /proc/self/no-such-file")
         );
-        assert_eq!(
-            missing(&[Needs::Tool("sh"), Needs::File("/proc/self")]),
-            None
-        );
+        assert_eq!(missing(&[Needs::Tool("sh"), Needs::File("/proc/self")]), None);
     }
 }

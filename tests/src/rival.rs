@@ -39,20 +39,13 @@ impl Rival {
                 "--user=root",
                 "--group=root",
             ])
-            .args([
-                "--no-hosts",
-                "--no-resolv",
-                "--bind-interfaces",
-                "--pid-file=",
-            ])
+            .args(["--no-hosts", "--no-resolv", "--bind-interfaces", "--pid-file="])
             // Looking for a user of an address by ping would cost three seconds per machine.
             .args(["--dhcp-authoritative", "--no-ping", "--log-dhcp"])
             .args(["--dhcp-range=192.0.2.100,192.0.2.150,255.255.255.0,1h"])
             // Announces a prefix, as home routers do; iPXE waits long for a router that does not.
             .arg("--enable-ra")
-            .arg(format!(
-                "--dhcp-range=::,constructor:{interface},ra-only,64,1h"
-            ))
+            .arg(format!("--dhcp-range=::,constructor:{interface},ra-only,64,1h"))
             .arg(format!("--interface={interface}"))
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--log-facility={}", log.display()))
@@ -64,21 +57,13 @@ impl Rival {
         let listens = || {
             let mut command = Command::new("ss");
             command.args(["-Hlun", "sport = :67"]);
-            router
-                .finish(command)
-                .is_ok_and(|sockets| !sockets.is_empty())
+            router.finish(command).is_ok_and(|sockets| !sockets.is_empty())
         };
-        let rival = Self {
-            _process: process,
-            directory,
-        };
+        let rival = Self { _process: process, directory };
         if wait_until(std::time::Duration::from_secs(10), listens) {
             Ok(rival)
         } else {
-            Err(LabError(format!(
-                "dnsmasq does not listen:\n{}",
-                rival.log()
-            )))
+            Err(LabError(format!("dnsmasq does not listen:\n{}", rival.log())))
         }
     }
 
@@ -94,13 +79,7 @@ impl Rival {
         std::fs::read_to_string(self.directory.path().join("leases"))
             .unwrap_or_default()
             .lines()
-            .map(|line| {
-                line.split(' ')
-                    .skip(1)
-                    .take(2)
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            })
+            .map(|line| line.split(' ').skip(1).take(2).collect::<Vec<_>>().join(" "))
             .collect()
     }
 }

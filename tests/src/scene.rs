@@ -96,9 +96,7 @@ impl Scene {
             ];
             let mut heard = CLOSED;
             for (place, probe) in heard.iter_mut().zip(probes) {
-                *place = probe
-                    .join()
-                    .map_err(|_| LabError("a probe panicked".to_owned()))??;
+                *place = probe.join().map_err(|_| LabError("a probe panicked".to_owned()))??;
             }
             Ok(heard)
         })

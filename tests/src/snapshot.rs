@@ -139,24 +139,17 @@ mod tests {
         assert_eq!(before.changes(&before), "");
         let more = Snapshot(format!("{}table u {{\n}}\n", before.text()));
         assert_eq!(before.changes(&more), "+ table u {\n+ }\n");
-        assert_eq!(
-            after.without_handles().text(),
-            "table t {\n chain a {\n  two\n  one\n }\n}\n"
-        );
+        assert_eq!(after.without_handles().text(), "table t {\n chain a {\n  two\n  one\n }\n}\n");
     }
 
     #[test]
     fn a_ruleset_put_back_rule_by_rule_is_not_the_same() {
         crate::need_root!("nft", "ip");
         let netns = Netns::new("snapshot").unwrap();
-        netns
-            .sh("nft 'table inet t { chain c { tcp dport 1 accept; }; }'")
-            .unwrap();
+        netns.sh("nft 'table inet t { chain c { tcp dport 1 accept; }; }'").unwrap();
         let before = Snapshot::take(&netns).unwrap();
         assert_same(&before, &Snapshot::take(&netns).unwrap());
-        netns
-            .sh("nft flush chain inet t c && nft add rule inet t c tcp dport 1 accept")
-            .unwrap();
+        netns.sh("nft flush chain inet t c && nft add rule inet t c tcp dport 1 accept").unwrap();
         let after = Snapshot::take(&netns).unwrap();
         assert_ne!(before.changes(&after), "");
         assert_same(&before.without_handles(), &after.without_handles());

@@ -119,19 +119,10 @@ fn attack(flavour: Flavour, given: Given, unguarded: Unguarded, twin: &str, evil
             Given::BootServer => sockets.boot_server.into(),
             Given::Tftp => sockets.tftp.into(),
         };
-        let seen = watch(&scene, || {
-            run(&scene.host, socket, &format!("{twin}\n{evil}"))
-        });
-        assert!(
-            contains(&seen, b"TWIN"),
-            "{flavour:?}, guarded: {guarded}: the twin is lost"
-        );
+        let seen = watch(&scene, || run(&scene.host, socket, &format!("{twin}\n{evil}")));
+        assert!(contains(&seen, b"TWIN"), "{flavour:?}, guarded: {guarded}: the twin is lost");
         let expected = !guarded && unguarded == Unguarded::Arrives;
-        assert_eq!(
-            contains(&seen, b"EVIL"),
-            expected,
-            "{flavour:?}, guarded: {guarded}"
-        );
+        assert_eq!(contains(&seen, b"EVIL"), expected, "{flavour:?}, guarded: {guarded}");
     }
 }
 
@@ -139,14 +130,7 @@ fn attack(flavour: Flavour, given: Given, unguarded: Unguarded, twin: &str, evil
 fn run(host: &Netns, socket: OwnedFd, script: &str) -> String {
     let mut command = Command::new("setpriv");
     command
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--no-new-privs",
-        ])
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"])
         .args(["--inh-caps=-all", "--bounding-set=-all", "python3", "-c"])
         .arg(format!("{PRELUDE}\n{script}"))
         .env("PATH", PATH)
@@ -163,13 +147,7 @@ fn watch<T>(scene: &Scene, work: impl FnOnce() -> T) -> Vec<Vec<u8>> {
     let ears = [&scene.lan, &scene.other].map(|netns| {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                flags,
-                SockProtocol::EthAll,
-            )
-            .unwrap()
+            socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap()
         };
         netns.run(open).unwrap()
     });
@@ -352,17 +330,8 @@ code = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0xffffffff))
 s.setsockopt(socket.SOL_SOCKET, 26, struct.pack('@HP', 1, ctypes.addressof(code)))
 s.setsockopt(socket.SOL_SOCKET, 44, 1)";
     let mut command = Command::new("python3");
-    command
-        .args(["-c", lock])
-        .stdin(OwnedFd::from(dhcp.try_clone().unwrap()));
-    assert!(
-        scene
-            .host
-            .run(|| command.status())
-            .unwrap()
-            .unwrap()
-            .success()
-    );
+    command.args(["-c", lock]).stdin(OwnedFd::from(dhcp.try_clone().unwrap()));
+    assert!(scene.host.run(|| command.status()).unwrap().unwrap().success());
     let said = run(
         &scene.host,
         dhcp.into(),
@@ -385,9 +354,7 @@ fn p8_an_accepted_connection_connects_elsewhere(flavour: Flavour) {
         let connect = || std::net::TcpStream::connect((HOST, scene::HTTP)).unwrap();
         let machine = scene.lan.run(connect).unwrap();
         let (accepted, _) = sockets.http.accept().unwrap();
-        let elsewhere = scene
-            .lan
-            .run(|| std::net::TcpListener::bind("192.0.2.2:80").unwrap());
+        let elsewhere = scene.lan.run(|| std::net::TcpListener::bind("192.0.2.2:80").unwrap());
         let elsewhere = elsewhere.unwrap();
         elsewhere.set_nonblocking(true).unwrap();
         if !guarded {
@@ -423,9 +390,7 @@ fn p8_ipv6(flavour: Flavour) {
             let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
             socket.bind_device(Some(b"eth0")).unwrap();
             socket.set_mark(opening.mark.value()).unwrap();
-            socket
-                .bind(&"[::]:67".parse::<SocketAddr>().unwrap().into())
-                .unwrap();
+            socket.bind(&"[::]:67".parse::<SocketAddr>().unwrap().into()).unwrap();
             OwnedFd::from(socket)
         };
         let socket = scene.host.run(make).unwrap();
@@ -449,11 +414,7 @@ fn p8_a_lease_that_has_ended_is_mute(flavour: Flavour) {
     let given = || OwnedFd::from(sockets.dhcp.try_clone().unwrap());
     let seen = watch(&scene, || run(&scene.host, given(), TWIN));
     assert!(contains(&seen, b"TWIN"), "{flavour:?}");
-    scene
-        .host
-        .run(|| firewall.close(&opening))
-        .unwrap()
-        .unwrap();
+    scene.host.run(|| firewall.close(&opening)).unwrap().unwrap();
     let evil = "quietly(lambda: s.sendto(reply(b'EVIL'), EVERYBODY))";
     let seen = watch(&scene, || run(&scene.host, given(), evil));
     assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
@@ -463,9 +424,7 @@ fn p8_a_lease_that_has_ended_is_mute(flavour: Flavour) {
     let seen = watch(&scene, || run(&scene.host, given(), evil));
     assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
     drop(sockets.tftp);
-    let other = scene
-        .host
-        .run(|| scene::udp(next.mark.value(), SocketAddrV4::new(HOST, 69)));
+    let other = scene.host.run(|| scene::udp(next.mark.value(), SocketAddrV4::new(HOST, 69)));
     let twin = "s.sendto(b'TWIN', ('192.0.2.2', 5000))";
     let seen = watch(&scene, || run(&scene.host, other.unwrap().into(), twin));
     assert!(contains(&seen, b"TWIN"), "{flavour:?}");

@@ -1,11 +1,7 @@
 //! Machines boot: a user without any privilege runs `portcullis boot`, a machine on the LAN reaches
 //! userspace with the right kernel, initrd and command line, and the host is as it was (P4).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test says what failed by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
 use std::{path::Path, time::Duration};
 
@@ -29,12 +25,8 @@ const WORD: &str = "portcullis.test=\"a b\" quiet";
 
 /// The DHCP messages of a capture on the boot server's port, as "source port,destination port,type".
 fn boot_server_messages(capture: &Path) -> Vec<String> {
-    dissect(
-        capture,
-        "udp.port == 4011",
-        &["udp.srcport", "udp.dstport", "dhcp.option.dhcp"],
-    )
-    .unwrap()
+    dissect(capture, "udp.port == 4011", &["udp.srcport", "udp.dstport", "dhcp.option.dhcp"])
+        .unwrap()
 }
 
 /// Boots one machine and returns its DHCP messages with the boot server. `meanwhile` runs while the
@@ -93,11 +85,7 @@ fn boots(
         .events()
         .iter()
         .any(|event| event["statement"] == "handed-over" && event["mac"] == MAC);
-    assert!(
-        handed_over,
-        "the client saw it through:\n{}",
-        client.stdout()
-    );
+    assert!(handed_over, "the client saw it through:\n{}", client.stdout());
     // Before the ports are tried again, which is no machine's business.
     capture.end().unwrap();
     client.signal(Signal::SIGINT).unwrap();
@@ -117,40 +105,23 @@ fn p4_bios_machine_boots_behind_iptables() {
 
 #[test]
 fn p4_uefi_machine_boots_by_a_complete_offer_behind_nftables() {
-    need_host!(
-        Needs::Tool("qemu-system-x86_64"),
-        Needs::Tool("tshark"),
-        Needs::File(OVMF[0])
-    );
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF[0]));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let arguments = ["--uefi-offer", "complete"];
     let messages = boots(&scene, Firmware::Uefi, &arguments, |_| {});
-    assert_eq!(
-        messages,
-        <[String; 0]>::default(),
-        "nothing is said on 4011"
-    );
+    assert_eq!(messages, <[String; 0]>::default(), "nothing is said on 4011");
 }
 
 #[test]
 fn p4_uefi_machine_boots_by_the_boot_server_behind_iptables() {
-    need_host!(
-        Needs::Tool("qemu-system-x86_64"),
-        Needs::Tool("tshark"),
-        Needs::File(OVMF[0])
-    );
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF[0]));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     let arguments = ["--uefi-offer", "boot-server"];
     let messages = boots(&scene, Firmware::Uefi, &arguments, |_| {});
     // DHCPREQUEST is 3, DHCPACK is 5 (RFC 2132 section 9.6).
+    assert!(messages.iter().any(|line| line.ends_with(",4011,3")), "{messages:?}");
     assert!(
-        messages.iter().any(|line| line.ends_with(",4011,3")),
-        "{messages:?}"
-    );
-    assert!(
-        messages
-            .iter()
-            .any(|line| line.starts_with("4011,") && line.ends_with(",5")),
+        messages.iter().any(|line| line.starts_with("4011,") && line.ends_with(",5")),
         "{messages:?}"
     );
 }
@@ -181,11 +152,7 @@ fn lease_of(bystander: &Netns) -> String {
 
 #[test]
 fn p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing() {
-    need_host!(
-        Needs::Tool("qemu-system-x86_64"),
-        Needs::Tool("tshark"),
-        Needs::Tool("udhcpc")
-    );
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::Tool("udhcpc"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let bystander = Netns::new("bystander").unwrap();
     scene.lan.attach(&bystander, "eth0", None).unwrap();

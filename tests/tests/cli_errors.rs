@@ -1,11 +1,7 @@
 //! What goes wrong before anything is served: each case has its own message and exit code, leaves
 //! nothing open, and, where an argument is at fault, is said before polkit is asked.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test says what failed by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
 use std::{
     net::{TcpListener, UdpSocket},
@@ -71,11 +67,7 @@ fn squatter(scene: &mut Scene, address: &str) -> Process {
 fn udp_69_taken_names_port_protocol_and_holder() {
     need_host!();
     let mut scene = scene();
-    let _holder = scene
-        .host
-        .netns()
-        .run(|| UdpSocket::bind("0.0.0.0:69").unwrap())
-        .unwrap();
+    let _holder = scene.host.netns().run(|| UdpSocket::bind("0.0.0.0:69").unwrap()).unwrap();
     scene.sockets = scene.host.sockets().unwrap();
     refused(&scene, &["/mnt", "-i", "eth0"], 14, &["port 69 ", "uid 0"]);
 }
@@ -109,10 +101,7 @@ fn a_port_beside_ours_that_is_taken_does_no_harm() {
         .host
         .netns()
         .run(|| {
-            (
-                UdpSocket::bind("0.0.0.0:68").unwrap(),
-                TcpListener::bind("0.0.0.0:64171").unwrap(),
-            )
+            (UdpSocket::bind("0.0.0.0:68").unwrap(), TcpListener::bind("0.0.0.0:64171").unwrap())
         })
         .unwrap();
     scene.sockets = scene.host.sockets().unwrap();
@@ -175,24 +164,14 @@ fn kernel_that_is_not_a_kernel() {
     need_host!();
     let scene = unasked();
     // A file that alice may read and that is no kernel.
-    refused(
-        &scene,
-        &["/etc/passwd", "-i", "eth0"],
-        30,
-        &["/etc/passwd", "kernel"],
-    );
+    refused(&scene, &["/etc/passwd", "-i", "eth0"], 30, &["/etc/passwd", "kernel"]);
 }
 
 #[test]
 fn kernel_that_is_not_there_and_directory_without_one() {
     need_host!();
     let scene = unasked();
-    refused(
-        &scene,
-        &["/no/such/file", "-i", "eth0"],
-        30,
-        &["/no/such/file"],
-    );
+    refused(&scene, &["/no/such/file", "-i", "eth0"], 30, &["/no/such/file"]);
     refused(&scene, &["/etc/dbus-1", "-i", "eth0"], 30, &["/etc/dbus-1"]);
 }
 
@@ -204,11 +183,8 @@ fn initrd_that_cannot_be_read_is_empty_or_is_a_directory() {
         &scene,
         "cp /mnt/initrd /run/secret && chmod 600 /run/secret && : >/run/empty && chmod 644 /run/empty",
     );
-    for (initrd, says) in [
-        ("/run/secret", "ermi"),
-        ("/run/empty", "empty"),
-        ("/etc", "directory"),
-    ] {
+    for (initrd, says) in [("/run/secret", "ermi"), ("/run/empty", "empty"), ("/etc", "directory")]
+    {
         let words = ["/mnt/bzImage", initrd, "-i", "eth0"];
         refused(&scene, &words, 30, &[initrd, says]);
     }

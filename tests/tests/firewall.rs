@@ -179,18 +179,10 @@ fn the_host_prints_the_rules_as_they_are(flavour: Flavour) {
             let rule = |protocol: &str, port: u16| {
                 format!("-i eth0 -p {protocol} -m {protocol} --dport {port} {mark} {rest}")
             };
-            let rules = [
-                rule("tcp", HTTP),
-                rule("udp", 4011),
-                rule("udp", 69),
-                rule("udp", 67),
-            ];
+            let rules = [rule("tcp", HTTP), rule("udp", 4011), rule("udp", 69), rule("udp", 67)];
             let printed = scene.sh("iptables -S nixos-fw");
             let head: Vec<&str> = printed.lines().skip(1).take(4).collect();
-            assert_eq!(
-                head,
-                rules.each_ref().map(|rule| format!("-A nixos-fw {rule}"))
-            );
+            assert_eq!(head, rules.each_ref().map(|rule| format!("-A nixos-fw {rule}")));
             for rule in rules {
                 scene.sh(&format!("iptables -C nixos-fw {rule}"));
             }
@@ -210,12 +202,7 @@ fn the_host_prints_the_rules_as_they_are(flavour: Flavour) {
                 .sh("nft list chain inet nixos-fw input-allow")
                 .replace("meta mark 0x5a000000/8", mark);
             let head: Vec<&str> = printed.lines().skip(2).take(4).collect();
-            let rules = [
-                rule("tcp", HTTP),
-                rule("udp", 4011),
-                rule("udp", 69),
-                rule("udp", 67),
-            ];
+            let rules = [rule("tcp", HTTP), rule("udp", 4011), rule("udp", 69), rule("udp", 67)];
             assert_eq!(head, rules);
         }
     }
@@ -227,20 +214,11 @@ fn the_host_prints_the_rules_as_they_are(flavour: Flavour) {
     let mut input = reader.child().stdin.take().unwrap();
     input.write_all(ours.as_bytes()).unwrap();
     drop(input);
-    assert!(
-        reader
-            .wait(Duration::from_secs(5))
-            .unwrap()
-            .unwrap()
-            .success()
-    );
+    assert!(reader.wait(Duration::from_secs(5)).unwrap().unwrap().success());
     let again = scene.other.sh("nft list table inet portcullis").unwrap();
     let rules = |text: &str| -> Vec<String> {
         let chains = text.lines().skip_while(|line| !line.contains("set live"));
-        chains
-            .filter(|line| !line.is_empty())
-            .map(str::to_owned)
-            .collect()
+        chains.filter(|line| !line.is_empty()).map(str::to_owned).collect()
     };
     assert_eq!(rules(&ours), rules(&again));
     assert!(rules(&ours).len() > 40, "{ours}");
@@ -277,15 +255,9 @@ fn p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest(flavo
     assert_eq!(scene.doors(&sockets), OPEN);
     let mut second = scene.firewall();
     let refused = inside!(scene, second.open(&scene.opening(2)));
-    assert!(
-        matches!(refused, Err(FirewallError::AnotherHelper)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FirewallError::AnotherHelper)), "{refused:?}");
     let refused = inside!(scene, second.sweep());
-    assert!(
-        matches!(refused, Err(FirewallError::AnotherHelper)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FirewallError::AnotherHelper)), "{refused:?}");
     assert_eq!(scene.doors(&sockets), OPEN);
     drop(firewall);
     assert_eq!(scene.doors(&sockets), CLOSED);
@@ -303,9 +275,7 @@ fn p8_an_ended_lease_is_cut_both_ways(flavour: Flavour) {
     let connect = || TcpStream::connect((HOST, HTTP)).unwrap();
     let mut machine = scene.lan.run(connect).unwrap();
     let (mut server, _) = sockets.http.accept().unwrap();
-    machine
-        .set_read_timeout(Some(Duration::from_millis(300)))
-        .unwrap();
+    machine.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     server.write_all(b"begin").unwrap();
     let mut buffer = [0; 5];
     machine.read_exact(&mut buffer).unwrap();
@@ -314,22 +284,14 @@ fn p8_an_ended_lease_is_cut_both_ways(flavour: Flavour) {
     // Out: what the holder still writes does not come.
     server.write_all(b"after").unwrap();
     let late = machine.read(&mut buffer).unwrap_err();
-    assert!(
-        matches!(
-            late.kind(),
-            ErrorKind::WouldBlock | ErrorKind::ConnectionReset
-        ),
-        "{late}"
-    );
+    assert!(matches!(late.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset), "{late}");
     // In: the first thing that the machine says ends its connection.
     let told = Instant::now();
     while machine.write_all(b"more").is_ok() {
         assert!(told.elapsed() < Duration::from_secs(1), "not cut");
         std::thread::sleep(Duration::from_millis(10));
     }
-    server
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let nothing = server.read(&mut buffer);
     assert!(nothing.is_err(), "{nothing:?}");
     assert_eq!(scene.doors(&sockets), CLOSED);
@@ -341,10 +303,7 @@ fn no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer(flavour: Flavour) 
     let sockets = scene.sockets(&opening);
     let mut firewall = scene.firewall();
     inside!(scene, firewall.open(&opening)).unwrap();
-    let peer = scene
-        .lan
-        .run(|| UdpSocket::bind("192.0.2.2:5000").unwrap())
-        .unwrap();
+    let peer = scene.lan.run(|| UdpSocket::bind("192.0.2.2:5000").unwrap()).unwrap();
     let mut buffer = [0; 8];
     peer.send_to(b"ask", (HOST, 69)).unwrap();
     let (_, from) = sockets.tftp.recv_from(&mut buffer).unwrap();
@@ -436,14 +395,9 @@ fn a_foreign_mark_opens_nothing(flavour: Flavour) {
     let opening = scene.opening(1);
     let mut firewall = scene.firewall();
     inside!(scene, firewall.open(&opening)).unwrap();
-    scene.sh(
-        "nft 'table ip elsewhere { chain c { type filter hook prerouting priority -150; \
-              meta mark set 0x5a000001; }; }'",
-    );
-    let unmarked = scene
-        .host
-        .run(|| scene::udp(0, SocketAddrV4::new(HOST, 69)))
-        .unwrap();
+    scene.sh("nft 'table ip elsewhere { chain c { type filter hook prerouting priority -150; \
+              meta mark set 0x5a000001; }; }'");
+    let unmarked = scene.host.run(|| scene::udp(0, SocketAddrV4::new(HOST, 69))).unwrap();
     assert!(!probe::udp_arrives(&scene.lan, (HOST, 69).into(), &unmarked).unwrap());
     // The head rule alone does trust the mark: this is what clearing it is for.
     drop(firewall);
@@ -457,10 +411,7 @@ fn other_changes_at_the_same_time_are_waited_for(flavour: Flavour) {
     let mut firewall = scene.firewall();
     let busy = scene.host.daemon(
         "sh",
-        &[
-            "-c",
-            "while nft 'add table ip busy; delete table ip busy'; do sleep 0.005; done",
-        ],
+        &["-c", "while nft 'add table ip busy; delete table ip busy'; do sleep 0.005; done"],
     );
     for _ in 0..rounds(100) {
         inside!(scene, firewall.open(&opening)).unwrap();
@@ -514,10 +465,9 @@ fn a_saved_and_restored_rule_is_recognised(flavour: Flavour) {
     inside!(scene, firewall.open(&opening)).unwrap();
     match flavour {
         Flavour::Iptables => scene.sh("iptables-save -t filter | iptables-restore"),
-        Flavour::Nftables => scene.sh(
-            "saved=$(nft list table inet nixos-fw); nft delete table inet nixos-fw; \
-             echo \"$saved\" | nft -f -",
-        ),
+        Flavour::Nftables => scene
+            .sh("saved=$(nft list table inet nixos-fw); nft delete table inet nixos-fw; \
+             echo \"$saved\" | nft -f -"),
     };
     assert!(scene.sh("nft list ruleset").contains("portcullis lease 1"));
     drop(firewall);
@@ -529,10 +479,7 @@ fn a_saved_and_restored_rule_is_recognised(flavour: Flavour) {
 /// A program that owns a table like NixOS', with a rule in it that has our comment.
 fn owned_nixos_table(scene: &Scene, policy: &str) -> (Process, ChildStdin) {
     let mut command = mortal("nft");
-    command
-        .arg("-i")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null());
+    command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null());
     let mut owner = scene.host.spawn(command).unwrap();
     let mut input = owner.child().stdin.take().unwrap();
     let script = format!(
@@ -560,15 +507,8 @@ fn a_lease_is_closed_even_when_its_rules_cannot_be_removed() {
     let _owner = owned_nixos_table(&scene, "");
     assert_eq!(scene.doors(&sockets), OPEN);
     let refused = inside!(scene, firewall.close(&opening));
-    assert!(
-        matches!(refused, Err(FirewallError::Kernel { .. })),
-        "{refused:?}"
-    );
-    assert!(
-        scene
-            .sh("nft list chain inet portcullis admit")
-            .contains("portcullis lease 1")
-    );
+    assert!(matches!(refused, Err(FirewallError::Kernel { .. })), "{refused:?}");
+    assert!(scene.sh("nft list chain inet portcullis admit").contains("portcullis lease 1"));
     assert_eq!(scene.doors(&sockets), CLOSED);
     assert_eq!(scene.tcp(), Answer::Refused);
 }
@@ -583,10 +523,7 @@ fn p5_a_refused_transaction_leaves_nothing() {
     let opening = scene.opening(1);
     let mut firewall = scene.firewall();
     let refused = inside!(scene, firewall.open(&opening));
-    assert!(
-        matches!(refused, Err(FirewallError::Kernel { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FirewallError::Kernel { .. })), "{refused:?}");
     assert_same(&before, &Snapshot::take(&scene.host).unwrap());
     inside!(scene, firewall.close(&opening)).unwrap();
     assert_same(&before, &Snapshot::take(&scene.host).unwrap());
@@ -599,10 +536,7 @@ fn without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf(
     let opening = scene.opening(1);
     let sockets = scene.sockets(&opening);
     let mut firewall = scene.firewall();
-    assert_eq!(
-        inside!(scene, firewall.open(&opening)).unwrap(),
-        Backend::None
-    );
+    assert_eq!(inside!(scene, firewall.open(&opening)).unwrap(), Backend::None);
     assert_eq!(scene.doors(&sockets), OPEN);
     assert_eq!(firewall.standing(&opening).unwrap(), Standing::Whole);
     nixos::start(&scene.host, Flavour::Nftables, &Settings::default()).unwrap();
@@ -626,11 +560,7 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
     for script in accepting {
         let scene = Scene::new(None);
         scene.sh(script);
-        assert_eq!(
-            scene.firewall().backend().unwrap(),
-            Backend::None,
-            "{script}"
-        );
+        assert_eq!(scene.firewall().backend().unwrap(), Backend::None, "{script}");
     }
     let refusing = [
         (
@@ -728,16 +658,8 @@ fn tagged_sockets_and_holders_of_ports_are_seen_whoever_owns_them() {
         assert_ne!(one.inode, 0);
     }
     let holders = |protocol, port| inside!(scene, sockdiag::holders(protocol, port)).unwrap();
-    let holder = |address| Holder {
-        address,
-        ifindex: index,
-        uid: 0,
-        mark: opening.mark.value(),
-    };
-    assert_eq!(
-        holders(Protocol::Udp, 67),
-        [holder(Ipv4Addr::UNSPECIFIED.into())]
-    );
+    let holder = |address| Holder { address, ifindex: index, uid: 0, mark: opening.mark.value() };
+    assert_eq!(holders(Protocol::Udp, 67), [holder(Ipv4Addr::UNSPECIFIED.into())]);
     assert_eq!(holders(Protocol::Udp, 69), [holder(HOST.into())]);
     // The listener, not its connections.
     assert_eq!(holders(Protocol::Tcp, HTTP), [holder(HOST.into())]);

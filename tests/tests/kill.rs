@@ -1,11 +1,7 @@
 //! P2 and P3: whoever dies, however, the ports are closed at once, seen from outside; nothing of
 //! ours is left, and everything else is what it was. `ROUNDS` of each (20; `make soak`: 1,000).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test says what failed by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -40,16 +36,8 @@ fn each_round(flavour: Flavour, mut end: impl FnMut(&Scene, &mut Round)) {
         assert_eq!(helpers.len(), 1, "round {number}: helpers {helpers:?}");
         let heard = scene.try_ports().unwrap();
         // The client keeps quiet about the question marks on 67 and 4011.
-        assert_eq!(
-            (heard[1], heard[3]),
-            (Answer::Open, Answer::Open),
-            "round {number}"
-        );
-        let mut round = Round {
-            number,
-            client,
-            helper: helpers[0],
-        };
+        assert_eq!((heard[1], heard[3]), (Answer::Open, Answer::Open), "round {number}");
+        let mut round = Round { number, client, helper: helpers[0] };
         end(&scene, &mut round);
     }
 }
@@ -76,11 +64,7 @@ fn dead(pid: u32) {
     };
     let mut watched = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
     let limit = PollTimeout::try_from(SOON).unwrap();
-    assert_eq!(
-        poll(&mut watched, limit),
-        Ok(1),
-        "process {pid} does not die"
-    );
+    assert_eq!(poll(&mut watched, limit), Ok(1), "process {pid} does not die");
 }
 
 fn client_killed(flavour: Flavour) {
@@ -99,12 +83,7 @@ fn helper_killed(flavour: Flavour) {
         dead(round.helper);
         closed_at_once(scene, round);
         let status = round.client.end().unwrap();
-        assert_eq!(
-            status.code(),
-            Some(23),
-            "the client says so: {}",
-            round.client.stderr()
-        );
+        assert_eq!(status.code(), Some(23), "the client says so: {}", round.client.stderr());
         // Swept as the unit does it, or by the next helper when it starts.
         if round.number.is_multiple_of(2) {
             scene.host.sweep().unwrap();
@@ -125,11 +104,7 @@ fn client_killed_while_the_helper_hangs(flavour: Flavour) {
         closed_at_once(scene, round);
         // Nobody has tidied up, and yet it was closed: the rules are still there.
         let hanging = portcullis_lab::snapshot::Snapshot::take(scene.host.netns()).unwrap();
-        assert!(
-            hanging.text().contains("table inet portcullis"),
-            "{}",
-            hanging.text()
-        );
+        assert!(hanging.text().contains("table inet portcullis"), "{}", hanging.text());
         send(round.helper, Signal::SIGCONT).unwrap();
         scene.assert_restored(RESTORED).unwrap();
     });

@@ -34,18 +34,12 @@ fn metadata() -> Value {
         .current_dir(workspace())
         .output()
         .expect("cargo metadata starts");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
 fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the workspace holds this crate")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
 fn packages(metadata: &Value) -> &[Value] {
@@ -59,10 +53,7 @@ fn allowed(expression: &str) -> bool {
         .replace(['(', ')'], "")
         .replace('/', " OR ")
         .split(" AND ")
-        .all(|part| {
-            part.split(" OR ")
-                .any(|term| LICENCES.contains(&term.trim()))
-        })
+        .all(|part| part.split(" OR ").any(|term| LICENCES.contains(&term.trim())))
 }
 
 #[test]
@@ -99,10 +90,7 @@ fn every_source_is_the_registry() {
 fn every_direct_dependency_is_pinned() {
     let metadata = metadata();
     let mut seen = 0;
-    for package in packages(&metadata)
-        .iter()
-        .filter(|package| package["source"].is_null())
-    {
+    for package in packages(&metadata).iter().filter(|package| package["source"].is_null()) {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             if !dependency["source"].is_null() {
                 let requirement = dependency["req"].as_str().expect("requirement");
@@ -121,14 +109,9 @@ fn every_direct_dependency_is_pinned() {
 #[test]
 fn nothing_banned_comes_in() {
     let metadata = metadata();
-    let names: BTreeSet<_> = packages(&metadata)
-        .iter()
-        .filter_map(|package| package["name"].as_str())
-        .collect();
-    assert!(
-        names.contains("zbus"),
-        "the list of packages is not the whole list"
-    );
+    let names: BTreeSet<_> =
+        packages(&metadata).iter().filter_map(|package| package["name"].as_str()).collect();
+    assert!(names.contains("zbus"), "the list of packages is not the whole list");
     for (name, reason) in BANNED {
         assert!(!names.contains(name), "{name} is banned: {reason}");
     }
@@ -145,10 +128,7 @@ fn each_dependency_of_the_helper_has_a_reason() {
         .expect("the helper is a package");
     let direct = helper["dependencies"].as_array().expect("dependencies");
     assert!(!direct.is_empty());
-    for dependency in direct
-        .iter()
-        .filter(|dependency| dependency["kind"].is_null())
-    {
+    for dependency in direct.iter().filter(|dependency| dependency["kind"].is_null()) {
         let name = dependency["name"].as_str().expect("name");
         assert!(
             readme.contains(&format!("| `{name}` |")),

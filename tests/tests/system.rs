@@ -70,9 +70,7 @@ fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
     nixos::start(&host, flavour, &Settings::default()).unwrap();
     let debian = Debian::boot(&host).unwrap();
     debian.install().unwrap();
-    debian
-        .copy(&machine::image().unwrap(), "/srv/image")
-        .unwrap();
+    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
     let stage = Stage {
         debian: &debian,
         lan: &lan,
@@ -113,18 +111,14 @@ impl Stage<'_> {
 
     /// The last lines of the journal.
     fn journal(&self) -> String {
-        self.debian
-            .sh("journalctl --no-pager --lines=60 --output=short-monotonic")
-            .unwrap()
+        self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
     }
 
     /// Refused from outside, the ruleset as before, no socket: at the latest a second from now.
     #[track_caller]
     fn assert_closed(&self) {
         let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
-        wait_until(CLOSED, || {
-            self.sockets().is_empty() && ruleset() == self.before
-        });
+        wait_until(CLOSED, || self.sockets().is_empty() && ruleset() == self.before);
         assert_eq!(self.sockets(), "", "{}", self.journal());
         assert_same(&self.before, &ruleset());
         assert_ne!(self.http(), Answer::Open);
@@ -214,9 +208,7 @@ fn p1_what_polkit_does_not_grant_is_not_opened() {
         debian
             .remove("/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service")
             .unwrap();
-        debian
-            .sh("systemctl unmask polkit; systemctl reload dbus")
-            .unwrap();
+        debian.sh("systemctl unmask polkit; systemctl reload dbus").unwrap();
         stage.assert_refused(BOB, NOT_AUTHORIZED, &["polkit"]);
     });
 }
@@ -226,11 +218,7 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
     on_stage(Flavour::Iptables, |stage| {
         // Right.
         let mut session = stage.asked(ALICE);
-        session
-            .terminal()
-            .unwrap()
-            .type_line(ADMIN_PASSWORD)
-            .unwrap();
+        session.terminal().unwrap().type_line(ADMIN_PASSWORD).unwrap();
         stage.ready(&mut session);
         assert!(session.terminal().unwrap().echo().unwrap());
         assert!(!stage.runs("pkttyagent"), "{}", session.said().unwrap());
@@ -256,16 +244,8 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
 
         // polkit dies while it asks.
         let mut session = stage.asked(ALICE);
-        stage
-            .debian
-            .sh("systemctl kill --signal=KILL polkit")
-            .unwrap();
-        assert_eq!(
-            session.exit(SOON),
-            Ok(NOT_AUTHORIZED),
-            "{:?}",
-            session.said()
-        );
+        stage.debian.sh("systemctl kill --signal=KILL polkit").unwrap();
+        assert_eq!(session.exit(SOON), Ok(NOT_AUTHORIZED), "{:?}", session.said());
         assert!(session.terminal().unwrap().echo().unwrap());
         stage.assert_closed();
 
@@ -273,18 +253,11 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
         let mut session = stage.asked(ALICE);
         session.kill("KILL").unwrap();
         assert_ne!(session.exit(SOON), Ok(DONE));
-        session
-            .terminal()
-            .unwrap()
-            .type_line(ADMIN_PASSWORD)
-            .unwrap();
+        session.terminal().unwrap().type_line(ADMIN_PASSWORD).unwrap();
         assert!(wait_until(SOON, || !stage.runs("pkttyagent")));
         stage.assert_closed();
         let journal = stage.journal();
-        assert!(
-            stage.helper() != 0,
-            "the helper was alive to decide:\n{journal}"
-        );
+        assert!(stage.helper() != 0, "the helper was alive to decide:\n{journal}");
     });
 }
 
@@ -315,10 +288,7 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
             "NoNewPrivs:\t1",
             "Seccomp:\t2",
         ] {
-            assert!(
-                helper.iter().any(|present| present == line),
-                "no {line:?} in {helper:#?}"
-            );
+            assert!(helper.iter().any(|present| present == line), "no {line:?} in {helper:#?}");
         }
         // Fails above 2.0.
         stage
@@ -341,23 +311,14 @@ fn p12_every_decision_is_in_the_journal() {
             let uid = stage.debian.sh(&format!("id -u {user}")).unwrap();
             format!("uid={}", uid.trim())
         });
-        let journal = stage
-            .debian
-            .sh("journalctl --no-pager --output=cat --unit=portcullis-helper")
-            .unwrap();
+        let journal =
+            stage.debian.sh("journalctl --no-pager --output=cat --unit=portcullis-helper").unwrap();
         for fields in [
-            [
-                "decision=granted",
-                &bob,
-                "interface=eth0",
-                "udp/67,udp/69,udp/4011,tcp/64172",
-            ],
+            ["decision=granted", &bob, "interface=eth0", "udp/67,udp/69,udp/4011,tcp/64172"],
             ["decision=ended", &bob, "lease=1", "reason=closed"],
             ["decision=refused", &alice, "method=Open", "result=NoAgent"],
         ] {
-            let told = journal
-                .lines()
-                .any(|line| fields.iter().all(|field| line.contains(field)));
+            let told = journal.lines().any(|line| fields.iter().all(|field| line.contains(field)));
             assert!(told, "no line with {fields:?} in:\n{journal}");
         }
     });
@@ -372,9 +333,7 @@ fn p9_a_lease_is_its_users_and_the_managers() {
         let (code, said) = debian.run(ALICE, &["portcullis", "status"], SOON).unwrap();
         assert_eq!(code, DONE, "{said}");
         assert!(!said.contains("eth0"), "{said}");
-        let (code, said) = debian
-            .run(ALICE, &["portcullis", "close", "1"], SOON)
-            .unwrap();
+        let (code, said) = debian.run(ALICE, &["portcullis", "close", "1"], SOON).unwrap();
         assert_eq!(code, NO_SUCH_LEASE, "{said}");
         // Nobody but the helper's own user can be the helper.
         let claim = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus \
@@ -422,10 +381,7 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
         // A member at the machine is not asked.
         let mut session = stage.serving(BOB);
         let id = session.id().unwrap();
-        stage
-            .debian
-            .sh(&format!("loginctl terminate-session {id}"))
-            .unwrap();
+        stage.debian.sh(&format!("loginctl terminate-session {id}")).unwrap();
         session.exit(SOON).unwrap();
         stage.assert_closed();
 
@@ -473,20 +429,13 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
         std::thread::sleep(Duration::from_secs(8));
-        assert_ne!(
-            stage.helper(),
-            0,
-            "it left before its time:\n{}",
-            stage.journal()
-        );
+        assert_ne!(stage.helper(), 0, "it left before its time:\n{}", stage.journal());
         assert!(
             wait_until(Duration::from_secs(10), || stage.helper() == 0),
             "it stays:\n{}",
             stage.journal()
         );
-        let state = debian
-            .sh("systemctl show --value -p Result portcullis-helper")
-            .unwrap();
+        let state = debian.sh("systemctl show --value -p Result portcullis-helper").unwrap();
         assert_eq!(state.trim(), "success");
     });
 }
@@ -495,10 +444,7 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
 fn p3_a_hung_helper_is_ended_by_its_watchdog() {
     on_stage(Flavour::Iptables, |stage| {
         let mut session = stage.serving(BOB);
-        stage
-            .debian
-            .sh(&format!("kill -STOP {}", stage.helper()))
-            .unwrap();
+        stage.debian.sh(&format!("kill -STOP {}", stage.helper())).unwrap();
         // The sockets are the user's: it goes on serving until the watchdog has seen enough.
         assert_eq!(stage.http(), Answer::Open);
         assert_eq!(session.exit(3 * SOON), Ok(ENDED), "{:?}", session.said());
@@ -515,16 +461,12 @@ fn a_machine_boots_from_an_ordinary_user() {
     need_root!("dnsmasq", "qemu-system-x86_64");
     on_stage(Flavour::Nftables, |stage| {
         let router = Netns::new("router").unwrap();
-        stage
-            .lan
-            .attach(&router, "eth0", Some("192.0.2.254/24"))
-            .unwrap();
+        stage.lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
         let _rival = Rival::start(&router, "eth0", &[]).unwrap();
         let mut session = stage.serving(BOB);
         let mut machine = Machine::start(stage.lan, Firmware::Bios, "52:54:00:00:00:05").unwrap();
-        let (cmdline, _) = machine
-            .up()
-            .unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
+        let (cmdline, _) =
+            machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
         assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);

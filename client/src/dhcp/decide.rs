@@ -76,16 +76,8 @@ impl Policy {
     /// URL of a machine's script.
     #[must_use]
     pub fn script_url(&self, mac: MacAddr) -> String {
-        let Self {
-            address,
-            http_port,
-            token,
-            ..
-        } = self;
-        format!(
-            "http://{address}:{http_port}/{token}/{}/boot.ipxe",
-            mac.hyphenated()
-        )
+        let Self { address, http_port, token, .. } = self;
+        format!("http://{address}:{http_port}/{token}/{}/boot.ipxe", mac.hyphenated())
     }
 
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
@@ -231,19 +223,12 @@ fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
 
 /// The first architecture of the list that is known.
 fn row(query: &Query) -> Result<&'static Row, Ignore> {
-    let found = query
-        .architectures
-        .iter()
-        .find_map(|&arch| table::row(arch));
+    let found = query.architectures.iter().find_map(|&arch| table::row(arch));
     found
-        .ok_or_else(|| Ignored::UnknownArchitecture {
-            arch: query.architecture(),
-        })
+        .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
             let served = row.client == query.client && !row.loaders.is_empty();
-            served
-                .then_some(row)
-                .ok_or(Ignored::NoLoader { arch: row.arch })
+            served.then_some(row).ok_or(Ignored::NoLoader { arch: row.arch })
         })
         .map_err(Ignore::Machine)
 }
@@ -265,14 +250,10 @@ fn boot_ipxe(query: &Query, row: &Row, ipxe: Ipxe, policy: &Policy, memory: Memo
     let loader = pick(row.ipxe_loaders, policy, memory)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
-        Some(loader) => Boot {
-            file: Policy::loader_name(query.mac, loader),
-            form: OfferForm::Complete,
-        },
-        None => Boot {
-            file: policy.script_url(query.mac),
-            form: OfferForm::Script,
-        },
+        Some(loader) => {
+            Boot { file: Policy::loader_name(query.mac, loader), form: OfferForm::Complete }
+        }
+        None => Boot { file: policy.script_url(query.mac), form: OfferForm::Script },
     }
 }
 
@@ -291,10 +272,7 @@ fn boot_firmware(
         (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
         _ => row.offer,
     };
-    Ok(Boot {
-        file: Policy::loader_name(query.mac, loader),
-        form,
-    })
+    Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 
 /// The first loader that we have, or a later one after failures, in turn.
@@ -317,7 +295,5 @@ fn destination(query: &Query, port: Port) -> Result<SocketAddrV4, Ignore> {
         && !address.is_multicast()
         && !address.is_loopback();
     let passes_guard = [DHCP_PORT, CLIENT_PORT, BOOT_SERVER_PORT].contains(&destination.port());
-    (one_machine && passes_guard)
-        .then_some(destination)
-        .ok_or(Ignore::Unanswerable(destination))
+    (one_machine && passes_guard).then_some(destination).ok_or(Ignore::Unanswerable(destination))
 }

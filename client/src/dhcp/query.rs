@@ -184,9 +184,7 @@ impl Query {
             client_id: message.option(option::CLIENT_ID).map(Into::into),
             machine_id: machine_id.map(Into::into),
             relay: message.option(option::RELAY).map(Into::into),
-            boot_item: message
-                .option(option::VENDOR)
-                .and_then(|vendor| boot_item(&vendor)),
+            boot_item: message.option(option::VENDOR).and_then(|vendor| boot_item(&vendor)),
         })
     }
 
@@ -205,10 +203,7 @@ impl Query {
     pub fn architecture(&self) -> u16 {
         let known = |arch: &&u16| super::table::row(**arch).is_some();
         let found = self.architectures.iter().find(known);
-        found
-            .or(self.architectures.first())
-            .copied()
-            .unwrap_or_default()
+        found.or(self.architectures.first()).copied().unwrap_or_default()
     }
 }
 
@@ -238,12 +233,7 @@ fn ipxe(message: &Message<'_>) -> Option<Ipxe> {
         Options::new(&features)
             .any(|(found, data)| found == code && data.iter().any(|&octet| octet != 0))
     };
-    Some(Ipxe {
-        ours,
-        http: lists(0x13),
-        bzimage: lists(0x18),
-        efi: lists(0x24),
-    })
+    Some(Ipxe { ours, http: lists(0x13), bzimage: lists(0x18), efi: lists(0x24) })
 }
 
 /// The form of RFC 3004 section 4: length, data, length, data.
@@ -259,8 +249,5 @@ fn user_classes(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn boot_item(vendor: &[u8]) -> Option<BootItem> {
     let (_, data) = Options::new(vendor).find(|&(code, _)| code == 71)?;
     let &[a, b, c, d] = data else { return None };
-    Some(BootItem {
-        kind: u16::from_be_bytes([a, b]),
-        layer: u16::from_be_bytes([c, d]),
-    })
+    Some(BootItem { kind: u16::from_be_bytes([a, b]), layer: u16::from_be_bytes([c, d]) })
 }

@@ -112,10 +112,7 @@ async fn serve(
         };
         let bytes = datagram.get(..length).unwrap_or_default();
         let (mac, what) = match Query::parse(bytes) {
-            Ok(query) => (
-                Some(query.mac),
-                one(&socket, machines, &query, port(from)).await,
-            ),
+            Ok(query) => (Some(query.mac), one(&socket, machines, &query, port(from)).await),
             Err(reason) => (None, What::NotBootClient(reason)),
         };
         note(Note { from, mac, what });
@@ -124,35 +121,25 @@ async fn serve(
 
 async fn one(socket: &UdpSocket, machines: &Machines, query: &Query, port: Port) -> What {
     let decision = decide(query, port, machines.policy(), machines.memory(query.mac));
-    let told = matches!(
-        decision,
-        Decision::Reply { .. } | Decision::Ignore(Ignore::Machine(_))
-    );
+    let told = matches!(decision, Decision::Reply { .. } | Decision::Ignore(Ignore::Machine(_)));
     if told && port == Port::Dhcp {
-        machines.fact(
-            query.mac,
-            Fact::Seen {
-                arch: query.architecture(),
-                firmware: query.firmware(),
-            },
-        );
+        machines
+            .fact(query.mac, Fact::Seen { arch: query.architecture(), firmware: query.firmware() });
     }
     match decision {
-        Decision::Reply {
-            bytes,
-            destination,
-            fact,
-        } => match send(socket, machines, &bytes, destination).await {
-            Ok(()) => {
-                machines.fact(query.mac, fact);
-                What::Answered(destination)
+        Decision::Reply { bytes, destination, fact } => {
+            match send(socket, machines, &bytes, destination).await {
+                Ok(()) => {
+                    machines.fact(query.mac, fact);
+                    What::Answered(destination)
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    machines.fact(query.mac, Fact::NotSent { reason });
+                    What::NotSent(error)
+                }
             }
-            Err(error) => {
-                let reason = error.to_string();
-                machines.fact(query.mac, Fact::NotSent { reason });
-                What::NotSent(error)
-            }
-        },
+        }
         Decision::Ignore(reason) => {
             if let Ignore::Machine(ignored) = &reason {
                 machines.fact(query.mac, Fact::Ignored(ignored.clone()));

@@ -30,13 +30,7 @@ fn policy() -> Policy {
         once: false,
         count: None,
         initrds: 1,
-        loaders: [
-            Loader::Undionly,
-            Loader::IpxePxe,
-            Loader::SnponlyX64,
-            Loader::IpxeX64,
-        ]
-        .into(),
+        loaders: [Loader::Undionly, Loader::IpxePxe, Loader::SnponlyX64, Loader::IpxeX64].into(),
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
@@ -95,11 +89,7 @@ fn on_4011(bytes: &[u8]) -> Decision {
 #[track_caller]
 fn reply(decision: Decision) -> (Vec<u8>, SocketAddrV4, Fact) {
     match decision {
-        Decision::Reply {
-            bytes,
-            destination,
-            fact,
-        } => (bytes, destination, fact),
+        Decision::Reply { bytes, destination, fact } => (bytes, destination, fact),
         Decision::Ignore(reason) => panic!("ignored: {reason}"),
     }
 }
@@ -122,9 +112,7 @@ fn offered(decision: Decision) -> (OfferForm, String) {
 
 /// Every option of a reply, in order.
 fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    Options::new(&bytes[HEADER..])
-        .map(|(code, data)| (code, data.to_vec()))
-        .collect()
+    Options::new(&bytes[HEADER..]).map(|(code, data)| (code, data.to_vec())).collect()
 }
 
 fn option(bytes: &[u8], code: u8) -> Option<Vec<u8>> {
@@ -155,36 +143,19 @@ fn wire_02_both_the_vendor_class_and_an_architecture_make_a_boot_client() {
     assert!(parse(&[DISCOVER, PXE, BIOS]).is_ok());
     assert!(parse(&[DISCOVER, (60, b"PXEClient"), BIOS]).is_ok());
     assert_eq!(
-        parse(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])])
-            .unwrap()
-            .client,
+        parse(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])]).unwrap().client,
         Client::Http
     );
-    for class in [
-        &b"MSFT 5.0"[..],
-        b"PXEClien",
-        b"pxeclient",
-        b"HTTPClien",
-        b"",
-    ] {
-        assert_eq!(
-            parse(&[DISCOVER, (60, class), BIOS]),
-            Err(NotBootClient::VendorClass)
-        );
+    for class in [&b"MSFT 5.0"[..], b"PXEClien", b"pxeclient", b"HTTPClien", b""] {
+        assert_eq!(parse(&[DISCOVER, (60, class), BIOS]), Err(NotBootClient::VendorClass));
     }
     assert_eq!(parse(&[DISCOVER, BIOS]), Err(NotBootClient::VendorClass));
     for architectures in [&[][..], &[0], &[0, 0, 7]] {
-        assert_eq!(
-            parse(&[DISCOVER, PXE, (93, architectures)]),
-            Err(NotBootClient::Architecture)
-        );
+        assert_eq!(parse(&[DISCOVER, PXE, (93, architectures)]), Err(NotBootClient::Architecture));
     }
     assert_eq!(parse(&[DISCOVER, PXE]), Err(NotBootClient::Architecture));
     assert_eq!(parse(&[PXE, BIOS]), Err(NotBootClient::MessageType));
-    assert_eq!(
-        parse(&[(53, &[1, 1]), PXE, BIOS]),
-        Err(NotBootClient::MessageType)
-    );
+    assert_eq!(parse(&[(53, &[1, 1]), PXE, BIOS]), Err(NotBootClient::MessageType));
 }
 
 #[test]
@@ -223,29 +194,20 @@ fn wire_06_the_first_known_architecture_of_the_list_wins() {
     assert_eq!(file(&[0, 0]), "52-54-00-77-00-09/undionly.kpxe");
     assert_eq!(file(&[0, 7]), "52-54-00-77-00-09/snponly.efi");
     assert_eq!(file(&[0, 9]), "52-54-00-77-00-09/snponly.efi");
-    assert_eq!(
-        file(&[0x12, 0x34, 0, 7, 0, 0]),
-        "52-54-00-77-00-09/snponly.efi"
-    );
+    assert_eq!(file(&[0x12, 0x34, 0, 7, 0, 0]), "52-54-00-77-00-09/snponly.efi");
 
     let silence = |list: &[u8]| ignored(on_67(&message(&[DISCOVER, PXE, (93, list)])));
     assert_eq!(
         silence(&[0x12, 0x34, 0x56, 0x78]),
         Ignore::Machine(Ignored::UnknownArchitecture { arch: 0x1234 })
     );
-    assert_eq!(
-        silence(&[0, 11]),
-        Ignore::Machine(Ignored::NoLoader { arch: 11 })
-    );
+    assert_eq!(silence(&[0, 11]), Ignore::Machine(Ignored::NoLoader { arch: 11 }));
     assert_eq!(silence(&[0, 11]).to_string(), "arm64 UEFI (11): no loader");
     // UEFI HTTP boot has no row with a loader, and no loader is offered to it by mistake.
     for arch in [16, 7] {
         let bytes = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016"), (93, &[0, arch])]);
         let arch = u16::from(arch);
-        assert_eq!(
-            ignored(on_67(&bytes)),
-            Ignore::Machine(Ignored::NoLoader { arch })
-        );
+        assert_eq!(ignored(on_67(&bytes)), Ignore::Machine(Ignored::NoLoader { arch }));
     }
 }
 
@@ -283,14 +245,7 @@ fn wire_08_the_user_class_is_read_bare_and_as_a_list() {
     assert_eq!(firmware(b"\x04iPXE"), Firmware::Ipxe);
     assert_eq!(firmware(b"\x03lab\x04iPXE"), Firmware::Ipxe);
     assert_eq!(firmware(b"portcullis"), Firmware::Ipxe);
-    for class in [
-        &b"ipxe"[..],
-        b"iPXE2",
-        b"\x05iPXE",
-        b"\xff",
-        b"",
-        b"\x00\x00",
-    ] {
+    for class in [&b"ipxe"[..], b"iPXE2", b"\x05iPXE", b"\xff", b"", b"\x00\x00"] {
         assert_eq!(firmware(class), Firmware::Pxe, "{class:?}");
     }
 }
@@ -352,24 +307,16 @@ fn wire_10_octets_of_the_hardware_address_beyond_its_length_are_not_echoed() {
 
 #[test]
 fn wire_13_a_proxy_hands_out_no_lease() {
-    for query in [
-        &[DISCOVER, PXE, BIOS][..],
-        &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE],
-    ] {
-        let codes: Vec<u8> = options(&reply(on_67(&message(query))).0)
-            .into_iter()
-            .map(|(code, _)| code)
-            .collect();
+    for query in [&[DISCOVER, PXE, BIOS][..], &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]] {
+        let codes: Vec<u8> =
+            options(&reply(on_67(&message(query))).0).into_iter().map(|(code, _)| code).collect();
         assert_eq!(codes, [53, 54, 60, 43, 67]);
     }
 }
 
 #[test]
 fn wire_15_bios_is_told_to_take_the_file_and_never_sent_to_the_boot_server() {
-    let policy = Policy {
-        uefi_offer: UefiOffer::BootServer,
-        ..policy()
-    };
+    let policy = Policy { uefi_offer: UefiOffer::BootServer, ..policy() };
     let query = message(&[DISCOVER, PXE, BIOS]);
     let (bytes, _, fact) = reply(ask(&query, Port::Dhcp, &policy, Memory::default()));
     assert_eq!(option(&bytes, 43), Some(vec![6, 1, 8, 255]));
@@ -382,25 +329,13 @@ fn wire_15_bios_is_told_to_take_the_file_and_never_sent_to_the_boot_server() {
 fn wire_17_the_boot_server_form_has_no_43_and_needs_4011_open() {
     let query = message(&[DISCOVER, PXE, X64]);
     let with = |uefi_offer, boot_server| {
-        let policy = Policy {
-            uefi_offer,
-            boot_server,
-            ..policy()
-        };
+        let policy = Policy { uefi_offer, boot_server, ..policy() };
         let (bytes, _, fact) = reply(ask(&query, Port::Dhcp, &policy, Memory::default()));
-        let Fact::Offered { form, .. } = fact else {
-            panic!("{fact:?}")
-        };
+        let Fact::Offered { form, .. } = fact else { panic!("{fact:?}") };
         (form, option(&bytes, 43).is_some())
     };
-    assert_eq!(
-        with(UefiOffer::BootServer, true),
-        (OfferForm::BootServer, false)
-    );
-    assert_eq!(
-        with(UefiOffer::BootServer, false),
-        (OfferForm::Complete, true)
-    );
+    assert_eq!(with(UefiOffer::BootServer, true), (OfferForm::BootServer, false));
+    assert_eq!(with(UefiOffer::BootServer, false), (OfferForm::Complete, true));
     assert_eq!(with(UefiOffer::Complete, true), (OfferForm::Complete, true));
     assert_eq!(with(UefiOffer::Auto, true), (OfferForm::Complete, true));
 }
@@ -421,29 +356,18 @@ fn wire_20_an_ipxe_that_can_gets_the_script_and_one_that_cannot_gets_a_loader_on
     assert_eq!(given(7, &[0x13, 1, 1, 0x24, 1, 1], new), script);
     assert_eq!(given(7, &[0x13, 1, 1, 0x18, 1, 1], new), script);
     // BIOS cannot start EFI programs; without HTTP there is no script.
-    for features in [
-        &[0x13, 1, 1, 0x24, 1, 1][..],
-        &[0x18, 1, 1],
-        &[0x13, 1, 0, 0x18, 1, 1],
-        &[],
-    ] {
+    for features in [&[0x13, 1, 1, 0x24, 1, 1][..], &[0x18, 1, 1], &[0x13, 1, 0, 0x18, 1, 1], &[]] {
         assert_eq!(given(0, features, new), loader("ipxe.pxe"), "{features:?}");
     }
     assert_eq!(given(7, &[0x24, 1, 1], new), loader("ipxe.efi"));
     // Once: what comes back after it was loaded gets the script, whatever it lists.
-    let chained = Memory {
-        chained: true,
-        ..new
-    };
+    let chained = Memory { chained: true, ..new };
     assert_eq!(given(0, &[], chained), script);
     // The marker says that a script of ours has run.
     let marked = message(&[DISCOVER, PXE, BIOS, (77, b"portcullis")]);
     assert_eq!(offered(on_67(&marked)), script);
     // Without a loader for it, the script is the best there is.
-    let no_loaders = Policy {
-        loaders: [].into(),
-        ..policy()
-    };
+    let no_loaders = Policy { loaders: [].into(), ..policy() };
     let bytes = message(&[DISCOVER, PXE, BIOS, IPXE]);
     assert_eq!(offered(ask(&bytes, Port::Dhcp, &no_loaders, new)), script);
     let bytes = message(&[DISCOVER, PXE, BIOS]);
@@ -456,14 +380,8 @@ fn wire_20_an_ipxe_that_can_gets_the_script_and_one_that_cannot_gets_a_loader_on
 #[test]
 fn the_next_loader_is_tried_after_one_that_came_to_nothing() {
     let file = |failed_loaders, loaders: &[Loader]| {
-        let policy = Policy {
-            loaders: loaders.iter().copied().collect(),
-            ..policy()
-        };
-        let memory = Memory {
-            failed_loaders,
-            ..Memory::default()
-        };
+        let policy = Policy { loaders: loaders.iter().copied().collect(), ..policy() };
+        let memory = Memory { failed_loaders, ..Memory::default() };
         let query = message(&[DISCOVER, PXE, X64]);
         offered(ask(&query, Port::Dhcp, &policy, memory)).1
     };
@@ -478,13 +396,7 @@ fn the_next_loader_is_tried_after_one_that_came_to_nothing() {
 #[test]
 fn wire_20_real_firmware_gets_what_it_can_use() {
     for (packet, length, firmware, arch, file) in [
-        (
-            include_str!("testdata/ovmf.hex"),
-            347,
-            Firmware::Pxe,
-            7,
-            "52-54-00-77-00-03/snponly.efi",
-        ),
+        (include_str!("testdata/ovmf.hex"), 347, Firmware::Pxe, 7, "52-54-00-77-00-03/snponly.efi"),
         (
             include_str!("testdata/ipxe-rom-bios.hex"),
             400,
@@ -537,19 +449,9 @@ fn wire_22_replies_are_padded_to_300_and_never_longer_than_the_guard_allows() {
     }
     // The longest script URL, a GUID, and 61 that just fits: 471 octets.
     let longest = |client_id: &[u8]| {
-        let policy = Policy {
-            address: Ipv4Addr::new(192, 168, 100, 200),
-            ..policy()
-        };
-        let query = message(&[
-            DISCOVER,
-            PXE,
-            X64,
-            IPXE,
-            HTTP_BZIMAGE,
-            (97, &GUID),
-            (61, client_id),
-        ]);
+        let policy = Policy { address: Ipv4Addr::new(192, 168, 100, 200), ..policy() };
+        let query =
+            message(&[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE, (97, &GUID), (61, client_id)]);
         reply(ask(&query, Port::Dhcp, &policy, Memory::default())).0
     };
     let room = dhcp_reply::MAX - longest(&[]).len() - 2;
@@ -569,14 +471,7 @@ fn wire_23_relay_information_comes_back_last_and_unchanged_or_not_at_all() {
     let bytes = reply(on_67(&query)).0;
     assert_eq!(options(&bytes).last(), Some(&(82, relay.to_vec())));
     let boot_data = |bytes: &[u8]| (option(bytes, 67), option(bytes, 43), option(bytes, 97));
-    let query = message(&[
-        (82, &[5; 255]),
-        DISCOVER,
-        PXE,
-        X64,
-        (97, &GUID),
-        (61, &[1, 2]),
-    ]);
+    let query = message(&[(82, &[5; 255]), DISCOVER, PXE, X64, (97, &GUID), (61, &[1, 2])]);
     let large = reply(on_67(&query)).0;
     assert_eq!(option(&large, 82), None);
     assert_eq!(boot_data(&large), boot_data(&bytes));
@@ -590,10 +485,7 @@ fn wire_24_a_relayed_question_is_answered_to_the_relay() {
         on_67(&bytes)
     };
     let (bytes, destination, _) = reply(relayed([10, 9, 8, 7]));
-    assert_eq!(
-        destination,
-        SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 67)
-    );
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 67));
     assert_eq!(bytes[24..28], [10, 9, 8, 7]);
     for address in [[255; 4], [224, 0, 0, 1], [127, 0, 0, 1]] {
         assert_eq!(
@@ -606,36 +498,20 @@ fn wire_24_a_relayed_question_is_answered_to_the_relay() {
 #[test]
 fn wire_25_the_address_of_the_segment_stands_everywhere() {
     let address = Ipv4Addr::new(192, 168, 7, 6);
-    let policy = Policy {
-        address,
-        ..policy()
-    };
+    let policy = Policy { address, ..policy() };
     let query = message(&[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
     let bytes = reply(ask(&query, Port::Dhcp, &policy, Memory::default())).0;
     assert_eq!(bytes[20..24], [192, 168, 7, 6]);
     assert_eq!(bytes[44..56], *b"192.168.7.6\0");
     assert_eq!(option(&bytes, 54), Some(vec![192, 168, 7, 6]));
-    assert!(
-        option(&bytes, 67)
-            .unwrap()
-            .starts_with(b"http://192.168.7.6:64172/")
-    );
+    assert!(option(&bytes, 67).unwrap().starts_with(b"http://192.168.7.6:64172/"));
 }
 
 #[test]
 fn wire_26_a_machine_that_is_not_meant_hears_nothing() {
-    let named = Policy {
-        for_mac: [MacAddr([1; 6])].into(),
-        ..policy()
-    };
-    let booted = Memory {
-        local_boot: true,
-        ..Memory::default()
-    };
-    for (port, kind) in [
-        (Port::Dhcp, DISCOVER),
-        (Port::BootServer { asker: ASKER }, REQUEST),
-    ] {
+    let named = Policy { for_mac: [MacAddr([1; 6])].into(), ..policy() };
+    let booted = Memory { local_boot: true, ..Memory::default() };
+    for (port, kind) in [(Port::Dhcp, DISCOVER), (Port::BootServer { asker: ASKER }, REQUEST)] {
         let query = message(&[kind, PXE, X64]);
         assert_eq!(
             ignored(ask(&query, port, &named, Memory::default())),
@@ -645,10 +521,7 @@ fn wire_26_a_machine_that_is_not_meant_hears_nothing() {
             ignored(ask(&query, port, &policy(), booted)),
             Ignore::Machine(Ignored::AlreadyBooted)
         );
-        let chosen = Policy {
-            for_mac: [MAC].into(),
-            ..policy()
-        };
+        let chosen = Policy { for_mac: [MAC].into(), ..policy() };
         reply(ask(&query, port, &chosen, Memory::default()));
     }
 }
@@ -657,22 +530,14 @@ fn wire_26_a_machine_that_is_not_meant_hears_nothing() {
 fn wire_29_the_boot_server_answers_requests_that_are_meant_for_it() {
     for kind in [1, 3, 8] {
         reply(on_4011(&message(&[(53, &[kind]), PXE, X64])));
-        reply(on_4011(&message(&[
-            (53, &[kind]),
-            PXE,
-            X64,
-            (54, &[10, 77, 0, 1]),
-        ])));
+        reply(on_4011(&message(&[(53, &[kind]), PXE, X64, (54, &[10, 77, 0, 1])])));
     }
     for kind in [2, 4, 5, 6, 7] {
         let bytes = message(&[(53, &[kind]), PXE, X64]);
         assert_eq!(ignored(on_4011(&bytes)), Ignore::MessageType(kind));
     }
     let other = message(&[REQUEST, PXE, X64, (54, &[10, 77, 0, 2])]);
-    assert_eq!(
-        ignored(on_4011(&other)),
-        Ignore::OtherServer(Ipv4Addr::new(10, 77, 0, 2))
-    );
+    assert_eq!(ignored(on_4011(&other)), Ignore::OtherServer(Ipv4Addr::new(10, 77, 0, 2)));
 }
 
 #[test]
@@ -687,12 +552,7 @@ fn wire_30_the_boot_server_answers_to_where_the_question_came_from() {
         assert_eq!(reply(from(asker)).1, asker);
     }
     // The guard lets nothing else out, and nobody else asks.
-    for asker in [
-        "10.77.0.63:40000",
-        "10.77.0.63:69",
-        "0.0.0.0:68",
-        "255.255.255.255:68",
-    ] {
+    for asker in ["10.77.0.63:40000", "10.77.0.63:69", "0.0.0.0:68", "255.255.255.255:68"] {
         let asker = asker.parse().unwrap();
         assert_eq!(ignored(from(asker)), Ignore::Unanswerable(asker));
     }
@@ -728,10 +588,7 @@ fn wire_29_and_30_the_question_that_ovmf_asks_on_4011_is_answered() {
     let port = Port::BootServer { asker };
     let (answer, destination, fact) = reply(ask(&bytes, port, &policy(), Memory::default()));
     assert_eq!(destination, asker);
-    assert_eq!(
-        answer[..12],
-        [&[2, 1, 6, 0], &bytes[4..8], &[0; 4]].concat()
-    );
+    assert_eq!(answer[..12], [&[2, 1, 6, 0], &bytes[4..8], &[0; 4]].concat());
     assert_eq!(answer[12..16], [10, 77, 0, 61]);
     let file = "52-54-00-77-01-02/snponly.efi".to_owned();
     assert_eq!(fact, Fact::BootServer { file });
@@ -747,10 +604,7 @@ fn wire_32_a_boot_item_of_ours_is_echoed_and_any_other_unanswered() {
         (&[71, 4, 0, 1, 0, 0, 255], 1, 0),
         (&[71, 4, 0x80, 0, 0x80, 0, 255], 0x8000, 0x8000),
     ] {
-        assert_eq!(
-            ignored(asks(item)),
-            Ignore::BootItem(BootItem { kind, layer })
-        );
+        assert_eq!(ignored(asks(item)), Ignore::BootItem(BootItem { kind, layer }));
     }
     // Without 71 it is not a question about an item.
     let bytes = reply(asks(&[255])).0;
@@ -773,10 +627,7 @@ fn options_strategy() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
 }
 
 fn port_strategy() -> impl Strategy<Value = Port> {
-    let from = (
-        any::<u32>(),
-        prop_oneof![Just(68), Just(4011), any::<u16>()],
-    );
+    let from = (any::<u32>(), prop_oneof![Just(68), Just(4011), any::<u16>()]);
     prop_oneof![
         Just(Port::Dhcp),
         from.prop_map(|(address, port)| Port::BootServer {
@@ -790,9 +641,8 @@ fn holds(bytes: &[u8], port: Port, policy: &Policy) -> Result<bool, TestCaseErro
     let Ok(query) = Query::parse(bytes) else {
         return Ok(false);
     };
-    let Decision::Reply {
-        bytes, destination, ..
-    } = decide(&query, port, policy, Memory::default())
+    let Decision::Reply { bytes, destination, .. } =
+        decide(&query, port, policy, Memory::default())
     else {
         return Ok(false);
     };

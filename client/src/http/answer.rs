@@ -78,10 +78,7 @@ fn blob(generation: &Generation, role: Role) -> Option<&Blob> {
 /// No such file. `autoexec.ipxe` is what every iPXE looks for: no news.
 fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
     if file != "autoexec.ipxe" {
-        let fact = Fact::NotFound {
-            protocol: Protocol::Http,
-            file: printable(file.as_bytes()),
-        };
+        let fact = Fact::NotFound { protocol: Protocol::Http, file: printable(file.as_bytes()) };
         server.witness.fact(mac, fact);
     }
     plain(StatusCode::NOT_FOUND, "not found\n")
@@ -124,9 +121,7 @@ impl Content {
                     download.progress(part.end);
                     download.done(0);
                 }
-                let bounds = usize::try_from(part.start)
-                    .ok()
-                    .zip(usize::try_from(part.end).ok());
+                let bounds = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
                 Body::from(text.map(Bytes::copy_from_slice).unwrap_or_default())
             }
@@ -177,10 +172,8 @@ fn respond(
             );
         }
         Selection::Unsatisfiable => {
-            let mut response = plain(
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                "the file is shorter than that\n",
-            );
+            let mut response =
+                plain(StatusCode::RANGE_NOT_SATISFIABLE, "the file is shorter than that\n");
             let range = format!("bytes */{}", file.length);
             put(&mut response, header::CONTENT_RANGE, &range);
             return response;
@@ -191,11 +184,7 @@ fn respond(
         let witness = Arc::clone(&server.witness);
         Download::new(witness, mac, Protocol::Http, role, file.length)
     });
-    let body = if is_get {
-        content.body(part.clone(), download)
-    } else {
-        Body::empty()
-    };
+    let body = if is_get { content.body(part.clone(), download) } else { Body::empty() };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     put(&mut response, header::CONTENT_TYPE, content.media_type());
@@ -217,16 +206,8 @@ fn respond(
 fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(text.to_owned()));
     *response.status_mut() = status;
-    put(
-        &mut response,
-        header::CONTENT_TYPE,
-        "text/plain; charset=utf-8",
-    );
-    put(
-        &mut response,
-        header::CONTENT_LENGTH,
-        &text.len().to_string(),
-    );
+    put(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    put(&mut response, header::CONTENT_LENGTH, &text.len().to_string());
     response
 }
 

@@ -35,12 +35,7 @@ pub(super) struct FileBody {
 impl FileBody {
     /// The octets `part` of `file`, told to `download` as they go.
     pub fn new(file: Arc<File>, part: Range<u64>, download: Option<Download>) -> Self {
-        let mut body = Self {
-            file,
-            rest: part,
-            read: None,
-            download,
-        };
+        let mut body = Self { file, rest: part, read: None, download };
         // Tells that it began; an empty file is done with that.
         body.handed_over(0);
         body
@@ -56,9 +51,8 @@ impl FileBody {
         let offset = self.rest.start;
         // A chunk always fits in memory.
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.read = Some(tokio::task::spawn_blocking(move || {
-            read_at(&file, offset, count, Vec::new())
-        }));
+        self.read =
+            Some(tokio::task::spawn_blocking(move || read_at(&file, offset, count, Vec::new())));
     }
 
     fn handed_over(&mut self, octets: usize) {

@@ -116,11 +116,7 @@ fn parse_range(value: &str, length: u64) -> Selection {
         (None, Some(suffix)) if first.is_empty() => length.saturating_sub(suffix)..length,
         _ => return Selection::Whole,
     };
-    if part.is_empty() {
-        Selection::Unsatisfiable
-    } else {
-        Selection::Part(part)
-    }
+    if part.is_empty() { Selection::Unsatisfiable } else { Selection::Part(part) }
 }
 
 /// Digits alone; a number beyond 64 bits counts as the largest.
@@ -140,11 +136,7 @@ mod tests {
     const AFTER: &str = "Sunday, 06-Nov-94 08:49:38 GMT";
 
     fn ask(headers: &[(HeaderName, &str)], length: u64) -> Selection {
-        let file = Validators {
-            etag: "\"a\"",
-            last_modified: Some(DATE),
-            length,
-        };
+        let file = Validators { etag: "\"a\"", last_modified: Some(DATE), length };
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, value.parse().unwrap());
@@ -162,16 +154,10 @@ mod tests {
             ("bytes=-1", Selection::Part(99..100)),
             ("bytes=-1000", Selection::Part(0..100)),
             ("BYTES = 5-6", Selection::Part(5..7)),
-            (
-                "bytes=5-99999999999999999999999999",
-                Selection::Part(5..100),
-            ),
+            ("bytes=5-99999999999999999999999999", Selection::Part(5..100)),
             ("bytes=100-", Selection::Unsatisfiable),
             ("bytes=100-200", Selection::Unsatisfiable),
-            (
-                "bytes=99999999999999999999999999-",
-                Selection::Unsatisfiable,
-            ),
+            ("bytes=99999999999999999999999999-", Selection::Unsatisfiable),
             ("bytes=-0", Selection::Unsatisfiable),
             ("bytes=5-4", Selection::Whole),
             ("bytes=0-1,5-6", Selection::Whole),
@@ -194,10 +180,7 @@ mod tests {
     #[test]
     fn wire_40_ranges_beyond_4_gib() {
         let range = [(RANGE, "bytes=5000000000-5000000001")];
-        assert_eq!(
-            ask(&range, 6_000_000_000),
-            Selection::Part(5_000_000_000..5_000_000_002)
-        );
+        assert_eq!(ask(&range, 6_000_000_000), Selection::Part(5_000_000_000..5_000_000_002));
     }
 
     #[test]
@@ -215,35 +198,20 @@ mod tests {
             (vec![(IF_UNMODIFIED_SINCE, BEFORE)], Selection::Failed),
             (vec![(IF_UNMODIFIED_SINCE, "yesterday")], whole.clone()),
             // The entity tag decides where both are there.
-            (
-                vec![(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)],
-                whole.clone(),
-            ),
+            (vec![(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)], whole.clone()),
             (vec![(IF_NONE_MATCH, "\"a\"")], Selection::NotModified),
             (vec![(IF_NONE_MATCH, "W/\"a\"")], Selection::NotModified),
             (vec![(IF_NONE_MATCH, "\"b\"")], whole.clone()),
             (vec![(IF_MODIFIED_SINCE, DATE)], Selection::NotModified),
             (vec![(IF_MODIFIED_SINCE, AFTER)], Selection::NotModified),
             (vec![(IF_MODIFIED_SINCE, BEFORE)], whole.clone()),
-            (
-                vec![(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, AFTER)],
-                whole.clone(),
-            ),
+            (vec![(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, AFTER)], whole.clone()),
             (vec![(RANGE, "bytes=1-"), (IF_RANGE, "\"a\"")], part.clone()),
             (vec![(RANGE, "bytes=1-"), (IF_RANGE, DATE)], part.clone()),
-            (
-                vec![(RANGE, "bytes=1-"), (IF_RANGE, "\"b\"")],
-                whole.clone(),
-            ),
-            (
-                vec![(RANGE, "bytes=1-"), (IF_RANGE, "W/\"a\"")],
-                whole.clone(),
-            ),
+            (vec![(RANGE, "bytes=1-"), (IF_RANGE, "\"b\"")], whole.clone()),
+            (vec![(RANGE, "bytes=1-"), (IF_RANGE, "W/\"a\"")], whole.clone()),
             (vec![(RANGE, "bytes=1-"), (IF_RANGE, BEFORE)], whole.clone()),
-            (
-                vec![(RANGE, "bytes=1-"), (IF_MATCH, "\"b\"")],
-                Selection::Failed,
-            ),
+            (vec![(RANGE, "bytes=1-"), (IF_MATCH, "\"b\"")], Selection::Failed),
             (vec![(RANGE, "bytes=1-"), (IF_MATCH, "\"a\"")], part.clone()),
         ] {
             assert_eq!(ask(&headers, 100), expected, "{headers:?}");
@@ -254,11 +222,7 @@ mod tests {
     fn wire_35_head_has_no_ranges() {
         let mut headers = HeaderMap::new();
         headers.append(RANGE, "bytes=1-2".parse().unwrap());
-        let file = Validators {
-            etag: "\"a\"",
-            last_modified: None,
-            length: 100,
-        };
+        let file = Validators { etag: "\"a\"", last_modified: None, length: 100 };
         assert_eq!(select(&headers, false, file), Selection::Whole);
         assert_eq!(select(&headers, true, file), Selection::Part(1..3));
     }

@@ -58,11 +58,7 @@ impl Settings {
     /// The usual limits.
     #[must_use]
     pub fn new(address: SocketAddrV4) -> Self {
-        Self {
-            address,
-            header: HEADER_TIME,
-            stall: STALL_TIME,
-        }
+        Self { address, header: HEADER_TIME, stall: STALL_TIME }
     }
 }
 

@@ -20,9 +20,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     for entry in getifaddrs()? {
         let facts = addresses.entry(entry.interface_name).or_default();
         facts.0 |= entry.flags.contains(InterfaceFlags::IFF_UP);
-        if let Some(address) = entry
-            .address
-            .and_then(|any| any.as_sockaddr_in().map(|v4| v4.ip()))
+        if let Some(address) = entry.address.and_then(|any| any.as_sockaddr_in().map(|v4| v4.ip()))
         {
             facts.1.push(address);
         }
@@ -48,8 +46,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
                     .then(|| fs::read_link(at.join("master")).ok())
                     .flatten()
                     .and_then(|path| {
-                        path.file_name()
-                            .map(|name| name.to_string_lossy().into_owned())
+                        path.file_name().map(|name| name.to_string_lossy().into_owned())
                     }),
                 name,
             }
@@ -61,10 +58,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
 fn kind(class: &Path, name: &str, depth: u8) -> Kind {
     let at = class.join(name);
     let uevent = fs::read_to_string(at.join("uevent")).unwrap_or_default();
-    let devtype = uevent
-        .lines()
-        .find_map(|line| line.strip_prefix("DEVTYPE="))
-        .unwrap_or_default();
+    let devtype = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")).unwrap_or_default();
     if name == "lo" {
         Kind::Loopback
     } else if devtype == "wlan" || at.join("wireless").exists() || at.join("phy80211").exists() {
@@ -75,14 +69,8 @@ fn kind(class: &Path, name: &str, depth: u8) -> Kind {
         Kind::Wired
     } else if matches!(devtype, "bridge" | "bond" | "vlan") && depth > 0 {
         // Software on top of a real card is as good as the card; docker0 and virbr0 have none.
-        let on_a_card = lower(&at)
-            .iter()
-            .any(|below| kind(class, below, depth - 1) == Kind::Wired);
-        if on_a_card {
-            Kind::Wired
-        } else {
-            Kind::Virtual
-        }
+        let on_a_card = lower(&at).iter().any(|below| kind(class, below, depth - 1) == Kind::Wired);
+        if on_a_card { Kind::Wired } else { Kind::Virtual }
     } else {
         Kind::Virtual
     }
@@ -95,14 +83,7 @@ fn lower(at: &Path) -> Vec<String> {
     };
     entries
         .filter_map(|entry| {
-            Some(
-                entry
-                    .ok()?
-                    .file_name()
-                    .to_str()?
-                    .strip_prefix("lower_")?
-                    .to_owned(),
-            )
+            Some(entry.ok()?.file_name().to_str()?.strip_prefix("lower_")?.to_owned())
         })
         .collect()
 }
@@ -124,11 +105,7 @@ mod tests {
         let make = |name: &str, devtype: &str, entries: &[&str]| {
             let at = class.path().join(name);
             fs::create_dir(&at).unwrap();
-            fs::write(
-                at.join("uevent"),
-                format!("INTERFACE={name}\nDEVTYPE={devtype}\n"),
-            )
-            .unwrap();
+            fs::write(at.join("uevent"), format!("INTERFACE={name}\nDEVTYPE={devtype}\n")).unwrap();
             for entry in entries {
                 fs::create_dir(at.join(entry)).unwrap();
             }

@@ -25,22 +25,18 @@ pub fn stalled(situation: &Situation) -> Statement {
     let platform = situation.arch.and_then(table::row).map(|row| row.platform);
     let uefi = platform == Some(Platform::Uefi);
     let (step, advice): (&str, &[&str]) = match situation.step {
-        Step::Offered(OfferForm::Script) => (
-            "iPXE was told where its script is, and has not fetched it",
-            IPXE_BUT_NO_SCRIPT,
-        ),
-        Step::Offered(OfferForm::BootServer) => (
-            "it was offered the boot server, and has not asked it",
-            OFFERED_BOOT_SERVER,
-        ),
-        Step::Asked | Step::Offered(OfferForm::Complete) if uefi => (
-            "it was offered a loader, and has not fetched it",
-            OFFERED_UEFI,
-        ),
-        Step::Asked | Step::Offered(OfferForm::Complete) => (
-            "it was offered a loader, and has not fetched it",
-            OFFERED_BIOS,
-        ),
+        Step::Offered(OfferForm::Script) => {
+            ("iPXE was told where its script is, and has not fetched it", IPXE_BUT_NO_SCRIPT)
+        }
+        Step::Offered(OfferForm::BootServer) => {
+            ("it was offered the boot server, and has not asked it", OFFERED_BOOT_SERVER)
+        }
+        Step::Asked | Step::Offered(OfferForm::Complete) if uefi => {
+            ("it was offered a loader, and has not fetched it", OFFERED_UEFI)
+        }
+        Step::Asked | Step::Offered(OfferForm::Complete) => {
+            ("it was offered a loader, and has not fetched it", OFFERED_BIOS)
+        }
         Step::BootServer => (
             "the boot server told it which loader to fetch, and it has not begun",
             BOOT_SERVER_BUT_NO_TFTP,
@@ -53,14 +49,12 @@ pub fn stalled(situation: &Situation) -> Statement {
         Step::Loaded if uefi => ("the loader was fetched and nothing followed", LOADED_UEFI),
         Step::Loaded => ("the loader was fetched and nothing followed", LOADED_BIOS),
         Step::Script => ("the script's download has stopped", HTTP_STOPPED),
-        Step::ScriptDone => (
-            "iPXE has the script, and has not asked for the kernel",
-            SCRIPT_BUT_NO_KERNEL,
-        ),
-        Step::Images | Step::HandedOver if situation.kernel => (
-            "it has the kernel, and has not fetched every initrd",
-            KERNEL_BUT_NO_INITRD,
-        ),
+        Step::ScriptDone => {
+            ("iPXE has the script, and has not asked for the kernel", SCRIPT_BUT_NO_KERNEL)
+        }
+        Step::Images | Step::HandedOver if situation.kernel => {
+            ("it has the kernel, and has not fetched every initrd", KERNEL_BUT_NO_INITRD)
+        }
         Step::Images | Step::HandedOver => ("the kernel's download has stopped", HTTP_STOPPED),
     };
     Statement::Stalled {

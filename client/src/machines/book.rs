@@ -130,13 +130,7 @@ impl Machine {
         if again {
             return false;
         }
-        let not_ipxe = !matches!(
-            fact,
-            Fact::Seen {
-                firmware: Firmware::Ipxe,
-                ..
-            }
-        );
+        let not_ipxe = !matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. });
         if self.step == Step::Loaded {
             match (not_ipxe, self.stalled) {
                 // The loader came to nothing, and that is not yet counted.
@@ -269,10 +263,7 @@ impl Book {
     pub fn memory(&self, now: u64, mac: MacAddr) -> Memory {
         let enough = self.count.is_some_and(|count| self.handed_over >= count);
         let Some(machine) = self.machines.get(&mac) else {
-            return Memory {
-                local_boot: enough,
-                ..Memory::default()
-            };
+            return Memory { local_boot: enough, ..Memory::default() };
         };
         // A machine on its way when the count is reached is not stopped half-way.
         let on_its_way = machine.step != Step::HandedOver
@@ -291,10 +282,7 @@ impl Book {
             self.forget_one();
         }
         let initrds = self.initrds;
-        let machine = self
-            .machines
-            .entry(mac)
-            .or_insert_with(|| Machine::new(now));
+        let machine = self.machines.entry(mac).or_insert_with(|| Machine::new(now));
         let mut complete = false;
         let news = match &fact {
             Fact::Seen { .. } => machine.ask(now, &fact),
@@ -346,11 +334,8 @@ impl Book {
     }
 
     fn forget_one(&mut self) {
-        let least = self
-            .machines
-            .iter()
-            .min_by_key(|(_, machine)| machine.worth())
-            .map(|(&mac, _)| mac);
+        let least =
+            self.machines.iter().min_by_key(|(_, machine)| machine.worth()).map(|(&mac, _)| mac);
         if let Some(mac) = least {
             self.machines.remove(&mac);
         }

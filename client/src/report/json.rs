@@ -120,21 +120,13 @@ mod tests {
     };
 
     fn text(what: What) -> String {
-        machine(&Event {
-            at: 12,
-            mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            what,
-        })
-        .to_string()
+        machine(&Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }).to_string()
     }
 
     #[test]
     fn events_keep_their_form() {
         assert_eq!(
-            text(What::Fact(Fact::Seen {
-                arch: 7,
-                firmware: Firmware::Pxe
-            })),
+            text(What::Fact(Fact::Seen { arch: 7, firmware: Firmware::Pxe })),
             r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","mac":"02:00:00:00:00:01"}"#
         );
         assert_eq!(
@@ -158,9 +150,6 @@ mod tests {
 
     #[test]
     fn one_object_is_one_line() {
-        assert_eq!(
-            note("a\nb").to_string(),
-            r#"{"event":"note","text":"a\nb"}"#
-        );
+        assert_eq!(note("a\nb").to_string(), r#"{"event":"note","text":"a\nb"}"#);
     }
 }

@@ -256,21 +256,14 @@ impl Report {
     fn message(&mut self, line: &Line) {
         self.status(None);
         // Nowhere is left to complain to if stderr is gone.
-        let _ = writeln!(
-            io::stderr(),
-            "{}{}",
-            self.stamp(),
-            line.render(self.color_err)
-        );
+        let _ = writeln!(io::stderr(), "{}{}", self.stamp(), line.render(self.color_err));
     }
 
     fn stamp(&self) -> String {
         if !self.timestamps {
             return String::new();
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         format!("{} ", units::timestamp(now.as_secs()))
     }
 
@@ -294,9 +287,7 @@ impl Report {
             return;
         }
         let mut stdout = io::stdout().lock();
-        let written = stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush());
+        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         self.deaf = written.is_err();
     }
 }

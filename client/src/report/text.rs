@@ -50,18 +50,11 @@ impl Line {
     /// A line without head and colour.
     #[must_use]
     pub fn plain(text: impl Into<String>) -> Self {
-        Self {
-            head: String::new(),
-            text: text.into(),
-            tone: Tone::Plain,
-        }
+        Self { head: String::new(), text: text.into(), tone: Tone::Plain }
     }
 
     fn toned(tone: Tone, text: impl Into<String>) -> Self {
-        Self {
-            tone,
-            ..Self::plain(text)
-        }
+        Self { tone, ..Self::plain(text) }
     }
 
     /// The line as it is written.
@@ -99,17 +92,11 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         .chain(&ready.initrds)
         .map(|file| format!("{} ({})", file.name, size(file.bytes)))
         .collect();
-    let address = facts
-        .address
-        .map(|address| format!(" ({address})"))
-        .unwrap_or_default();
+    let address = facts.address.map(|address| format!(" ({address})")).unwrap_or_default();
     let mut lines = vec![
         Line::toned(Tone::Good, format!("Ready on {}{address}", facts.interface)),
         Line::plain(format!("  serving   {}", files.join(", "))),
-        Line::plain(format!(
-            "  to        {} that boot from the network",
-            ready.can.join(" and ")
-        )),
+        Line::plain(format!("  to        {} that boot from the network", ready.can.join(" and "))),
         Line::plain(format!(
             "  open      {}, this interface only",
             ports(&facts.udp_ports, &facts.tcp_ports)
@@ -117,10 +104,7 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
     if !ready.only.is_empty() {
-        lines.push(Line::plain(format!(
-            "  only      {}",
-            ready.only.join("; ")
-        )));
+        lines.push(Line::plain(format!("  only      {}", ready.only.join("; "))));
     }
     if !ready.cannot.is_empty() {
         lines.push(Line::toned(
@@ -133,10 +117,7 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
     }
     if debug {
         lines.push(Line::plain(format!("  cmdline   {}", ready.cmdline)));
-        lines.push(Line::plain(format!(
-            "  loaders   {}",
-            ready.loaders.join(", ")
-        )));
+        lines.push(Line::plain(format!("  loaders   {}", ready.loaders.join(", "))));
         lines.push(Line::plain(format!("  lease     {}", ready.lease.number)));
     }
     lines.push(Line::plain(
@@ -154,10 +135,7 @@ fn firewall(name: &str) -> String {
             "opened (NixOS, iptables); closes when this program ends".to_owned()
         }
         backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
-        other => format!(
-            "opened ({}); closes when this program ends",
-            other.escape_default()
-        ),
+        other => format!("opened ({}); closes when this program ends", other.escape_default()),
     }
 }
 
@@ -174,17 +152,9 @@ pub fn closed(facts: &Facts) -> Line {
 /// A failure with what can be done.
 #[must_use]
 pub fn failure(failure: &Failure) -> Vec<Line> {
-    std::iter::once(Line::toned(
-        Tone::Attention,
-        format!("portcullis: {}", failure.message),
-    ))
-    .chain(
-        failure
-            .advice
-            .iter()
-            .map(|advice| Line::plain(format!("  - {advice}"))),
-    )
-    .collect()
+    std::iter::once(Line::toned(Tone::Attention, format!("portcullis: {}", failure.message)))
+        .chain(failure.advice.iter().map(|advice| Line::plain(format!("  - {advice}"))))
+        .collect()
 }
 
 /// `status`. `now` is CLOCK_BOOTTIME in microseconds, as the leases' times are.
@@ -253,11 +223,7 @@ impl Narrator {
     /// A narrator that has heard nothing yet.
     #[must_use]
     pub fn new(debug: bool, live: bool) -> Self {
-        Self {
-            debug,
-            live,
-            running: BTreeMap::new(),
-        }
+        Self { debug, live, running: BTreeMap::new() }
     }
 
     /// The lines for one event: none, or one, or with advice several.
@@ -267,13 +233,7 @@ impl Narrator {
             What::Statement(statement) => statement_lines(statement),
         };
         let head = format!("{:>8}  {}  ", time(event.at), event.mac);
-        lines
-            .into_iter()
-            .map(|line| Line {
-                head: head.clone(),
-                ..line
-            })
-            .collect()
+        lines.into_iter().map(|line| Line { head: head.clone(), ..line }).collect()
     }
 
     /// The running downloads in one line, if there are any worth it. The largest remainder first.
@@ -314,10 +274,9 @@ impl Narrator {
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
                 OfferForm::Script => detail(format!("is given the script {file}")),
             },
-            Fact::BootServer { file } => plain(format!(
-                "asks our boot server, is told to load {}",
-                last(file)
-            )),
+            Fact::BootServer { file } => {
+                plain(format!("asks our boot server, is told to load {}", last(file)))
+            }
             Fact::Ignored(why) => match why {
                 Ignored::NotSelected => plain("is not among --for-mac: left alone".to_owned()),
                 Ignored::AlreadyBooted => plain(
@@ -341,12 +300,7 @@ impl Narrator {
                 Tone::Attention,
                 format!("asks, and the answer could not be sent: {reason}"),
             )),
-            Fact::TransferStarted {
-                transfer,
-                protocol,
-                role,
-                size,
-            } => {
+            Fact::TransferStarted { transfer, protocol, role, size } => {
                 if self.running.len() >= TRANSFERS {
                     self.running.pop_first();
                 }
@@ -379,21 +333,15 @@ impl Narrator {
                 let text = format!("{}: {} of {}", role(run.role), size(*sent), size(run.size));
                 Some(Line::toned(Tone::Dim, text))
             }
-            Fact::TransferDone {
-                transfer,
-                sent,
-                milliseconds,
-                retransmissions,
-            } => {
+            Fact::TransferDone { transfer, sent, milliseconds, retransmissions } => {
                 let run = self.running.remove(transfer);
                 let (what, protocol) =
                     run.map_or((Role::Other, None), |run| (run.role, Some(run.protocol)));
                 if what == Role::Script {
                     return detail(format!("has the script ({})", size(*sent)));
                 }
-                let rate = rate(*sent, *milliseconds)
-                    .map(|rate| format!(", {rate}"))
-                    .unwrap_or_default();
+                let rate =
+                    rate(*sent, *milliseconds).map(|rate| format!(", {rate}")).unwrap_or_default();
                 let again = match retransmissions {
                     0 => String::new(),
                     1 => ", 1 packet sent again".to_owned(),
@@ -410,11 +358,7 @@ impl Narrator {
                     time(*milliseconds)
                 ))
             }
-            Fact::TransferEnded {
-                transfer,
-                sent,
-                reason,
-            } => {
+            Fact::TransferEnded { transfer, sent, reason } => {
                 let run = self.running.remove(transfer);
                 let (what, of) = run.map_or((Role::Other, String::new()), |run| {
                     (run.role, format!(" of {}", size(run.size)))
@@ -436,21 +380,15 @@ impl Narrator {
 fn statement_lines(statement: &Statement) -> Vec<Line> {
     match statement {
         Statement::HandedOver => {
-            vec![Line::toned(
-                Tone::Good,
-                "has everything: its own system starts now",
-            )]
+            vec![Line::toned(Tone::Good, "has everything: its own system starts now")]
         }
-        Statement::Stalled { step, advice } => std::iter::once(Line::toned(
-            Tone::Attention,
-            format!("nothing more since: {step}"),
-        ))
-        .chain(
-            advice
-                .iter()
-                .map(|text| Line::toned(Tone::Attention, format!("  - {text}"))),
-        )
-        .collect(),
+        Statement::Stalled { step, advice } => {
+            std::iter::once(Line::toned(Tone::Attention, format!("nothing more since: {step}")))
+                .chain(
+                    advice.iter().map(|text| Line::toned(Tone::Attention, format!("  - {text}"))),
+                )
+                .collect()
+        }
     }
 }
 
@@ -494,11 +432,7 @@ mod tests {
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
     fn at(at: u64, fact: Fact) -> Event {
-        Event {
-            at,
-            mac: MAC,
-            what: What::Fact(fact),
-        }
+        Event { at, mac: MAC, what: What::Fact(fact) }
     }
 
     fn told(narrator: &mut Narrator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
@@ -511,13 +445,7 @@ mod tests {
 
     fn a_boot() -> Vec<Event> {
         vec![
-            at(
-                0,
-                Fact::Seen {
-                    arch: 7,
-                    firmware: Firmware::Pxe,
-                },
-            ),
+            at(0, Fact::Seen { arch: 7, firmware: Firmware::Pxe }),
             at(
                 1,
                 Fact::Offered {
@@ -543,19 +471,10 @@ mod tests {
                     retransmissions: 2,
                 },
             ),
-            at(
-                2_000,
-                Fact::Seen {
-                    arch: 7,
-                    firmware: Firmware::Ipxe,
-                },
-            ),
+            at(2_000, Fact::Seen { arch: 7, firmware: Firmware::Ipxe }),
             at(
                 2_001,
-                Fact::Offered {
-                    form: OfferForm::Script,
-                    file: "http://h/boot.ipxe".to_owned(),
-                },
+                Fact::Offered { form: OfferForm::Script, file: "http://h/boot.ipxe".to_owned() },
             ),
             at(
                 2_100,
@@ -568,12 +487,7 @@ mod tests {
             ),
             at(
                 2_101,
-                Fact::TransferDone {
-                    transfer: 2,
-                    sent: 90,
-                    milliseconds: 1,
-                    retransmissions: 0,
-                },
+                Fact::TransferDone { transfer: 2, sent: 90, milliseconds: 1, retransmissions: 0 },
             ),
             at(
                 2_200,
@@ -584,27 +498,9 @@ mod tests {
                     size: 100 << 20,
                 },
             ),
-            at(
-                2_500,
-                Fact::TransferProgress {
-                    transfer: 3,
-                    sent: 20 << 20,
-                },
-            ),
-            at(
-                2_700,
-                Fact::TransferProgress {
-                    transfer: 3,
-                    sent: 30 << 20,
-                },
-            ),
-            at(
-                2_900,
-                Fact::TransferProgress {
-                    transfer: 3,
-                    sent: 40 << 20,
-                },
-            ),
+            at(2_500, Fact::TransferProgress { transfer: 3, sent: 20 << 20 }),
+            at(2_700, Fact::TransferProgress { transfer: 3, sent: 30 << 20 }),
+            at(2_900, Fact::TransferProgress { transfer: 3, sent: 40 << 20 }),
             at(
                 3_200,
                 Fact::TransferDone {
@@ -614,11 +510,7 @@ mod tests {
                     retransmissions: 0,
                 },
             ),
-            Event {
-                at: 3_200,
-                mac: MAC,
-                what: What::Statement(Statement::HandedOver),
-            },
+            Event { at: 3_200, mac: MAC, what: What::Statement(Statement::HandedOver) },
         ]
     }
 
@@ -644,10 +536,7 @@ mod tests {
     fn on_a_terminal_a_running_download_is_a_status_line() {
         let mut narrator = Narrator::new(false, true);
         let lines = told(&mut narrator, a_boot().into_iter().take(11));
-        assert!(
-            lines.iter().all(|line| !line.contains("30.0 MiB")),
-            "{lines:?}"
-        );
+        assert!(lines.iter().all(|line| !line.contains("30.0 MiB")), "{lines:?}");
         assert_eq!(
             narrator.status().as_deref(),
             Some("          52:54:00:12:34:56  initrd: 30.0 MiB of 100 MiB  60.0 MiB/s")
@@ -659,21 +548,12 @@ mod tests {
     #[test]
     fn details_come_with_debug_only() {
         let hidden = [
-            Fact::NotFound {
-                protocol: Protocol::Tftp,
-                file: "x".to_owned(),
-            },
-            Fact::Offered {
-                form: OfferForm::Script,
-                file: "http://h/boot.ipxe".to_owned(),
-            },
+            Fact::NotFound { protocol: Protocol::Tftp, file: "x".to_owned() },
+            Fact::Offered { form: OfferForm::Script, file: "http://h/boot.ipxe".to_owned() },
         ];
         for fact in hidden {
             assert!(told(&mut Narrator::new(false, false), [at(0, fact.clone())]).is_empty());
-            assert_eq!(
-                told(&mut Narrator::new(true, false), [at(0, fact)]).len(),
-                1
-            );
+            assert_eq!(told(&mut Narrator::new(true, false), [at(0, fact)]).len(), 1);
         }
     }
 
@@ -684,10 +564,7 @@ mod tests {
             mac: MAC,
             what: What::Statement(Statement::Stalled {
                 step: "the boot loader was fetched".to_owned(),
-                advice: vec![
-                    "switch Secure Boot off".to_owned(),
-                    "try ipxe.efi".to_owned(),
-                ],
+                advice: vec!["switch Secure Boot off".to_owned(), "try ipxe.efi".to_owned()],
             }),
         };
         let lines = Narrator::new(false, false).tell(&stalled);
@@ -701,24 +578,12 @@ mod tests {
                 "  - try ipxe.efi"
             ]
         );
-        let ended = Fact::TransferEnded {
-            transfer: 9,
-            sent: 2048,
-            reason: "no answer".to_owned(),
-        };
+        let ended = Fact::TransferEnded { transfer: 9, sent: 2048, reason: "no answer".to_owned() };
         let lines = Narrator::new(false, false).tell(&at(5, ended));
-        assert_eq!(
-            lines[0].text,
-            "stopped fetching the file after 2.0 KiB: no answer"
-        );
+        assert_eq!(lines[0].text, "stopped fetching the file after 2.0 KiB: no answer");
         let refused = Fact::Ignored(Ignored::NoLoader { arch: 11 });
         let lines = Narrator::new(false, false).tell(&at(5, refused));
-        assert!(
-            lines[0]
-                .text
-                .ends_with("no boot loader for 64-bit ARM UEFI"),
-            "{lines:?}"
-        );
+        assert!(lines[0].text.ends_with("no boot loader for 64-bit ARM UEFI"), "{lines:?}");
     }
 
     #[test]
@@ -738,11 +603,7 @@ mod tests {
 
     #[test]
     fn colour_is_only_there_when_asked_for() {
-        let line = Line {
-            head: "h ".to_owned(),
-            text: "t".to_owned(),
-            tone: Tone::Good,
-        };
+        let line = Line { head: "h ".to_owned(), text: "t".to_owned(), tone: Tone::Good };
         assert_eq!(line.render(false), "h t");
         assert_eq!(line.render(true), "h \x1b[32mt\x1b[0m");
         assert_eq!(Line::plain("t").render(true), "t");

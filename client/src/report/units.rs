@@ -73,11 +73,7 @@ pub fn timestamp(seconds: u64) -> String {
     let day = day - (365 * year + year / 4 - year / 100);
     let from_march = (5 * day + 2) / 153;
     let day = day - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
@@ -145,10 +141,7 @@ mod tests {
 
     #[test]
     fn lists_of_ports() {
-        assert_eq!(
-            ports(&[67, 69, 4011], &[64172]),
-            "UDP 67, 69, 4011 and TCP 64172"
-        );
+        assert_eq!(ports(&[67, 69, 4011], &[64172]), "UDP 67, 69, 4011 and TCP 64172");
         assert_eq!(ports(&[], &[80]), "TCP 80");
         assert_eq!(ports(&[], &[]), "no port");
     }

@@ -45,9 +45,9 @@ impl OpenError {
                 "portcullis reads it as you do: make it readable, or copy it to a place of yours",
             ),
             What::Io(error) => failure(format!("the {role} {path} cannot be read: {error}")),
-            What::Directory => failure(format!(
-                "the {role} {path} is a directory, and a file is needed"
-            )),
+            What::Directory => {
+                failure(format!("the {role} {path} is a directory, and a file is needed"))
+            }
             What::NotRegular => failure(format!("the {role} {path} is not a regular file")),
             What::Empty => failure(format!("the {role} {path} is empty")),
         }
@@ -59,10 +59,7 @@ impl OpenError {
 /// # Errors
 /// [`OpenError`], which knows the path.
 pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
-    let fault = |what| OpenError {
-        path: path.to_owned(),
-        what,
-    };
+    let fault = |what| OpenError { path: path.to_owned(), what };
     // O_NONBLOCK: a FIFO in the place of a file must not hold the program; no effect on files.
     let file = OpenOptions::new()
         .read(true)
@@ -79,11 +76,7 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
     if facts.len() == 0 {
         return Err(fault(What::Empty));
     }
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Blob {
         name,
         file: Arc::new(file),

@@ -31,11 +31,7 @@ fn pe_machine(head: &[u8]) -> Option<u16> {
     if !starts(head, 0, b"MZ") {
         return None;
     }
-    let offset = head
-        .get(0x3c..0x40)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)?;
+    let offset = head.get(0x3c..0x40)?.try_into().ok().map(u32::from_le_bytes)?;
     let offset = usize::try_from(offset).ok()?;
     let header = head.get(offset..)?;
     if !header.starts_with(b"PE\0\0") {
@@ -45,8 +41,7 @@ fn pe_machine(head: &[u8]) -> Option<u16> {
 }
 
 fn starts(head: &[u8], offset: usize, magic: &[u8]) -> bool {
-    head.get(offset..)
-        .is_some_and(|rest| rest.starts_with(magic))
+    head.get(offset..).is_some_and(|rest| rest.starts_with(magic))
 }
 
 #[cfg(test)]

@@ -38,20 +38,13 @@ pub fn open(
         if !initrds.is_empty() {
             return Err(Failure::new(
                 Code::Source,
-                format!(
-                    "{} is a directory, and initrds were named beside it",
-                    kernel.display()
-                ),
+                format!("{} is a directory, and initrds were named beside it", kernel.display()),
             )
             .advise("name the directory alone, or the kernel file and its initrds"));
         }
         directory(kernel, cmdline)?
     } else {
-        (
-            open_kernel(kernel)?,
-            open_all(initrds)?,
-            cmdline.unwrap_or_default().trim().to_owned(),
-        )
+        (open_kernel(kernel)?, open_all(initrds)?, cmdline.unwrap_or_default().trim().to_owned())
     };
     if cmdline.len() >= CMDLINE_LIMIT {
         return Err(Failure::new(
@@ -63,12 +56,7 @@ pub fn open(
             ),
         ));
     }
-    Ok(Generation {
-        token: token()?,
-        kernel,
-        initrds,
-        cmdline,
-    })
+    Ok(Generation { token: token()?, kernel, initrds, cmdline })
 }
 
 /// A NixOS netboot build: `<kernel target>`, `initrd`, `netboot.ipxe`
@@ -111,12 +99,7 @@ fn directory(directory: &Path, extra: Option<&str>) -> Result<(Blob, Vec<Blob>, 
             ));
         }
     };
-    let cmdline = own
-        .as_deref()
-        .into_iter()
-        .chain(extra)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let cmdline = own.as_deref().into_iter().chain(extra).collect::<Vec<_>>().join(" ");
     Ok((kernel, vec![initrd], cmdline))
 }
 
@@ -124,9 +107,7 @@ fn read_script(path: &Path) -> Result<String, Failure> {
     let fault = |what: String| Failure::new(Code::Source, format!("{}: {what}", path.display()));
     let blob = open_blob(path).map_err(|error| error.failure("script"))?;
     if blob.length > SCRIPT_LIMIT {
-        return Err(fault(format!(
-            "larger than {SCRIPT_LIMIT} octets: that is no netboot.ipxe"
-        )));
+        return Err(fault(format!("larger than {SCRIPT_LIMIT} octets: that is no netboot.ipxe")));
     }
     let text = read_head(&blob, SCRIPT_LIMIT).map_err(|error| fault(error.to_string()))?;
     let text = String::from_utf8(text).map_err(|_| fault("not a text".to_owned()))?;
@@ -152,10 +133,7 @@ fn open_kernel(path: &Path) -> Result<Blob, Failure> {
 }
 
 fn open_all(paths: &[PathBuf]) -> Result<Vec<Blob>, Failure> {
-    paths
-        .iter()
-        .map(|path| open_blob(path).map_err(|error| error.failure("initrd")))
-        .collect()
+    paths.iter().map(|path| open_blob(path).map_err(|error| error.failure("initrd"))).collect()
 }
 
 /// 128 random bits as 32 hexadecimal digits.
@@ -164,17 +142,12 @@ fn token() -> Result<String, Failure> {
     let got = rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty());
     // Up to 256 octets come whole once the pool is seeded (getrandom(2)).
     if got != Ok(octets.len()) {
-        return Err(Failure::new(
-            Code::Internal,
-            "the kernel gave no random numbers",
-        ));
+        return Err(Failure::new(Code::Internal, "the kernel gave no random numbers"));
     }
-    Ok(octets
-        .iter()
-        .fold(String::with_capacity(32), |mut text, octet| {
-            let _ = write!(text, "{octet:02x}");
-            text
-        }))
+    Ok(octets.iter().fold(String::with_capacity(32), |mut text, octet| {
+        let _ = write!(text, "{octet:02x}");
+        text
+    }))
 }
 
 #[cfg(test)]
@@ -202,30 +175,16 @@ mod tests {
 
     #[test]
     fn a_nixos_build_directory_is_one_generation() {
-        let build = build(&[
-            ("bzImage", &bzimage()),
-            ("initrd", b"cpio"),
-            ("netboot.ipxe", SCRIPT),
-        ]);
+        let build =
+            build(&[("bzImage", &bzimage()), ("initrd", b"cpio"), ("netboot.ipxe", SCRIPT)]);
         let link = build.path().join("result");
         std::os::unix::fs::symlink(build.path(), &link).unwrap();
         let generation = open(&link, &[], Some(" console=ttyS0 ")).unwrap();
-        assert_eq!(
-            generation.cmdline,
-            "init=/nix/store/x/init loglevel=4 console=ttyS0"
-        );
-        assert_eq!(
-            (generation.kernel.name.as_str(), generation.kernel.length),
-            ("bzImage", 1024)
-        );
+        assert_eq!(generation.cmdline, "init=/nix/store/x/init loglevel=4 console=ttyS0");
+        assert_eq!((generation.kernel.name.as_str(), generation.kernel.length), ("bzImage", 1024));
         assert_eq!(generation.initrds.len(), 1);
         assert_eq!(generation.token.len(), 32);
-        assert!(
-            generation
-                .token
-                .bytes()
-                .all(|digit| digit.is_ascii_hexdigit())
-        );
+        assert!(generation.token.bytes().all(|digit| digit.is_ascii_hexdigit()));
         assert_ne!(generation.token, open(&link, &[], None).unwrap().token);
     }
 
@@ -233,12 +192,8 @@ mod tests {
     fn what_was_opened_stays_when_the_build_is_replaced() {
         let build = build(&[("k", &bzimage()), ("i", b"old")]);
         let initrd = build.path().join("i");
-        let generation = open(
-            &build.path().join("k"),
-            std::slice::from_ref(&initrd),
-            Some("a=b"),
-        )
-        .unwrap();
+        let generation =
+            open(&build.path().join("k"), std::slice::from_ref(&initrd), Some("a=b")).unwrap();
         std::fs::remove_file(&initrd).unwrap();
         std::fs::write(&initrd, b"new one").unwrap();
         assert_eq!(read_head(&generation.initrds[0], 16).unwrap(), b"old");
@@ -246,12 +201,8 @@ mod tests {
 
     #[test]
     fn each_fault_of_a_source_names_the_file_and_what_is_wrong() {
-        let build = build(&[
-            ("k", &bzimage()),
-            ("empty", b""),
-            ("text", b"#!/bin/sh\n"),
-            ("i", b"cpio"),
-        ]);
+        let build =
+            build(&[("k", &bzimage()), ("empty", b""), ("text", b"#!/bin/sh\n"), ("i", b"cpio")]);
         let at = |name: &str| build.path().join(name);
         let bare = tempfile::tempdir().unwrap();
         for (kernel, initrds, word) in [
@@ -270,27 +221,14 @@ mod tests {
             assert!(failure.message.contains(word), "{word}: {failure}");
         }
         let long = "x".repeat(CMDLINE_LIMIT);
-        assert!(
-            open(&at("k"), &[], Some(&long))
-                .unwrap_err()
-                .message
-                .contains("2047")
-        );
+        assert!(open(&at("k"), &[], Some(&long)).unwrap_err().message.contains("2047"));
         assert!(open(&at("k"), &[], Some(&long[1..])).is_ok());
     }
 
     #[test]
     fn a_directory_without_script_needs_a_command_line() {
         let build = build(&[("Image", &bzimage()), ("initrd", b"cpio")]);
-        assert!(
-            open(build.path(), &[], None)
-                .unwrap_err()
-                .message
-                .contains("netboot.ipxe")
-        );
-        assert_eq!(
-            open(build.path(), &[], Some("init=/i")).unwrap().cmdline,
-            "init=/i"
-        );
+        assert!(open(build.path(), &[], None).unwrap_err().message.contains("netboot.ipxe"));
+        assert_eq!(open(build.path(), &[], Some("init=/i")).unwrap().cmdline, "init=/i");
     }
 }

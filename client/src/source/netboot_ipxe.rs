@@ -28,10 +28,7 @@ pub enum ScriptError {
 /// See [`ScriptError`].
 pub fn cmdline(script: &str) -> Result<String, ScriptError> {
     let mut lines = script.lines();
-    if !lines
-        .next()
-        .is_some_and(|line| line.trim_end().starts_with("#!ipxe"))
-    {
+    if !lines.next().is_some_and(|line| line.trim_end().starts_with("#!ipxe")) {
         return Err(ScriptError::NotIpxe);
     }
     let mut kernels = lines.filter_map(|line| {
@@ -102,14 +99,8 @@ mod tests {
     fn what_cannot_be_known_is_an_error() {
         assert_eq!(cmdline("kernel bzImage a"), Err(ScriptError::NotIpxe));
         assert_eq!(cmdline(""), Err(ScriptError::NotIpxe));
-        assert_eq!(
-            cmdline("#!ipxe\n# kernel bzImage\nboot\n"),
-            Err(ScriptError::NoKernel)
-        );
-        assert_eq!(
-            cmdline("#!ipxe\nkernel a\nkernel b\n"),
-            Err(ScriptError::SeveralKernels)
-        );
+        assert_eq!(cmdline("#!ipxe\n# kernel bzImage\nboot\n"), Err(ScriptError::NoKernel));
+        assert_eq!(cmdline("#!ipxe\nkernel a\nkernel b\n"), Err(ScriptError::SeveralKernels));
         assert_eq!(
             cmdline("#!ipxe\nkernel a ip=${ip}\n"),
             Err(ScriptError::Variable("ip=${ip}".to_owned()))

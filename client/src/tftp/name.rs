@@ -53,10 +53,7 @@ impl Name {
             }
             _ => {}
         }
-        Self::Unknown {
-            mac,
-            file: printable(raw),
-        }
+        Self::Unknown { mac, file: printable(raw) }
     }
 }
 

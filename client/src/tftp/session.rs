@@ -48,24 +48,13 @@ pub(super) async fn run(
     let mut next = Some(job);
     while let Some(job) = next {
         let length = job.blob.length;
-        let download = Download::new(
-            Arc::clone(&witness),
-            job.mac,
-            Protocol::Tftp,
-            Role::Loader,
-            length,
-        );
+        let download =
+            Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, Role::Loader, length);
         next = match open_socket(&settings) {
             Ok(socket) => {
-                let session = Session {
-                    socket,
-                    peer,
-                    window: Window::new(&job.blob),
-                    began: Instant::now(),
-                };
-                session
-                    .serve(&job, settings.mtu, download, &mut requests)
-                    .await
+                let session =
+                    Session { socket, peer, window: Window::new(&job.blob), began: Instant::now() };
+                session.serve(&job, settings.mtu, download, &mut requests).await
             }
             Err(error) => {
                 download.ended(format!("no socket for the transfer: {error}"));
@@ -150,9 +139,7 @@ impl Session {
                 }
             };
             if let Err(failure) = sent {
-                let _ = self
-                    .send(&error(ErrorCode::Undefined, "the file cannot be read"))
-                    .await;
+                let _ = self.send(&error(ErrorCode::Undefined, "the file cannot be read")).await;
                 download.ended(failure.to_string());
                 return None;
             }
@@ -184,11 +171,7 @@ impl Session {
                 Wake::Request(again) => {
                     let repeats = again.request == job.request && !transfer.under_way();
                     pending = Some((again, now));
-                    if repeats {
-                        transfer.repeat(now)
-                    } else {
-                        Action::Wait
-                    }
+                    if repeats { transfer.repeat(now) } else { Action::Wait }
                 }
                 Wake::Deadline => match pending.take() {
                     Some((again, _)) if again.request != job.request || transfer.under_way() => {
@@ -234,9 +217,7 @@ impl Session {
 fn refused(download: Download, code: u16, message: &[u8]) {
     if download.started() {
         let message = printable(message);
-        download.ended(format!(
-            "the machine broke off: TFTP error {code} \"{message}\""
-        ));
+        download.ended(format!("the machine broke off: TFTP error {code} \"{message}\""));
     } else {
         download.forget();
     }
@@ -272,11 +253,7 @@ struct Window {
 
 impl Window {
     fn new(blob: &Blob) -> Self {
-        Self {
-            blob: blob.clone(),
-            octets: Vec::new(),
-            start: 0,
-        }
+        Self { blob: blob.clone(), octets: Vec::new(), start: 0 }
     }
 
     /// The octets of `count` blocks from block `first` on, fewer at the end of the file.
@@ -295,8 +272,7 @@ impl Window {
                 tokio::task::spawn_blocking(move || read_at(&file, from, ahead, octets)).await??;
             self.start = from;
         }
-        self.slice(from, wanted)
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.slice(from, wanted).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn slice(&self, from: u64, wanted: usize) -> Option<&[u8]> {

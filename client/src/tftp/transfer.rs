@@ -54,9 +54,7 @@ impl Agreement {
     /// Grants of `asked` what this server can do, never more than was asked.
     pub fn new(asked: Options, length: u64, mtu: u16) -> Self {
         let largest = mtu.saturating_sub(HEADERS).clamp(DEFAULT_BLOCK, MAX_BLOCK);
-        let block = asked
-            .block
-            .map_or(DEFAULT_BLOCK, |block| block.min(largest));
+        let block = asked.block.map_or(DEFAULT_BLOCK, |block| block.min(largest));
         let in_memory = MAX_WINDOW_OCTETS / usize::from(block);
         let most = MAX_WINDOW.min(u16::try_from(in_memory).unwrap_or(u16::MAX));
         let window = asked.window.map_or(1, |window| window.min(most));
@@ -158,10 +156,9 @@ impl Transfer {
     pub fn receive(&mut self, datagram: &[u8], now: Duration) -> Action {
         match Packet::parse(datagram) {
             Ok(Packet::Ack(block)) => self.receive_ack(block, now),
-            Ok(Packet::Error { code, message }) => Action::Refused {
-                code,
-                message: message.to_vec(),
-            },
+            Ok(Packet::Error { code, message }) => {
+                Action::Refused { code, message: message.to_vec() }
+            }
             _ => Action::Wait,
         }
     }
@@ -242,29 +239,21 @@ impl Transfer {
     fn send(&mut self, now: Duration) -> Action {
         self.deadline = now + self.pause;
         if self.negotiating {
-            return self
-                .agreement
-                .oack
-                .clone()
-                .map_or(Action::Wait, Action::Oack);
+            return self.agreement.oack.clone().map_or(Action::Wait, Action::Oack);
         }
         let count = u16::try_from(self.last - self.acknowledged)
             .unwrap_or(u16::MAX)
             .min(self.agreement.window);
         self.sent = self.acknowledged + u64::from(count);
-        Action::Window {
-            first: self.acknowledged + 1,
-            count,
-        }
+        Action::Window { first: self.acknowledged + 1, count }
     }
 
     fn measure(&mut self, sample: Duration) {
         self.round_trip = Some(match self.round_trip {
             None => (sample, sample / 2),
-            Some((smooth, variation)) => (
-                smooth * 7 / 8 + sample / 8,
-                variation * 3 / 4 + smooth.abs_diff(sample) / 4,
-            ),
+            Some((smooth, variation)) => {
+                (smooth * 7 / 8 + sample / 8, variation * 3 / 4 + smooth.abs_diff(sample) / 4)
+            }
         });
     }
 
@@ -278,9 +267,9 @@ impl Transfer {
 }
 
 fn ceiling(agreement: &Agreement) -> Duration {
-    agreement.timeout.map_or(MAX_PAUSE, |seconds| {
-        MAX_PAUSE.min(Duration::from_secs(seconds.into()))
-    })
+    agreement
+        .timeout
+        .map_or(MAX_PAUSE, |seconds| MAX_PAUSE.min(Duration::from_secs(seconds.into())))
 }
 
 #[cfg(test)]

@@ -97,9 +97,7 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Checks length, `op`, cookie and `hlen` (6 to 16: EDK2 can send a GUID as `chaddr`).
     pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
-        let (header, options) = datagram
-            .split_first_chunk::<HEADER>()
-            .ok_or(Malformed::Short)?;
+        let (header, options) = datagram.split_first_chunk::<HEADER>().ok_or(Malformed::Short)?;
         let message = Self { header, options };
         if message.op() != BOOTREQUEST {
             return Err(Malformed::NotRequest);
@@ -222,9 +220,9 @@ impl<'a> Iterator for Options<'a> {
             self.0 = rest;
         }
         let whole = match *self.0 {
-            [code, length, ref rest @ ..] if code != option::END => rest
-                .split_at_checked(usize::from(length))
-                .map(|(data, rest)| ((code, data), rest)),
+            [code, length, ref rest @ ..] if code != option::END => {
+                rest.split_at_checked(usize::from(length)).map(|(data, rest)| ((code, data), rest))
+            }
             _ => None,
         };
         // What follows an incomplete option cannot be told apart from its data.
@@ -248,10 +246,7 @@ mod tests {
     }
 
     fn option_of(bytes: &[u8], code: u8) -> Option<Vec<u8>> {
-        Message::parse(bytes)
-            .unwrap()
-            .option(code)
-            .map(Cow::into_owned)
+        Message::parse(bytes).unwrap().option(code).map(Cow::into_owned)
     }
 
     #[test]
@@ -291,22 +286,13 @@ mod tests {
 
     #[test]
     fn wire_07_overloaded_fields_are_read_in_order_file_then_sname() {
-        for (overload, expected) in [
-            (0, &b"a"[..]),
-            (1, b"ab"),
-            (2, b"ac"),
-            (3, b"abc"),
-            (4, b"a"),
-            (7, b"a"),
-        ] {
+        for (overload, expected) in
+            [(0, &b"a"[..]), (1, b"ab"), (2, b"ac"), (3, b"abc"), (4, b"a"), (7, b"a")]
+        {
             let mut bytes = request(&[52, 1, overload, 77, 1, b'a', 255]);
             bytes[108..112].copy_from_slice(&[77, 1, b'b', 255]);
             bytes[44..48].copy_from_slice(&[77, 1, b'c', 255]);
-            assert_eq!(
-                option_of(&bytes, 77).unwrap(),
-                expected,
-                "overload {overload}"
-            );
+            assert_eq!(option_of(&bytes, 77).unwrap(), expected, "overload {overload}");
         }
         // A field may not send the reader on to itself.
         let mut bytes = request(&[52, 1, 1, 255]);

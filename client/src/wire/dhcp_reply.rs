@@ -107,11 +107,7 @@ impl Reply {
             push(&mut out, option::VENDOR, &vendor);
         }
         // EDK2 writes a NUL behind a name that has none, over the next option's code.
-        push(
-            &mut out,
-            option::BOOT_FILE,
-            format!("{}\0", self.boot_file).as_bytes(),
-        );
+        push(&mut out, option::BOOT_FILE, format!("{}\0", self.boot_file).as_bytes());
         push_echo(&mut out, option::MACHINE_ID, self.machine_id.as_deref());
         push_echo(&mut out, option::CLIENT_ID, self.client_id.as_deref());
         push_echo(&mut out, option::RELAY, self.relay.as_deref());

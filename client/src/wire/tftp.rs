@@ -151,18 +151,12 @@ fn parse_read(rest: &[u8]) -> Result<Request, Malformed> {
             _ => {}
         }
     }
-    Ok(Request {
-        file: file.to_vec(),
-        options,
-    })
+    Ok(Request { file: file.to_vec(), options })
 }
 
 /// Splits behind the first NUL.
 fn take_string(octets: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let end = octets
-        .iter()
-        .position(|&octet| octet == 0)
-        .ok_or(Malformed::Unterminated)?;
+    let end = octets.iter().position(|&octet| octet == 0).ok_or(Malformed::Unterminated)?;
     let (string, rest) = octets.split_at(end);
     Ok((string, rest.get(1..).unwrap_or(&[])))
 }
@@ -173,11 +167,9 @@ fn decimal(digits: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0_u64, |number, digit| {
-        digit.is_ascii_digit().then(|| {
-            number
-                .saturating_mul(10)
-                .saturating_add(u64::from(digit - b'0'))
-        })
+        digit
+            .is_ascii_digit()
+            .then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
     })
 }
 
@@ -222,36 +214,18 @@ mod tests {
     use super::*;
 
     fn read(file: &[u8], options: Options) -> Result<Packet<'static>, Malformed> {
-        Ok(Packet::Read(Request {
-            file: file.to_vec(),
-            options,
-        }))
+        Ok(Packet::Read(Request { file: file.to_vec(), options }))
     }
 
     #[test]
     fn wire_43_packets_are_read_or_refused() {
         for (octets, expected) in [
-            (
-                &b"\0\x01boot\0octet\0"[..],
-                read(b"boot", Options::default()),
-            ),
+            (&b"\0\x01boot\0octet\0"[..], read(b"boot", Options::default())),
             (b"\0\x02boot\0octet\0", Ok(Packet::Write)),
             (b"\0\x04\x12\x34", Ok(Packet::Ack(0x1234))),
             (b"\0\x04\x12\x34padding", Ok(Packet::Ack(0x1234))),
-            (
-                b"\0\x05\0\x08no\0thing",
-                Ok(Packet::Error {
-                    code: 8,
-                    message: b"no",
-                }),
-            ),
-            (
-                b"\0\x05\0\x08no",
-                Ok(Packet::Error {
-                    code: 8,
-                    message: b"no",
-                }),
-            ),
+            (b"\0\x05\0\x08no\0thing", Ok(Packet::Error { code: 8, message: b"no" })),
+            (b"\0\x05\0\x08no", Ok(Packet::Error { code: 8, message: b"no" })),
             (b"", Err(Malformed::Short)),
             (b"\0", Err(Malformed::Short)),
             (b"\0\x04\0", Err(Malformed::Short)),
@@ -264,10 +238,7 @@ mod tests {
             (b"\0\x01boot", Err(Malformed::Unterminated)),
             (b"\0\x01boot\0octet", Err(Malformed::Unterminated)),
             (b"\0\x01boot\0octet\0tsize\0", Err(Malformed::Unterminated)),
-            (
-                b"\0\x01boot\0octet\0tsize\x000",
-                Err(Malformed::Unterminated),
-            ),
+            (b"\0\x01boot\0octet\0tsize\x000", Err(Malformed::Unterminated)),
             (b"\0\x01boot\0mail\0", Err(Malformed::Mode)),
         ] {
             assert_eq!(Packet::parse(octets), expected, "{octets:?}");
@@ -282,12 +253,7 @@ mod tests {
 
     #[test]
     fn wire_44_names_of_options_and_mode_in_any_case() {
-        let all = Options {
-            block: Some(1468),
-            timeout: Some(3),
-            size: true,
-            window: Some(4),
-        };
+        let all = Options { block: Some(1468), timeout: Some(3), size: true, window: Some(4) };
         for octets in [
             &b"\0\x01f\0octet\0blksize\x001468\0timeout\x003\0tsize\x000\0windowsize\x004\0"[..],
             b"\0\x01f\0OcTeT\0BLKSIZE\x001468\0TimeOut\x003\0TSIZE\x000\0WindowSize\x004\0",
@@ -309,18 +275,10 @@ mod tests {
             b"\0\x01f\0octet\0timeout\x00256\0",
             b"\0\x01f\0octet\0tsize\0what\0",
         ] {
-            assert_eq!(
-                Packet::parse(octets),
-                read(b"f", Options::default()),
-                "{octets:?}"
-            );
+            assert_eq!(Packet::parse(octets), read(b"f", Options::default()), "{octets:?}");
         }
         let huge = b"\0\x01f\0octet\0blksize\x0099999999999999999999999\0windowsize\x0070000\0";
-        let capped = Options {
-            block: Some(65535),
-            window: Some(65535),
-            ..Options::default()
-        };
+        let capped = Options { block: Some(65535), window: Some(65535), ..Options::default() };
         assert_eq!(Packet::parse(huge), read(b"f", capped));
     }
 
@@ -329,10 +287,7 @@ mod tests {
         assert_eq!(data_header(1), [0, 3, 0, 1]);
         assert_eq!(data_header(65535), [0, 3, 255, 255]);
         assert_eq!(data_header(65536), [0, 3, 0, 0]);
-        assert_eq!(
-            error(ErrorCode::NotFound, "no such file"),
-            b"\0\x05\0\x01no such file\0"
-        );
+        assert_eq!(error(ErrorCode::NotFound, "no such file"), b"\0\x05\0\x01no such file\0");
         assert_eq!(
             oack(&[("blksize", 1468), ("tsize", 5_000_000_000)]),
             b"\0\x06blksize\x001468\0tsize\x005000000000\0"

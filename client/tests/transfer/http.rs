@@ -49,11 +49,7 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
         facts.clone(),
         Arc::new(AllButOne),
     ));
-    Server {
-        address,
-        facts,
-        _runtime: runtime,
-    }
+    Server { address, facts, _runtime: runtime }
 }
 
 impl Server {
@@ -69,19 +65,14 @@ impl Server {
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let end = answer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         let body = answer.split_off(end + 4);
         (String::from_utf8(answer).unwrap().to_lowercase(), body)
     }
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream
     }
 }
@@ -106,14 +97,7 @@ fn without_date(header: &str) -> Vec<&str> {
 #[test]
 fn wire_35_head_and_get_agree() {
     let server = serve(blob(&content(300_000)));
-    for file in [
-        "boot.ipxe",
-        "kernel",
-        "initrd0",
-        "initrd1",
-        "initrd2",
-        "nothing",
-    ] {
+    for file in ["boot.ipxe", "kernel", "initrd0", "initrd1", "initrd2", "nothing"] {
         for headers in ["", "If-None-Match: *\r\n", "If-Match: \"x\"\r\n"] {
             let (head, nothing) = server.raw("HEAD", &path(file), headers);
             let (get, body) = server.raw("GET", &path(file), headers);
@@ -160,39 +144,21 @@ fn wire_38_curl_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let local = folder.path().join("kernel");
     std::fs::write(&local, &content(300_000)[..123_456]).unwrap();
-    let output = run(
-        "curl",
-        &[
-            "-sSfC",
-            "-",
-            "-o",
-            local.to_str().unwrap(),
-            &server.url("kernel"),
-        ],
-    );
+    let output = run("curl", &["-sSfC", "-", "-o", local.to_str().unwrap(), &server.url("kernel")]);
     assert!(output.status.success(), "{output:?}");
     assert!(std::fs::read(&local).unwrap() == content(300_000));
     let facts = server.facts.wait(2);
-    assert!(
-        matches!(facts[1], Fact::TransferDone { sent: 300_000, .. }),
-        "{facts:?}"
-    );
+    assert!(matches!(facts[1], Fact::TransferDone { sent: 300_000, .. }), "{facts:?}");
 
     let ranged = |range: &str| server.raw("GET", &path("kernel"), &format!("Range: {range}\r\n"));
     let (header, body) = ranged("bytes=10-19");
     assert!(header.starts_with("http/1.1 206"), "{header}");
-    assert!(
-        header.contains("content-range: bytes 10-19/300000\r\n"),
-        "{header}"
-    );
+    assert!(header.contains("content-range: bytes 10-19/300000\r\n"), "{header}");
     assert!(header.contains("content-length: 10\r\n"), "{header}");
     assert_eq!(body, content(300_000)[10..20]);
     let (header, body) = ranged("bytes=300000-");
     assert!(header.starts_with("http/1.1 416"), "{header}");
-    assert!(
-        header.contains("content-range: bytes */300000\r\n"),
-        "{header}"
-    );
+    assert!(header.contains("content-range: bytes */300000\r\n"), "{header}");
     assert!(header.contains(&format!("content-length: {}\r\n", body.len())));
     for range in ["bytes=0-1,4-5", "0-299999", "bytes=x"] {
         let (header, body) = ranged(range);
@@ -208,15 +174,8 @@ fn wire_39_what_is_not_there_is_404_at_once() {
     let unwanted = path("kernel").replace("52-54-00-12-34-fe", UNWANTED);
     let no_mac = format!("/{TOKEN}/kernel");
     let climbing = path("../../etc/passwd");
-    let quiet = [
-        "/",
-        "/kernel",
-        "/favicon.ico",
-        &wrong_token,
-        &unwanted,
-        &no_mac,
-        &path("autoexec.ipxe"),
-    ];
+    let quiet =
+        ["/", "/kernel", "/favicon.ico", &wrong_token, &unwanted, &no_mac, &path("autoexec.ipxe")];
     for file in quiet {
         let (header, body) = server.raw("GET", file, "");
         assert!(header.starts_with("http/1.1 404"), "{file}: {header}");
@@ -225,10 +184,7 @@ fn wire_39_what_is_not_there_is_404_at_once() {
     assert_eq!(server.facts.wait(0), []);
     let (header, _) = server.raw("GET", &climbing, "");
     assert!(header.starts_with("http/1.1 404"), "{header}");
-    let not_found = Fact::NotFound {
-        protocol: Protocol::Http,
-        file: "../../etc/passwd".into(),
-    };
+    let not_found = Fact::NotFound { protocol: Protocol::Http, file: "../../etc/passwd".into() };
     assert_eq!(server.facts.wait(1), [not_found]);
 }
 
@@ -240,10 +196,7 @@ fn wire_40_lengths_beyond_4_gib_are_exact() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"end", length - 3).unwrap();
     let server = serve(blob_of(file, length));
     let (header, _) = server.raw("HEAD", &path("kernel"), "");
-    assert!(
-        header.contains("content-length: 5000000000\r\n"),
-        "{header}"
-    );
+    assert!(header.contains("content-length: 5000000000\r\n"), "{header}");
     let (header, body) = server.raw("GET", &path("kernel"), "Range: bytes=-5\r\n");
     assert!(
         header.contains("content-range: bytes 4999999995-4999999999/5000000000\r\n"),
@@ -264,17 +217,8 @@ fn a_get_is_one_download_and_head_or_a_look_inside_is_none() {
     let mut done = Vec::new();
     for pair in facts.chunks(2) {
         let [
-            Fact::TransferStarted {
-                transfer,
-                protocol: Protocol::Http,
-                role,
-                size,
-            },
-            Fact::TransferDone {
-                transfer: same,
-                sent,
-                ..
-            },
+            Fact::TransferStarted { transfer, protocol: Protocol::Http, role, size },
+            Fact::TransferDone { transfer: same, sent, .. },
         ] = pair
         else {
             panic!("{facts:?}");
@@ -301,10 +245,7 @@ fn a_machine_that_goes_away_ends_its_download() {
         panic!("{facts:?}");
     };
     assert!(*sent < 20_000_000);
-    assert_eq!(
-        reason,
-        "the connection was closed before the end of the file"
-    );
+    assert_eq!(reason, "the connection was closed before the end of the file");
 }
 
 #[test]
@@ -368,8 +309,5 @@ fn an_empty_file_is_done_at_once() {
     assert!(header.contains("content-length: 0\r\n"), "{header}");
     assert_eq!(body, b"");
     let facts = server.facts.wait(2);
-    assert!(
-        matches!(facts[1], Fact::TransferDone { sent: 0, .. }),
-        "{facts:?}"
-    );
+    assert!(matches!(facts[1], Fact::TransferDone { sent: 0, .. }), "{facts:?}");
 }

@@ -64,9 +64,7 @@ impl Admission for AllButOne {
 
 /// Content in which every misplaced block shows.
 fn content(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| (at * 31 + at / 251).to_le_bytes()[0])
-        .collect()
+    (0..length).map(|at| (at * 31 + at / 251).to_le_bytes()[0]).collect()
 }
 
 fn blob(content: &[u8]) -> Blob {
@@ -86,11 +84,7 @@ fn blob_of(file: File, length: u64) -> Blob {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 /// Runs a program that has to be installed: packages tftp-hpa, atftp, curl.

@@ -26,26 +26,12 @@ struct Server {
 fn serve(blob: Blob) -> Server {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
-    let settings = Settings {
-        address: Ipv4Addr::LOCALHOST,
-        interface: "lo".into(),
-        mtu: 1500,
-    };
+    let settings = Settings { address: Ipv4Addr::LOCALHOST, interface: "lo".into(), mtu: 1500 };
     let facts = Arc::new(Facts::default());
     let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
     let runtime = runtime();
-    runtime.spawn(serve_tftp(
-        socket,
-        settings,
-        files,
-        facts.clone(),
-        Arc::new(AllButOne),
-    ));
-    Server {
-        address,
-        facts,
-        _runtime: runtime,
-    }
+    runtime.spawn(serve_tftp(socket, settings, files, facts.clone(), Arc::new(AllButOne)));
+    Server { address, facts, _runtime: runtime }
 }
 
 impl Server {
@@ -60,9 +46,7 @@ struct Machine(UdpSocket);
 impl Machine {
     fn new() -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(3)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         Self(socket)
     }
 
@@ -82,26 +66,15 @@ impl Machine {
     }
 
     fn silent(&self) -> bool {
-        self.0
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
+        self.0.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         self.0.recv_from(&mut [0; 16]).is_err()
     }
 }
 
 fn assert_one_download(facts: &[Fact], length: u64) {
     let [
-        Fact::TransferStarted {
-            transfer,
-            protocol: Protocol::Tftp,
-            role: Role::Loader,
-            size,
-        },
-        Fact::TransferDone {
-            transfer: done,
-            sent,
-            ..
-        },
+        Fact::TransferStarted { transfer, protocol: Protocol::Tftp, role: Role::Loader, size },
+        Fact::TransferDone { transfer: done, sent, .. },
     ] = facts
     else {
         panic!("{facts:?}");
@@ -120,16 +93,8 @@ fn wire_43_tftp_hpa_atftp_and_curl_fetch_the_file() {
         let to = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let hpa = to("hpa");
         let clients: [(&str, &str, Vec<&str>); 5] = [
-            (
-                "hpa",
-                "tftp",
-                vec!["-m", "binary", "127.0.0.1", &port, "-c", "get", NAME, &hpa],
-            ),
-            (
-                "atftp",
-                "atftp",
-                vec!["-g", "-r", NAME, "-l", "atftp", "127.0.0.1", &port],
-            ),
+            ("hpa", "tftp", vec!["-m", "binary", "127.0.0.1", &port, "-c", "get", NAME, &hpa]),
+            ("atftp", "atftp", vec!["-g", "-r", NAME, "-l", "atftp", "127.0.0.1", &port]),
             (
                 "windowed",
                 "atftp",
@@ -150,11 +115,7 @@ fn wire_43_tftp_hpa_atftp_and_curl_fetch_the_file() {
                 ],
             ),
             ("curl", "curl", vec!["-s", &url, "-o", "curl"]),
-            (
-                "blocks",
-                "curl",
-                vec!["-s", "--tftp-blksize", "1468", &url, "-o", "blocks"],
-            ),
+            ("blocks", "curl", vec!["-s", "--tftp-blksize", "1468", &url, "-o", "blocks"]),
         ];
         // curl takes a true size of 0 for an error.
         let usable = |program: &str| program != "curl" || length > 0;
@@ -182,10 +143,7 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
     let illegal = &b"\0\x05\0\x04not a read request\0"[..];
     let unwanted = format!("\0\x01{UNWANTED}/undionly.kpxe\0octet\0");
     for (packet, answer) in [
-        (
-            &b"\0\x02f\0octet\0"[..],
-            &b"\0\x05\0\x02files are read only\0"[..],
-        ),
+        (&b"\0\x02f\0octet\0"[..], &b"\0\x05\0\x02files are read only\0"[..]),
         (b"\0\x09", illegal),
         (b"\0\x03\0\x01data", illegal),
         (b"\0\x01f\0octet", illegal),
@@ -211,10 +169,8 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
     let machine = Machine::new();
     machine.ask(&server, "52-54-00-12-34-fe/x.efi", b"");
     assert_eq!(machine.receive().0, missing);
-    let not_found = Fact::NotFound {
-        protocol: Protocol::Tftp,
-        file: "52-54-00-12-34-fe/x.efi".into(),
-    };
+    let not_found =
+        Fact::NotFound { protocol: Protocol::Tftp, file: "52-54-00-12-34-fe/x.efi".into() };
     assert_eq!(server.facts.wait(1), [not_found]);
 }
 
@@ -222,11 +178,7 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
 fn wire_45_a_windowed_transfer_octet_by_octet() {
     let server = serve(blob(b"0123456789abcdefXY"));
     let machine = Machine::new();
-    machine.ask(
-        &server,
-        NAME,
-        b"blksize\x008\0tsize\x000\0windowsize\x002\0",
-    );
+    machine.ask(&server, NAME, b"blksize\x008\0tsize\x000\0windowsize\x002\0");
     let (oack, from) = machine.receive();
     assert_eq!(oack, b"\0\x06blksize\x008\0tsize\x0018\0windowsize\x002\0");
     assert_ne!(from.port(), server.address.port());
@@ -269,10 +221,8 @@ fn wire_50_a_file_of_more_than_65535_blocks() {
     );
     let got = std::fs::read(&local).unwrap_or_else(|_| panic!("{output:?}"));
     assert_eq!(got.len() as u64, length);
-    let set: Vec<u64> = (0..length)
-        .zip(&got)
-        .filter_map(|(at, octet)| (*octet != 0).then_some(at))
-        .collect();
+    let set: Vec<u64> =
+        (0..length).zip(&got).filter_map(|(at, octet)| (*octet != 0).then_some(at)).collect();
     assert_eq!(set, marks);
     assert_one_download(&server.facts.wait(2), length);
 }
@@ -325,10 +275,7 @@ fn a_machine_that_starts_again_in_the_middle_is_served_anew() {
     let Fact::TransferEnded { sent, reason, .. } = &facts[1] else {
         panic!("{facts:?}");
     };
-    assert_eq!(
-        (*sent, reason.as_str()),
-        (512, "the machine asked for a file again")
-    );
+    assert_eq!((*sent, reason.as_str()), (512, "the machine asked for a file again"));
 }
 
 #[test]
@@ -344,10 +291,7 @@ fn wire_51_an_error_in_the_middle_ends_the_download() {
     let Fact::TransferEnded { reason, .. } = &facts[1] else {
         panic!("{facts:?}");
     };
-    assert_eq!(
-        reason,
-        "the machine broke off: TFTP error 3 \"disk full ?[31m\""
-    );
+    assert_eq!(reason, "the machine broke off: TFTP error 3 \"disk full ?[31m\"");
     assert!(machine.silent());
 }
 

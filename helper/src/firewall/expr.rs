@@ -84,11 +84,7 @@ pub fn transport_bytes(offset: u32, bytes: &[u8]) -> Vec<Expr> {
 
 /// TCP without SYN: nothing that begins a connection (RFC 9293 section 3.1, octet 13).
 pub fn not_syn() -> Vec<Expr> {
-    vec![
-        load(TRANSPORT, 13, 1),
-        mask(&[0x02], &[0]),
-        compare(Operator::Equal, &[0]),
-    ]
+    vec![load(TRANSPORT, 13, 1), mask(&[0x02], &[0]), compare(Operator::Equal, &[0])]
 }
 
 /// An IPv4 header without options that is no fragment and has none to follow (RFC 791 section 3.1:
@@ -130,10 +126,7 @@ pub fn socket_mark_is(mark: u32) -> Vec<Expr> {
 /// `socket mark @SET`, or `socket mark != @SET`.
 pub fn socket_mark_in(set: &str, within: bool) -> Vec<Expr> {
     const NFT_LOOKUP_F_INV: u32 = 1;
-    let mut lookup = vec![
-        Lookup::Set(set.to_owned()),
-        Lookup::SourceRegister(REGISTER),
-    ];
+    let mut lookup = vec![Lookup::Set(set.to_owned()), Lookup::SourceRegister(REGISTER)];
     if !within {
         lookup.push(Lookup::Flags(NFT_LOOKUP_F_INV));
     }
@@ -152,11 +145,7 @@ pub fn set_tag_bits(bits: u32) -> Vec<Expr> {
     vec![
         meta(MetaKey::Mark),
         mask(&(!mark::MASK).to_ne_bytes(), &bits.to_ne_bytes()),
-        Expressions::Meta(vec![
-            Meta::Key(MetaKey::Mark),
-            Meta::SourceRegister(REGISTER),
-        ])
-        .into(),
+        Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(REGISTER)]).into(),
     ]
 }
 
@@ -183,10 +172,7 @@ pub fn drop() -> Vec<Expr> {
 
 /// `jump CHAIN`
 pub fn jump(chain: &str) -> Vec<Expr> {
-    verdict(vec![
-        VerdictAttribute::Code(Verdict::Jump),
-        VerdictAttribute::Chain(chain.to_owned()),
-    ])
+    verdict(vec![VerdictAttribute::Code(Verdict::Jump), VerdictAttribute::Chain(chain.to_owned())])
 }
 
 fn verdict(attributes: Vec<VerdictAttribute>) -> Vec<Expr> {
@@ -244,10 +230,7 @@ fn mask(mask: &[u8], xor: &[u8]) -> Expr {
 }
 
 fn tagged(operator: Operator) -> Vec<Expr> {
-    vec![
-        mask(&mark::MASK.to_ne_bytes(), &[0; 4]),
-        compare(operator, &mark::TAG.to_ne_bytes()),
-    ]
+    vec![mask(&mark::MASK.to_ne_bytes(), &[0; 4]), compare(operator, &mark::TAG.to_ne_bytes())]
 }
 
 fn socket_mark() -> Expr {

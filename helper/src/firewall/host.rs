@@ -41,11 +41,7 @@ pub const NIXOS_IPTABLES: Path = path(Family::IPv4, "filter", "nixos-fw");
 const NIXOS_IPTABLES_BASE: Path = path(Family::IPv4, "filter", "INPUT");
 
 const fn path(family: Family, table: &'static str, chain: &'static str) -> Path {
-    Path {
-        family,
-        table,
-        chain,
-    }
+    Path { family, table, chain }
 }
 
 /// A chain as the kernel lists it.
@@ -173,10 +169,7 @@ impl Rule {
                 | Expressions::Cmp(_)
                 | Expressions::Meta(_)
                 | Expressions::Payload(_) => {}
-                Expressions::Other {
-                    expression_type,
-                    attributes,
-                } => {
+                Expressions::Other { expression_type, attributes } => {
                     self.refuses |= !HARMLESS.contains(&expression_type.as_str());
                     if expression_type == "match" && self.lease.is_none() {
                         self.lease = lease_in_match(&attributes);
@@ -298,11 +291,7 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
     if !chain.input {
         return None;
     }
-    let family = if chain.family == Family::Inet {
-        "inet"
-    } else {
-        "ip"
-    };
+    let family = if chain.family == Family::Inet { "inet" } else { "ip" };
     let place = format!("table {family} {}, chain {}", chain.table, chain.name);
     if chain.table == "firewalld" {
         return Some(format!(
@@ -346,13 +335,7 @@ pub fn head_rules(opening: &Opening, path: Path) -> Vec<Change> {
             expr::accept(),
         ];
         let place = (path.table, path.chain);
-        nft::add_rule(
-            path.family,
-            place,
-            Place::Head,
-            Some(&comment),
-            expressions.concat(),
-        )
+        nft::add_rule(path.family, place, Place::Head, Some(&comment), expressions.concat())
     };
     table::ports(opening).into_iter().map(rule).collect()
 }
@@ -365,8 +348,7 @@ pub fn delete_rules(
     ended: impl Fn(u8) -> bool,
 ) -> Vec<Change> {
     let ours = rules.iter().filter(|rule| rule.lease.is_some_and(&ended));
-    ours.map(|rule| nft::delete_rule(family, (table, &rule.chain), rule.handle))
-        .collect()
+    ours.map(|rule| nft::delete_rule(family, (table, &rule.chain), rule.handle)).collect()
 }
 
 /// How many rules carry a lease's comment.
@@ -400,16 +382,13 @@ mod tests {
     }
 
     fn verdict(code: Verdict) -> Rule {
-        rule(vec![Expressions::Immediate(vec![Immediate::Data(
-            DataAttribute::Verdict(vec![VerdictAttribute::Code(code)]),
-        )])])
+        rule(vec![Expressions::Immediate(vec![Immediate::Data(DataAttribute::Verdict(vec![
+            VerdictAttribute::Code(code),
+        ]))])])
     }
 
     fn other(name: &str, attributes: Vec<DefaultNla>) -> Rule {
-        rule(vec![Expressions::Other {
-            expression_type: name.to_owned(),
-            attributes,
-        }])
+        rule(vec![Expressions::Other { expression_type: name.to_owned(), attributes }])
     }
 
     #[test]
@@ -468,11 +447,7 @@ mod tests {
 
     #[test]
     fn an_iptables_firewall_counts_only_while_input_jumps_to_it() {
-        let jump = Rule {
-            jumps: vec!["nixos-fw".to_owned()],
-            refuses: true,
-            ..Rule::default()
-        };
+        let jump = Rule { jumps: vec!["nixos-fw".to_owned()], refuses: true, ..Rule::default() };
         let listing = |rules| {
             [
                 (chain(NIXOS_IPTABLES_BASE, true, false), rules),
@@ -495,20 +470,12 @@ mod tests {
         let Err(FirewallError::Unsupported(text)) = judge(&[base]) else {
             panic!("a base chain that drops was taken for none");
         };
-        assert!(
-            text.contains("inet nixos-fw, chain input drops by policy"),
-            "{text}"
-        );
+        assert!(text.contains("inet nixos-fw, chain input drops by policy"), "{text}");
     }
 
     #[test]
     fn only_rules_of_ended_leases_are_deleted_each_in_its_chain() {
-        let of = |handle, lease| Rule {
-            chain: "c".to_owned(),
-            handle,
-            lease,
-            ..Rule::default()
-        };
+        let of = |handle, lease| Rule { chain: "c".to_owned(), handle, lease, ..Rule::default() };
         let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
         let changes = delete_rules(Family::Inet, "t", &rules, |slot| slot == 2);
         assert_eq!(changes, [nft::delete_rule(Family::Inet, ("t", "c"), 6)]);

@@ -64,11 +64,7 @@ impl Survey {
             *family == path.family && name == path.table
         };
         let (_, _, table) = self.tables.iter().find(named)?;
-        Some(Identity {
-            path,
-            table: *table,
-            chain: chain.handle,
-        })
+        Some(Identity { path, table: *table, chain: chain.handle })
     }
 }
 
@@ -119,11 +115,7 @@ impl Nftables {
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey {
-            tables,
-            holder,
-            listing,
-        })
+        Ok(Survey { tables, holder, listing })
     }
 
     fn read_tables(&mut self) -> io::Result<(Holder, Tables)> {
@@ -288,11 +280,7 @@ impl Firewall for Nftables {
         let Some(Identity { path, .. }) = identity.filter(|_| identity == now) else {
             // Nothing to hold on to: fine if there was no firewall and still is none.
             let unchanged = identity == now;
-            return Ok(if unchanged {
-                Standing::Whole
-            } else {
-                Standing::ChainGone
-            });
+            return Ok(if unchanged { Standing::Whole } else { Standing::ChainGone });
         };
         let rules = survey.rules(path);
         let whole = host::count(rules, opening.mark) >= table::ports(opening).len();

@@ -41,10 +41,8 @@ pub struct Change {
 
 /// A table that dies with the socket that makes it, and that nobody else can edit.
 pub fn add_owned_table(family: Family, table: &str) -> Change {
-    let attributes = vec![
-        TableAttribute::Name(table.to_owned()),
-        TableAttribute::Flags(TableFlags::Owner),
-    ];
+    let attributes =
+        vec![TableAttribute::Name(table.to_owned()), TableAttribute::Flags(TableFlags::Owner)];
     let message = NfTablesMessage::NewTable(TableMessage { attributes });
     change(family, NLM_F_CREATE | NLM_F_EXCL, message)
 }
@@ -59,10 +57,8 @@ pub fn delete_table(family: Family, table: &str) -> Change {
 /// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
 pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32)>) -> Change {
     const NF_ACCEPT: u32 = 1;
-    let mut attributes = vec![
-        ChainAttribute::Table(table.to_owned()),
-        ChainAttribute::Name(chain.to_owned()),
-    ];
+    let mut attributes =
+        vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(chain.to_owned())];
     if let Some((at, priority)) = hook {
         attributes.extend([
             ChainAttribute::Hook(vec![
@@ -151,11 +147,7 @@ pub fn delete_rule(family: Family, (table, chain): (&str, &str), handle: u64) ->
 }
 
 fn change(family: Family, flags: u16, message: NfTablesMessage) -> Change {
-    Change {
-        family,
-        flags,
-        message,
-    }
+    Change { family, flags, message }
 }
 
 fn element(table: &str, set: &str, mark: u32) -> SetElementMessage {
@@ -222,12 +214,7 @@ impl Ruleset {
             let flags = plain | change.flags | if last { NLM_F_ACK } else { 0 };
             batch.push(message(change.family, 0, change.message.clone(), flags));
         }
-        batch.push(message(
-            Family::Unspec,
-            SUBSYSTEM,
-            ControlMessage::BatchEnd,
-            plain,
-        ));
+        batch.push(message(Family::Unspec, SUBSYSTEM, ControlMessage::BatchEnd, plain));
         self.socket.transact(&batch).map(drop)
     }
 

@@ -79,20 +79,14 @@ pub fn comment(mark: mark::LeaseMark) -> String {
 pub fn ports(opening: &Opening) -> Vec<(Protocol, u16)> {
     let udp = udp_ports(opening).into_iter();
     let tcp = opening.http.into_iter();
-    udp.map(|port| (Protocol::Udp, port))
-        .chain(tcp.map(|port| (Protocol::Tcp, port)))
-        .collect()
+    udp.map(|port| (Protocol::Udp, port)).chain(tcp.map(|port| (Protocol::Tcp, port))).collect()
 }
 
 fn udp_ports(opening: &Opening) -> Vec<u16> {
-    [
-        (opening.dhcp, DHCP_PORT),
-        (opening.tftp, TFTP_PORT),
-        (opening.boot_server, BOOT_SERVER_PORT),
-    ]
-    .into_iter()
-    .filter_map(|(wanted, port)| wanted.then_some(port))
-    .collect()
+    [(opening.dhcp, DHCP_PORT), (opening.tftp, TFTP_PORT), (opening.boot_server, BOOT_SERVER_PORT)]
+        .into_iter()
+        .filter_map(|(wanted, port)| wanted.then_some(port))
+        .collect()
 }
 
 /// The table without any lease.

@@ -22,15 +22,9 @@ async fn p1_polkit_is_asked_about_the_caller_and_exactly_this_request() {
     assert_eq!(asked[0].subject, client.name());
     assert_eq!(asked[0].action, action::OPEN);
     assert!(asked[0].interactive);
-    let details = [
-        ("dhcp", "bind"),
-        ("http-port", "8080"),
-        ("interface", "eth0"),
-        ("max-seconds", "60"),
-    ];
-    let details: BTreeMap<_, _> = details
-        .map(|(key, value)| (key.into(), value.into()))
-        .into();
+    let details =
+        [("dhcp", "bind"), ("http-port", "8080"), ("interface", "eth0"), ("max-seconds", "60")];
+    let details: BTreeMap<_, _> = details.map(|(key, value)| (key.into(), value.into())).into();
     assert_eq!(asked[0].details, details);
 }
 
@@ -114,10 +108,7 @@ async fn p1_a_slow_polkit_is_no_polkit_for_a_question_without_a_dialog() {
     let check = tokio::time::timeout(limits::POLKIT + PATIENCE, check);
     let facts = check.await.expect("an answer").unwrap().unwrap();
     assert_eq!(*facts["authorization"], Variant::from("unavailable"));
-    until("the question is withdrawn", || {
-        lab.polkit.log().cancelled == 1
-    })
-    .await;
+    until("the question is withdrawn", || lab.polkit.log().cancelled == 1).await;
 }
 
 #[tokio::test]
@@ -131,10 +122,7 @@ async fn p1_a_caller_killed_during_the_dialog_gets_nothing() {
     call.abort();
     let _ = call.await;
     client.leave().await;
-    until("the question is withdrawn", || {
-        lab.polkit.log().cancelled == 1
-    })
-    .await;
+    until("the question is withdrawn", || lab.polkit.log().cancelled == 1).await;
     assert!(lab.helper.world().sockets.is_empty());
     // The slot for questions is free again.
     lab.polkit.answers(Mood::Yes);
@@ -159,10 +147,7 @@ async fn one_question_at_a_time() {
     call.abort();
     let _ = call.await;
     first.leave().await;
-    until("the question is withdrawn", || {
-        lab.polkit.log().cancelled == 1
-    })
-    .await;
+    until("the question is withdrawn", || lab.polkit.log().cancelled == 1).await;
     lab.polkit.answers(Mood::Yes);
     second.open("eth1").await.unwrap();
 }
@@ -206,19 +191,10 @@ async fn p9_a_foreign_lease_is_no_lease_unless_polkit_lets_manage() {
     };
     let mut closed = owner.proxy.receive_lease_ended().await.unwrap();
     let (lease, _sockets, _) = owner.open("eth0").await.unwrap();
-    for mood in [
-        Mood::No,
-        Mood::Challenge,
-        Mood::Dismissed,
-        Mood::Garbage,
-        Mood::Failing,
-    ] {
+    for mood in [Mood::No, Mood::Challenge, Mood::Dismissed, Mood::Garbage, Mood::Failing] {
         lab.polkit.manager(mood);
         let error = stranger.proxy.close(lease).await.unwrap_err();
-        assert!(
-            matches!(error, Error::NoSuchLease(_)),
-            "{mood:?}: {error:?}"
-        );
+        assert!(matches!(error, Error::NoSuchLease(_)), "{mood:?}: {error:?}");
         let unknown = stranger.proxy.close(lease + 1).await.unwrap_err();
         assert_eq!(unknown.message(), error.message());
         assert!(stranger.proxy.list().await.unwrap().is_empty(), "{mood:?}");
@@ -254,10 +230,7 @@ async fn p9_one_users_quota_and_question_are_not_anothers() {
     }
     // Used up on every connection of this user, and of no other.
     for client in [&first, &second] {
-        assert!(matches!(
-            client.open("eth8").await,
-            Err(Error::LimitsExceeded(_))
-        ));
+        assert!(matches!(client.open("eth8").await, Err(Error::LimitsExceeded(_))));
     }
     kept.push(stranger.open("eth8").await.unwrap());
     first.proxy.close(kept[0].0).await.unwrap();
@@ -297,10 +270,7 @@ async fn list_never_shows_a_dialog_and_asks_only_when_there_is_something_to_hide
     stranger.proxy.list().await.unwrap();
     let asked = lab.polkit.log().asked.clone();
     assert_eq!(asked.len(), 2);
-    assert_eq!(
-        (asked[1].action.as_str(), asked[1].interactive),
-        (action::MANAGE, false)
-    );
+    assert_eq!((asked[1].action.as_str(), asked[1].interactive), (action::MANAGE, false));
     assert_eq!(asked[1].subject, stranger.name());
 }
 
@@ -312,15 +282,9 @@ async fn extend_asks_by_the_same_rules() {
     let before = u64::try_from(facts["ends"].try_clone().unwrap()).unwrap();
     lab.helper.pass(100);
     lab.polkit.answers(Mood::No);
-    assert!(matches!(
-        client.proxy.extend(lease, 50_000).await,
-        Err(Error::NotAuthorized(_))
-    ));
+    assert!(matches!(client.proxy.extend(lease, 50_000).await, Err(Error::NotAuthorized(_))));
     lab.polkit.answers(Mood::Yes);
-    assert!(matches!(
-        client.proxy.extend(lease, 5).await,
-        Err(Error::InvalidRequest(_))
-    ));
+    assert!(matches!(client.proxy.extend(lease, 5).await, Err(Error::InvalidRequest(_))));
     client.proxy.extend(lease, 50_000).await.unwrap();
     let asked = lab.polkit.log().asked.last().unwrap().clone();
     assert_eq!(
@@ -337,22 +301,12 @@ async fn extend_asks_by_the_same_rules() {
 async fn check_says_what_polkit_would_and_opens_nothing() {
     let lab = Lab::start().await;
     let client = lab.client().await;
-    for (mood, word) in [
-        (Mood::Yes, "yes"),
-        (Mood::No, "no"),
-        (Mood::Challenge, "challenge"),
-    ] {
+    for (mood, word) in [(Mood::Yes, "yes"), (Mood::No, "no"), (Mood::Challenge, "challenge")] {
         lab.polkit.answers(mood);
         let facts = client.proxy.check(request("eth0")).await.unwrap();
         assert_eq!(*facts["authorization"], Variant::from(word));
     }
-    assert!(
-        lab.polkit
-            .log()
-            .asked
-            .iter()
-            .all(|asked| !asked.interactive)
-    );
+    assert!(lab.polkit.log().asked.iter().all(|asked| !asked.interactive));
     assert!(lab.helper.world().sockets.is_empty());
 }
 
@@ -384,10 +338,7 @@ async fn p9_list_is_limited_per_user_where_polkit_has_to_be_asked() {
     for _ in 0..20 {
         stranger.proxy.list().await.unwrap();
     }
-    assert!(matches!(
-        stranger.proxy.list().await,
-        Err(Error::LimitsExceeded(_))
-    ));
+    assert!(matches!(stranger.proxy.list().await, Err(Error::LimitsExceeded(_))));
     // One's own is for free.
     owner.proxy.list().await.unwrap();
 }

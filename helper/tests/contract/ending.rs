@@ -51,24 +51,15 @@ async fn closing_twice_succeeds_and_once_too_often_for_others() {
     let mut closed = client.proxy.receive_lease_ended().await.unwrap();
     let (lease, _sockets, _) = client.open("eth0").await.unwrap();
     client.proxy.close(lease).await.unwrap();
-    assert_eq!(
-        closed.next().await.unwrap().args().unwrap().reason,
-        reason::CLOSED
-    );
+    assert_eq!(closed.next().await.unwrap().args().unwrap().reason, reason::CLOSED);
     client.proxy.close(lease).await.unwrap();
     // For the same user from elsewhere, too.
     lab.client().await.proxy.close(lease).await.unwrap();
-    assert!(matches!(
-        client.proxy.extend(lease, 60).await,
-        Err(Error::NoSuchLease(_))
-    ));
+    assert!(matches!(client.proxy.extend(lease, 60).await, Err(Error::NoSuchLease(_))));
     let Some(stranger) = lab.stranger().await else {
         return;
     };
-    assert!(matches!(
-        stranger.proxy.close(lease).await,
-        Err(Error::NoSuchLease(_))
-    ));
+    assert!(matches!(stranger.proxy.close(lease).await, Err(Error::NoSuchLease(_))));
 }
 
 #[tokio::test]
@@ -89,9 +80,7 @@ async fn p9_only_the_connection_that_has_it_is_told() {
 async fn a_lease_expires_by_the_clock_that_counts_suspend() {
     let lab = Lab::start().await;
     assert_eq!(
-        ends_by(&lab, "eth0", |world| world.now +=
-            Duration::from_secs(43_201))
-        .await,
+        ends_by(&lab, "eth0", |world| world.now += Duration::from_secs(43_201)).await,
         reason::EXPIRED
     );
 }
@@ -103,10 +92,7 @@ async fn a_lease_ends_when_its_interface_is_another_one() {
     assert_eq!(ends, reason::INTERFACE_CHANGED);
     let ends = ends_by(&lab, "eth1", |world| drop(world.links.remove("eth1"))).await;
     assert_eq!(ends, reason::INTERFACE_CHANGED);
-    let ends = ends_by(&lab, "eth2", |world| {
-        crate::lab::bridge_port(world.link("eth2"))
-    })
-    .await;
+    let ends = ends_by(&lab, "eth2", |world| crate::lab::bridge_port(world.link("eth2"))).await;
     assert_eq!(ends, reason::INTERFACE_CHANGED);
     let ends = ends_by(&lab, "eth3", |world| world.link("eth3").addresses.clear()).await;
     assert_eq!(ends, reason::ADDRESS_CHANGED);
@@ -129,10 +115,7 @@ async fn a_lease_ends_with_its_last_socket() {
     let mut closed = client.proxy.receive_lease_ended().await.unwrap();
     let (_, sockets, _) = client.open("eth0").await.unwrap();
     drop(sockets);
-    assert_eq!(
-        closed.next().await.unwrap().args().unwrap().reason,
-        reason::CLOSED
-    );
+    assert_eq!(closed.next().await.unwrap().args().unwrap().reason, reason::CLOSED);
     lab.helper.clean().await;
 }
 
@@ -179,10 +162,7 @@ async fn a_firewall_that_stays_away_ends_the_lease() {
     assert!(closed.next().now_or_never().is_none());
     lab.helper.pass(5);
     let signal = tokio::time::timeout(PATIENCE, closed.next()).await.unwrap();
-    assert_eq!(
-        signal.unwrap().args().unwrap().reason,
-        reason::FIREWALL_GONE
-    );
+    assert_eq!(signal.unwrap().args().unwrap().reason, reason::FIREWALL_GONE);
 }
 
 #[tokio::test]
@@ -227,10 +207,7 @@ async fn a_firewall_that_does_not_close_is_tried_again_and_then_left_to_the_kern
     client.proxy.close(lease).await.unwrap();
     assert_eq!(lab.helper.world().open.len(), 1);
     // Nothing new is opened until it is.
-    assert!(matches!(
-        client.open("eth1").await,
-        Err(Error::FirewallFailed(_))
-    ));
+    assert!(matches!(client.open("eth1").await, Err(Error::FirewallFailed(_))));
     lab.helper.world().close_fails = false;
     until("it is closed", || lab.helper.world().open.is_empty()).await;
 
@@ -239,10 +216,7 @@ async fn a_firewall_that_does_not_close_is_tried_again_and_then_left_to_the_kern
     client.proxy.close(lease).await.unwrap();
     lab.helper.pass(6);
     let failure = (&mut lab.helper.task).await.unwrap().unwrap_err();
-    assert!(
-        failure.to_string().contains("refuses to close"),
-        "{failure}"
-    );
+    assert!(failure.to_string().contains("refuses to close"), "{failure}");
 }
 
 #[tokio::test]
@@ -256,10 +230,7 @@ async fn the_helper_leaves_when_idle_and_not_before() {
     client.proxy.close(lease).await.unwrap();
     lab.helper.pass(11);
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(
-        !lab.helper.task.is_finished(),
-        "left while a tagged socket lived"
-    );
+    assert!(!lab.helper.task.is_finished(), "left while a tagged socket lived");
     drop(sockets);
     let left = tokio::time::timeout(PATIENCE, &mut lab.helper.task).await;
     left.expect("leaves").unwrap().unwrap();
@@ -270,10 +241,7 @@ async fn a_second_helper_does_not_take_the_name() {
     let lab = Lab::start().await;
     let mut second = Helper::start(&lab.bus).await;
     let failure = (&mut second.task).await.unwrap().unwrap_err();
-    assert!(
-        failure.to_string().contains("could not appear"),
-        "{failure}"
-    );
+    assert!(failure.to_string().contains("could not appear"), "{failure}");
     let client = lab.client().await;
     client.open("eth0").await.unwrap();
     assert!(!lab.helper.world().open.is_empty());
@@ -316,8 +284,5 @@ async fn a_request_that_crosses_the_leaving_helper_is_served_or_finds_nobody() {
             Err(error) => panic!("after {delay} ms: {error:?}"),
         }
     }
-    assert!(
-        served > 0 && too_late > 0,
-        "{served} served, {too_late} too late"
-    );
+    assert!(served > 0 && too_late > 0, "{served} served, {too_late} too late");
 }

@@ -93,18 +93,11 @@ impl Bus {
             stdout.read_exact(&mut byte).expect("dbus-daemon starts");
             line.push(byte[0]);
         }
-        Self {
-            daemon,
-            address: String::from_utf8(line).unwrap().trim().to_owned(),
-            directory,
-        }
+        Self { daemon, address: String::from_utf8(line).unwrap().trim().to_owned(), directory }
     }
 
     pub async fn connect(&self) -> Connection {
-        zbus::connection::Builder::address(self.address.as_str())
-            .build()
-            .await
-            .unwrap()
+        zbus::connection::Builder::address(self.address.as_str()).build().await.unwrap()
     }
 
     /// A connection of another user; needs root.
@@ -117,11 +110,7 @@ impl Bus {
             UnixStream::connect(socket).unwrap()
         };
         let stream = std::thread::spawn(connect).join().unwrap();
-        zbus::connection::Builder::unix_stream(stream)
-            .user_id(user)
-            .build()
-            .await
-            .unwrap()
+        zbus::connection::Builder::unix_stream(stream).user_id(user).build().await.unwrap()
     }
 
     /// Ends the bus itself.
@@ -186,22 +175,14 @@ pub struct Polkit {
     task: JoinHandle<()>,
 }
 
-type Question = (
-    (String, HashMap<String, OwnedVariant>),
-    String,
-    HashMap<String, String>,
-    u32,
-    String,
-);
+type Question =
+    ((String, HashMap<String, OwnedVariant>), String, HashMap<String, String>, u32, String);
 
 impl Polkit {
     pub async fn start(bus: &Bus) -> Self {
         let connection = bus.connect().await;
         let mut calls = MessageStream::from(&connection);
-        connection
-            .request_name("org.freedesktop.PolicyKit1")
-            .await
-            .unwrap();
+        connection.request_name("org.freedesktop.PolicyKit1").await.unwrap();
         let open = Arc::new(Mutex::new(Mood::Yes));
         let manage = Arc::new(Mutex::new(Mood::No));
         let log = Arc::new(Mutex::new(PolkitLog::default()));
@@ -224,10 +205,7 @@ impl Polkit {
                         continue;
                     }
                     other => {
-                        seen.lock()
-                            .unwrap()
-                            .violations
-                            .push(format!("call of {other}"));
+                        seen.lock().unwrap().violations.push(format!("call of {other}"));
                         continue;
                     }
                 }
@@ -237,11 +215,7 @@ impl Polkit {
                 let mood = {
                     let mut log = seen.lock().unwrap();
                     judge(&signature, &question, &mut log);
-                    let mood = if question.1 == action::OPEN {
-                        &moods.0
-                    } else {
-                        &moods.1
-                    };
+                    let mood = if question.1 == action::OPEN { &moods.0 } else { &moods.1 };
                     *mood.lock().unwrap()
                 };
                 let interactive = question.3 == 1;
@@ -254,9 +228,7 @@ impl Polkit {
                     Mood::Challenge => connection.reply(&header, &(false, true, plain)).await,
                     Mood::Dismissed => connection.reply(&header, &(false, false, dismissed)).await,
                     Mood::WrongPassword => {
-                        connection
-                            .reply(&header, &(false, !interactive, plain))
-                            .await
+                        connection.reply(&header, &(false, !interactive, plain)).await
                     }
                     Mood::Silent => {
                         later.lock().unwrap().push(message.clone());
@@ -271,14 +243,7 @@ impl Polkit {
                 reply.unwrap();
             }
         });
-        Self {
-            open,
-            manage,
-            log,
-            connection,
-            unanswered,
-            task,
-        }
+        Self { open, manage, log, connection, unanswered, task }
     }
 
     /// Answers yes to what was not answered so far.
@@ -286,10 +251,7 @@ impl Polkit {
         let unanswered: Vec<Message> = self.unanswered.lock().unwrap().drain(..).collect();
         for message in unanswered {
             let yes = (true, false, HashMap::<String, String>::new());
-            self.connection
-                .reply(&message.header(), &yes)
-                .await
-                .unwrap();
+            self.connection.reply(&message.header(), &yes).await.unwrap();
         }
     }
 
@@ -328,9 +290,7 @@ fn judge(signature: &str, question: &Question, log: &mut PolkitLog) {
     if signature != "(sa{sv})sa{ss}us" && signature != "((sa{sv})sa{ss}us)" {
         complain(format!("signature {signature}"));
     }
-    let name = subject
-        .get("name")
-        .and_then(|name| <&str>::try_from(name).ok());
+    let name = subject.get("name").and_then(|name| <&str>::try_from(name).ok());
     if kind != "system-bus-name" || subject.len() != 1 || name.is_none() {
         complain(format!("subject {kind} {subject:?}"));
     }
@@ -433,10 +393,7 @@ impl World {
     }
 
     pub fn living_placeholders(&self) -> usize {
-        self.placeholders
-            .iter()
-            .filter(|socket| is_held(socket))
-            .count()
+        self.placeholders.iter().filter(|socket| is_held(socket)).count()
     }
 
     /// Nothing bound, nothing open.
@@ -484,25 +441,12 @@ impl Kernel for Fake {
 
     fn bind(&mut self, opening: &Opening, _address: Ipv4Addr) -> Result<Bound, BindError> {
         let mut world = self.world();
-        let mut bound = Bound {
-            handed: Vec::new(),
-            placeholders: Vec::new(),
-        };
+        let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
         let wanted = [
             (opening.dhcp, keys::socket::DHCP, Protocol::Udp, 67),
             (opening.tftp, keys::socket::TFTP, Protocol::Udp, 69),
-            (
-                opening.boot_server,
-                keys::socket::BOOT_SERVER,
-                Protocol::Udp,
-                4011,
-            ),
-            (
-                opening.http.is_some(),
-                keys::socket::HTTP,
-                Protocol::Tcp,
-                opening.http.unwrap_or(0),
-            ),
+            (opening.boot_server, keys::socket::BOOT_SERVER, Protocol::Udp, 4011),
+            (opening.http.is_some(), keys::socket::HTTP, Protocol::Tcp, opening.http.unwrap_or(0)),
         ];
         for (_, key, protocol, port) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
             let taken = world.holders.iter().any(|(p, number, holder)| {
@@ -512,25 +456,13 @@ impl Kernel for Fake {
                 true => Err(io::ErrorKind::AddrInUse.into()),
                 false => world.effect(),
             };
-            result.map_err(|source| BindError {
-                protocol,
-                port,
-                source,
-            })?;
+            result.map_err(|source| BindError { protocol, port, source })?;
             if port == 69 || port == 4011 {
                 bound.placeholders.push(world.make(None));
             }
             let ifindex = opening.index;
             let (uid, inode, state) = (0, 1, 7);
-            let tagged = Tagged {
-                mark: opening.mark,
-                protocol,
-                port,
-                ifindex,
-                uid,
-                inode,
-                state,
-            };
+            let tagged = Tagged { mark: opening.mark, protocol, port, ifindex, uid, inode, state };
             bound.handed.push((key, world.make(Some(tagged))));
         }
         Ok(bound)
@@ -544,10 +476,8 @@ impl Kernel for Fake {
     fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
         self.world().effect()?;
         let world = self.world();
-        let matching = world
-            .holders
-            .iter()
-            .filter(|(p, number, _)| (*p, *number) == (protocol, port));
+        let matching =
+            world.holders.iter().filter(|(p, number, _)| (*p, *number) == (protocol, port));
         Ok(matching.map(|(_, _, holder)| *holder).collect())
     }
 
@@ -610,9 +540,7 @@ impl Firewall for Fake {
 
 impl Fake {
     fn step(&self, step: &'static str) -> Result<(), FirewallError> {
-        self.world()
-            .effect()
-            .map_err(|source| FirewallError::Kernel { step, source })
+        self.world().effect().map_err(|source| FirewallError::Kernel { step, source })
     }
 }
 
@@ -650,11 +578,7 @@ impl Helper {
             run::run(connection, state, &Notifier::default(), stop).await
         });
         appears(bus).await;
-        Self {
-            world,
-            task,
-            stop: Some(stop),
-        }
+        Self { world, task, stop: Some(stop) }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -688,11 +612,7 @@ impl Lab {
         let bus = Bus::start();
         let polkit = Polkit::start(&bus).await;
         let helper = Helper::start(&bus).await;
-        Self {
-            helper,
-            polkit,
-            bus,
-        }
+        Self { helper, polkit, bus }
     }
 
     /// A caller of the user who runs the test.
@@ -719,11 +639,7 @@ pub struct Client {
     pub proxy: Netboot1Proxy<'static>,
 }
 
-pub type Opened = (
-    u64,
-    HashMap<String, zbus::OwnedFd>,
-    HashMap<String, OwnedVariant>,
-);
+pub type Opened = (u64, HashMap<String, zbus::OwnedFd>, HashMap<String, OwnedVariant>);
 
 impl Client {
     pub async fn new(bus: &Bus) -> Self {
@@ -756,10 +672,7 @@ pub fn request(interface: &str) -> HashMap<&'static str, Variant<'_>> {
 
 pub fn bridge_port(link: &mut Link) {
     let name = InterfaceName::parse("br0");
-    link.master = Some(Master {
-        name,
-        kind: "bridge".into(),
-    });
+    link.master = Some(Master { name, kind: "bridge".into() });
 }
 
 /// Longest wait for what happens at once on an idle machine: over only when it never happens.

@@ -24,23 +24,14 @@ async fn open_gives_sockets_and_facts() {
     assert_eq!(value(&facts, "interface"), Variant::from("eth3"));
     assert_eq!(value(&facts, "interface-index"), Variant::from(5_u32));
     assert_eq!(value(&facts, "address"), Variant::from("192.0.2.4"));
-    assert_eq!(
-        value(&facts, "udp-ports"),
-        Variant::from(vec![67_u16, 69, 4011])
-    );
+    assert_eq!(value(&facts, "udp-ports"), Variant::from(vec![67_u16, 69, 4011]));
     assert_eq!(value(&facts, "tcp-ports"), Variant::from(vec![64172_u16]));
     assert_eq!(value(&facts, "opened"), Variant::from(1_000_000_000_u64));
-    assert_eq!(
-        value(&facts, "ends"),
-        Variant::from((1000 + 43_200) * 1_000_000_u64)
-    );
+    assert_eq!(value(&facts, "ends"), Variant::from((1000 + 43_200) * 1_000_000_u64));
     assert_eq!(facts.len(), 8);
     let listed = client.proxy.list().await.unwrap();
     assert_eq!(listed[0].0, lease);
-    assert_eq!(
-        value(&listed[0].1, "uid"),
-        Variant::from(nix::unistd::getuid().as_raw())
-    );
+    assert_eq!(value(&listed[0].1, "uid"), Variant::from(nix::unistd::getuid().as_raw()));
     let open = lab.helper.world().open.clone();
     assert_eq!(open.len(), 1);
     assert!(!open[0].full_dhcp);
@@ -48,10 +39,7 @@ async fn open_gives_sockets_and_facts() {
     // The helper keeps no copy: with the client's, the last one is gone.
     assert_eq!(lab.helper.world().living().len(), 4);
     drop(sockets);
-    crate::lab::until("the helper keeps no copy", || {
-        lab.helper.world().living().is_empty()
-    })
-    .await;
+    crate::lab::until("the helper keeps no copy", || lab.helper.world().living().is_empty()).await;
 }
 
 #[tokio::test]
@@ -132,10 +120,7 @@ async fn interfaces_that_cannot_be_served_on_are_refused_before_any_question() {
         assert!(problems[0].contains(reason), "{problems:?}");
     }
     let asked = lab.polkit.log().asked.clone();
-    assert!(
-        asked.iter().all(|asked| !asked.interactive),
-        "asked in vain"
-    );
+    assert!(asked.iter().all(|asked| !asked.interactive), "asked in vain");
 }
 
 #[tokio::test]
@@ -160,10 +145,7 @@ async fn an_interface_that_changes_during_the_dialog_is_not_served_on() {
         }
         lab.polkit.say_yes_now().await;
         let error = call.await.unwrap().unwrap_err();
-        assert!(
-            matches!(error, Error::NoSuchInterface(_)),
-            "{change}: {error:?}"
-        );
+        assert!(matches!(error, Error::NoSuchInterface(_)), "{change}: {error:?}");
         assert!(lab.helper.world().sockets.is_empty());
     }
 }
@@ -173,12 +155,7 @@ async fn a_port_that_is_taken_is_named_with_its_holder() {
     let lab = Lab::start().await;
     let client = lab.client().await;
     let squat = |address: [u8; 4], ifindex| {
-        let holder = Holder {
-            address: IpAddr::from(address),
-            ifindex,
-            uid: 1234,
-            mark: 0,
-        };
+        let holder = Holder { address: IpAddr::from(address), ifindex, uid: 1234, mark: 0 };
         vec![(Protocol::Tcp, 64172, holder)]
     };
     // In nobody's way: on the loopback, on another interface.
@@ -218,10 +195,7 @@ async fn p9_one_interface_and_port_has_one_lease() {
     other_http.insert("dhcp", "none".into());
     other_http.insert("tftp", false.into());
     other_http.insert("http-port", 8080_u16.into());
-    assert!(matches!(
-        second.proxy.open(other_http).await,
-        Err(Error::AddressInUse(_))
-    ));
+    assert!(matches!(second.proxy.open(other_http).await, Err(Error::AddressInUse(_))));
     // After its end, a process that still holds the sockets is in the way, too.
     first.proxy.close(lease).await.unwrap();
     let error = second.open("eth0").await.unwrap_err();
@@ -249,10 +223,7 @@ async fn p9_quotas_hold_and_a_mark_rests_while_its_sockets_live() {
         assert_ne!(mark, first_mark);
         client.proxy.close(lease).await.unwrap();
         drop(sockets);
-        lab.helper
-            .world()
-            .sockets
-            .retain(|(tagged, _)| tagged.mark != mark);
+        lab.helper.world().sockets.retain(|(tagged, _)| tagged.mark != mark);
     }
 }
 
@@ -271,28 +242,18 @@ async fn p11_what_is_no_request_is_refused_and_changes_nothing() {
     for bad in [unknown, wrong, share, odd] {
         let error = client.proxy.open(bad.clone()).await.unwrap_err();
         assert!(matches!(error, Error::InvalidRequest(_)), "{error:?}");
-        assert!(matches!(
-            client.proxy.check(bad).await,
-            Err(Error::InvalidRequest(_))
-        ));
+        assert!(matches!(client.proxy.check(bad).await, Err(Error::InvalidRequest(_))));
     }
     // Arguments of another signature do not reach the helper's code.
     let call = |member: &'static str, body: Variant<'static>| {
         let connection = client.connection.clone();
         async move {
             let name = Some("org.portcullis.Netboot1");
-            connection
-                .call_method(name, "/org/portcullis/Netboot1", name, member, &(body,))
-                .await
+            connection.call_method(name, "/org/portcullis/Netboot1", name, member, &(body,)).await
         }
     };
     for member in ["Open", "Check", "Close", "Extend"] {
-        assert!(
-            call(member, Variant::from(vec![1_u8; 70_000]))
-                .await
-                .is_err(),
-            "{member}"
-        );
+        assert!(call(member, Variant::from(vec![1_u8; 70_000])).await.is_err(), "{member}");
     }
     assert!(lab.polkit.log().asked.is_empty());
     assert!(lab.helper.world().sockets.is_empty());

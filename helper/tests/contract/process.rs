@@ -34,10 +34,7 @@ fn machine_with_user() -> Option<(Peer, TempDir)> {
     let files = tempfile::tempdir().unwrap();
     fs::set_permissions(files.path(), PermissionsExt::from_mode(0o755)).unwrap();
     for (file, line) in [
-        (
-            "passwd",
-            format!("portcullis:x:{UID}:{UID}::/:/usr/sbin/nologin\n"),
-        ),
+        ("passwd", format!("portcullis:x:{UID}:{UID}::/:/usr/sbin/nologin\n")),
         ("group", format!("portcullis:x:{UID}:\n")),
     ] {
         let host = fs::read_to_string(format!("/etc/{file}")).unwrap();
@@ -71,31 +68,17 @@ impl Process {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Self {
-            child,
-            notifications,
-            _directory: directory,
-        }
+        Self { child, notifications, _directory: directory }
     }
 
     fn signal(&self, signal: Signal) {
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
-            signal,
-        )
-        .unwrap();
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
     fn status(&self, key: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap();
-        line.trim_start_matches(':')
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     fn notified(&self) -> Vec<String> {
@@ -134,13 +117,9 @@ async fn p10_root_becomes_the_helpers_user_with_exactly_two_capabilities() {
     assert_eq!(process.status("Gid"), ids);
     assert_eq!(process.status("Groups"), "");
     // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN is 12.
-    for (set, capabilities) in [
-        ("CapPrm", 0x1400),
-        ("CapEff", 0x1400),
-        ("CapBnd", 0x1400),
-        ("CapInh", 0),
-        ("CapAmb", 0),
-    ] {
+    for (set, capabilities) in
+        [("CapPrm", 0x1400), ("CapEff", 0x1400), ("CapBnd", 0x1400), ("CapInh", 0), ("CapAmb", 0)]
+    {
         assert_eq!(process.status(set), format!("{capabilities:016x}"), "{set}");
     }
     assert_eq!(process.status("NoNewPrivs"), "1");
@@ -182,10 +161,7 @@ async fn p3_terminated_the_helper_closes_and_tells() {
     let _polkit = Polkit::start(&bus).await;
     let mut process = Process::start(&bus.address, &[]);
     appears(&bus).await;
-    until("it is ready", || {
-        process.notified().contains(&"READY=1".to_owned())
-    })
-    .await;
+    until("it is ready", || process.notified().contains(&"READY=1".to_owned())).await;
     let client = Client::new(&bus).await;
     let mut closed = client.proxy.receive_lease_ended().await.unwrap();
     let (_, _sockets, _) = client.open("pc-svc0").await.unwrap();
@@ -197,10 +173,7 @@ async fn p3_terminated_the_helper_closes_and_tells() {
     })
     .await;
     process.signal(Signal::SIGTERM);
-    assert_eq!(
-        closed.next().await.unwrap().args().unwrap().reason,
-        reason::HELPER_STOPPING
-    );
+    assert_eq!(closed.next().await.unwrap().args().unwrap().reason, reason::HELPER_STOPPING);
     assert!(process.child.wait().unwrap().success());
     assert!(process.notified().contains(&"STOPPING=1".to_owned()));
     assert_eq!(sh("nft -s -a list ruleset"), before);
@@ -224,10 +197,7 @@ fn p10_the_helper_refuses_to_run_with_more_or_less_than_it_needs() {
     assert!(with(exact).status().unwrap().success());
     for wrong in ["", ",+net_admin", ",+net_admin,+net_bind_service,+net_raw"] {
         let said = refused(&mut with(wrong));
-        assert!(
-            said.contains("exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"),
-            "{said}"
-        );
+        assert!(said.contains("exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"), "{said}");
     }
 }
 

@@ -47,20 +47,10 @@ async fn start() -> Real {
     let state = State::new(Box::new(Linux), Box::new(firewall));
     let connection = bus.connect().await;
     let helper = tokio::spawn(async move {
-        run::run(
-            connection,
-            state,
-            &Notifier::default(),
-            std::future::pending(),
-        )
-        .await
+        run::run(connection, state, &Notifier::default(), std::future::pending()).await
     });
     appears(&bus).await;
-    Real {
-        helper,
-        _polkit: polkit,
-        bus,
-    }
+    Real { helper, _polkit: polkit, bus }
 }
 
 fn ruleset() -> String {
@@ -81,11 +71,7 @@ async fn p4_a_lease_lives_and_leaves_the_firewall_as_it_was() {
     assert_ne!(ruleset(), before);
     let tagged = Linux.tagged().unwrap();
     assert_eq!(tagged.len(), 4);
-    assert!(
-        tagged
-            .iter()
-            .all(|socket| socket.mark == LeaseMark::new(NonZeroU8::MIN))
-    );
+    assert!(tagged.iter().all(|socket| socket.mark == LeaseMark::new(NonZeroU8::MIN)));
     // It stands, whenever it is looked at.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(closed.next().now_or_never().is_none());
@@ -93,10 +79,7 @@ async fn p4_a_lease_lives_and_leaves_the_firewall_as_it_was() {
     // What the helper keeps is in its own way no more than in anybody's: the same again is refused
     // by name, and the other interface is free.
     let other = Client::new(&real.bus).await;
-    assert!(matches!(
-        other.open("pc-svc0").await,
-        Err(Error::AddressInUse(_))
-    ));
+    assert!(matches!(other.open("pc-svc0").await, Err(Error::AddressInUse(_))));
     let (second, others, _) = other.open("pc-svc1").await.unwrap();
     other.proxy.close(second).await.unwrap();
     drop(others);
@@ -139,16 +122,10 @@ async fn p6_a_reload_of_the_firewall_is_repaired() {
     let client = Client::new(&real.bus).await;
     let mut closed = client.proxy.receive_lease_ended().await.unwrap();
     let (_, _sockets, _) = client.open("pc-svc0").await.unwrap();
-    let ours = || {
-        sh("nft list chain inet nixos-fw input-allow")
-            .matches("portcullis")
-            .count()
-    };
+    let ours = || sh("nft list chain inet nixos-fw input-allow").matches("portcullis").count();
     assert_eq!(ours(), 4);
-    let reload = NIXOS.replace(
-        "END'\n",
-        "END'\nadd table inet nixos-fw\ndelete table inet nixos-fw\n",
-    );
+    let reload =
+        NIXOS.replace("END'\n", "END'\nadd table inet nixos-fw\ndelete table inet nixos-fw\n");
     sh(&reload);
     until("the rules are back", || ours() == 4).await;
     assert!(closed.next().now_or_never().is_none());
@@ -157,10 +134,7 @@ async fn p6_a_reload_of_the_firewall_is_repaired() {
     let handle = sh(
         "nft -a list chain inet nixos-fw input-allow | grep portcullis | head -1 | grep -o '[0-9]*$'",
     );
-    sh(&format!(
-        "nft delete rule inet nixos-fw input-allow handle {}",
-        handle.trim()
-    ));
+    sh(&format!("nft delete rule inet nixos-fw input-allow handle {}", handle.trim()));
     let signal = tokio::time::timeout(PATIENCE, closed.next()).await.unwrap();
     assert_eq!(signal.unwrap().args().unwrap().reason, reason::REVOKED);
     assert_eq!(ours(), 0);
@@ -177,11 +151,7 @@ async fn a_squatter_is_named_by_check_and_by_open() {
         matches!(&error, Error::AddressInUse(text) if text.contains("tcp port 64172") && text.contains("uid 0")),
         "{error:?}"
     );
-    let facts = client
-        .proxy
-        .check(crate::lab::request("pc-svc0"))
-        .await
-        .unwrap();
+    let facts = client.proxy.check(crate::lab::request("pc-svc0")).await.unwrap();
     let taken = Vec::<(String, u16, u32)>::try_from(facts["ports-taken"].try_clone().unwrap());
     assert_eq!(taken.unwrap(), [("tcp".to_owned(), 64172, 0)]);
     assert_eq!(*facts["backend"], zbus::Variant::from("none"));

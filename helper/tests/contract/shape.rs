@@ -12,9 +12,7 @@ fn members(xml: &str) -> Vec<String> {
         let end = text[start..].find("-->").unwrap() + start + 3;
         text.replace_range(start..end, "");
     }
-    let (_, interface) = text
-        .split_once("<interface name=\"org.portcullis.Netboot1\">")
-        .unwrap();
+    let (_, interface) = text.split_once("<interface name=\"org.portcullis.Netboot1\">").unwrap();
     let (interface, _) = interface.split_once("</interface>").unwrap();
     let attribute = |tag: &str, name: &str| {
         let (_, rest) = tag.split_once(&format!("{name}=\""))?;
@@ -31,10 +29,7 @@ fn members(xml: &str) -> Vec<String> {
             "arg" => {
                 let direction = attribute(tag, "direction").unwrap_or_default();
                 let kind = attribute(tag, "type").unwrap();
-                members
-                    .last_mut()
-                    .unwrap()
-                    .push_str(&format!(", {direction} {name} {kind}"));
+                members.last_mut().unwrap().push_str(&format!(", {direction} {name} {kind}"));
             }
             _ => {}
         }
@@ -89,35 +84,17 @@ async fn p9_everybody_may_ask_and_nobody_else_may_be_the_helper() {
     };
     let (ok, text) = ask(vec!["call", name, path, name, "List"]).await.unwrap();
     assert!(ok, "{text}");
-    let open = vec![
-        "call",
-        name,
-        path,
-        name,
-        "Open",
-        "a{sv}",
-        "1",
-        "interface",
-        "s",
-        "eth0",
-    ];
+    let open = vec!["call", name, path, name, "Open", "a{sv}", "1", "interface", "s", "eth0"];
     let (ok, text) = ask(open).await.unwrap();
     assert!(ok, "{text}");
     // Another interface of the same object is not for everybody.
     let manager = "org.freedesktop.DBus.ObjectManager";
-    let (ok, text) = ask(vec!["call", name, path, manager, "GetManagedObjects"])
-        .await
-        .unwrap();
+    let (ok, text) = ask(vec!["call", name, path, manager, "GetManagedObjects"]).await.unwrap();
     assert!(!ok && text.to_lowercase().contains("denied"), "{text}");
     // With the helper gone, the name is free and still nobody's.
     lab.helper.stop();
     (&mut lab.helper.task).await.unwrap().unwrap();
-    let bus = [
-        "call",
-        "org.freedesktop.DBus",
-        "/org/freedesktop/DBus",
-        "org.freedesktop.DBus",
-    ];
+    let bus = ["call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus"];
     let (ok, text) = ask([&bus[..], &["GetId"]].concat()).await.unwrap();
     assert!(ok, "{text}");
     let own = [&bus[..], &["RequestName", "su", name, "4"]].concat();

@@ -42,11 +42,7 @@ fn opening() -> Opening {
 }
 
 fn take(bound: &mut Bound, key: &str) -> UdpSocket {
-    let position = bound
-        .handed
-        .iter()
-        .position(|(name, _)| *name == key)
-        .unwrap();
+    let position = bound.handed.iter().position(|(name, _)| *name == key).unwrap();
     let socket = UdpSocket::from(bound.handed.remove(position).1);
     socket.set_nonblocking(false).unwrap();
     socket
@@ -67,9 +63,7 @@ fn received(socket: &UdpSocket, expected: usize) -> usize {
     let mut count = 0;
     loop {
         let patience = if count < expected { 3000 } else { 200 };
-        socket
-            .set_read_timeout(Some(Duration::from_millis(patience)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(patience))).unwrap();
         if socket.recv(&mut [0; 16]).is_err() {
             return count;
         }
@@ -90,11 +84,7 @@ fn p8_sockets_are_marked_confined_and_locked() {
         assert_eq!(socket.device().unwrap().unwrap(), b"pc-svc0", "{key}");
         assert!(socket.nonblocking().unwrap(), "{key}");
         let flags = nix::fcntl::fcntl(socket.as_fd(), nix::fcntl::FcntlArg::F_GETFD).unwrap();
-        assert_eq!(
-            flags & nix::libc::FD_CLOEXEC,
-            nix::libc::FD_CLOEXEC,
-            "{key}"
-        );
+        assert_eq!(flags & nix::libc::FD_CLOEXEC, nix::libc::FD_CLOEXEC, "{key}");
         let address = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
         let (ip, port) = match *key {
             "dhcp" => (Ipv4Addr::UNSPECIFIED, 67),
@@ -108,12 +98,7 @@ fn p8_sockets_are_marked_confined_and_locked() {
         }
         // Even root cannot take the filter off any more.
         assert!(socket.detach_filter().is_err(), "{key}");
-        assert!(
-            socket
-                .attach_filter(&[SockFilter::new(6, 0, 0, u32::MAX)])
-                .is_err(),
-            "{key}"
-        );
+        assert!(socket.attach_filter(&[SockFilter::new(6, 0, 0, u32::MAX)]).is_err(), "{key}");
         let buffer = getsockopt(&socket.as_fd(), sockopt::RcvBuf).unwrap();
         assert!(buffer >= 1024 * 1024, "{key}: {buffer}");
     }
@@ -128,9 +113,7 @@ fn p8_sockets_are_marked_confined_and_locked() {
     let tagged = Linux.tagged().unwrap();
     assert_eq!(tagged.len(), 4);
     assert!(
-        tagged
-            .iter()
-            .all(|socket| socket.mark == opening.mark && socket.ifindex == opening.index)
+        tagged.iter().all(|socket| socket.mark == opening.mark && socket.ifindex == opening.index)
     );
 }
 
@@ -138,11 +121,9 @@ fn p8_sockets_are_marked_confined_and_locked() {
 fn packets_go_to_the_lease_and_never_to_the_placeholder() {
     let Some(peer) = two_wires() else { return };
     let mut bound = sockets::bind(&opening(), ADDRESS).unwrap();
-    for (key, to) in [
-        ("boot-server", "192.0.2.1:4011"),
-        ("tftp", "192.0.2.1:69"),
-        ("dhcp", "192.0.2.1:67"),
-    ] {
+    for (key, to) in
+        [("boot-server", "192.0.2.1:4011"), ("tftp", "192.0.2.1:69"), ("dhcp", "192.0.2.1:67")]
+    {
         let socket = take(&mut bound, key);
         // Each from a port of its own, so that a shared port would split them by their hash.
         send(&peer, "192.0.2.2", to, 100);
@@ -188,23 +169,13 @@ fn nobody_binds(address: &str, port: u16, device: &str, reuse: bool) -> bool {
          d and s.setsockopt(socket.SOL_SOCKET,socket.SO_BINDTODEVICE,d)\n\
          s.bind((sys.argv[1],int(sys.argv[2])))";
     let output = Command::new("python3")
-        .args([
-            "-c",
-            script,
-            address,
-            &port.to_string(),
-            device,
-            &u8::from(reuse).to_string(),
-        ])
+        .args(["-c", script, address, &port.to_string(), device, &u8::from(reuse).to_string()])
         .uid(65534)
         .gid(65534)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() || text.contains("Address already in use"),
-        "{text}"
-    );
+    assert!(output.status.success() || text.contains("Address already in use"), "{text}");
     output.status.success()
 }
 
@@ -212,30 +183,17 @@ fn nobody_binds(address: &str, port: u16, device: &str, reuse: bool) -> bool {
 fn p9_nobody_can_move_a_socket_onto_a_lease() {
     let Some(_peer) = two_wires() else { return };
     let bound = sockets::bind(&opening(), ADDRESS).unwrap();
-    let ways = [
-        ("0.0.0.0", "pc-svc1"),
-        ("192.0.2.1", ""),
-        ("192.0.2.1", "pc-svc1"),
-        ("0.0.0.0", ""),
-    ];
+    let ways =
+        [("0.0.0.0", "pc-svc1"), ("192.0.2.1", ""), ("192.0.2.1", "pc-svc1"), ("0.0.0.0", "")];
     for (address, device) in ways {
         for reuse in [false, true] {
-            assert!(
-                !nobody_binds(address, 4011, device, reuse),
-                "{address} {device} {reuse}"
-            );
+            assert!(!nobody_binds(address, 4011, device, reuse), "{address} {device} {reuse}");
         }
     }
-    assert!(
-        nobody_binds("198.51.100.1", 4011, "pc-svc1", false),
-        "another address is free"
-    );
+    assert!(nobody_binds("198.51.100.1", 4011, "pc-svc1", false), "another address is free");
     drop(bound);
     for (address, device) in ways {
-        assert!(
-            nobody_binds(address, 4011, device, false),
-            "{address} {device}: free again"
-        );
+        assert!(nobody_binds(address, 4011, device, false), "{address} {device}: free again");
     }
 }
 
@@ -267,10 +225,8 @@ fn a_squatter_on_the_wildcard_is_in_the_way_and_one_on_the_loopback_is_not() {
 fn a_name_that_was_given_to_another_interface_means_the_old_one() {
     let Some(_peer) = two_wires() else { return };
     let stale = opening();
-    sh(
-        "ip link set pc-svc0 down; ip link set pc-svc0 name pc-old; ip link set pc-old up
-        ip link set pc-svc1 down; ip link set pc-svc1 name pc-svc0; ip link set pc-svc0 up",
-    );
+    sh("ip link set pc-svc0 down; ip link set pc-svc0 name pc-old; ip link set pc-old up
+        ip link set pc-svc1 down; ip link set pc-svc1 name pc-svc0; ip link set pc-svc0 up");
     let bound = sockets::bind(&stale, ADDRESS).unwrap();
     for (key, socket) in &bound.handed {
         let device = SockRef::from(socket).device().unwrap().unwrap();
@@ -282,11 +238,7 @@ fn a_name_that_was_given_to_another_interface_means_the_old_one() {
 fn a_machine_that_comes_back_from_the_same_port_is_served_at_once() {
     let Some(peer) = two_wires() else { return };
     let mut bound = sockets::bind(&opening(), ADDRESS).unwrap();
-    let position = bound
-        .handed
-        .iter()
-        .position(|(key, _)| *key == "http")
-        .unwrap();
+    let position = bound.handed.iter().position(|(key, _)| *key == "http").unwrap();
     let listener = TcpListener::from(bound.handed.remove(position).1);
     listener.set_nonblocking(false).unwrap();
     for round in 0..3 {
@@ -320,26 +272,18 @@ fn a_machine_that_comes_back_from_the_same_port_is_served_at_once() {
 #[test]
 fn the_kernel_says_what_an_interface_is() {
     let Some(_peer) = two_wires() else { return };
-    sh(
-        "ip link add pc-br0 type bridge; ip link add pc-a type veth peer name pc-c;
+    sh("ip link add pc-br0 type bridge; ip link add pc-a type veth peer name pc-c;
         ip link set pc-a master pc-br0;
         ip link property add dev pc-c altname pc-other;
-        ip addr add 203.0.113.1/24 dev pc-c; ip addr add 203.0.113.9/24 dev pc-c label pc-c:1",
-    );
+        ip addr add 203.0.113.1/24 dev pc-c; ip addr add 203.0.113.9/24 dev pc-c label pc-c:1");
     let svc = link("pc-svc0").unwrap();
     assert!(svc.up && !svc.loopback && svc.master.is_none());
     assert_eq!(svc.addresses, [ADDRESS]);
     let master = link("pc-a").unwrap().master.unwrap();
-    assert_eq!(
-        (master.kind.as_str(), master.name.unwrap().as_str()),
-        ("bridge", "pc-br0")
-    );
+    assert_eq!((master.kind.as_str(), master.name.unwrap().as_str()), ("bridge", "pc-br0"));
     let other = link("pc-other").unwrap();
     assert_eq!((other.name.as_str(), other.up), ("pc-c", false));
-    assert_eq!(
-        other.addresses,
-        [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 9)]
-    );
+    assert_eq!(other.addresses, [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 9)]);
     assert!(link("lo").unwrap().loopback);
     assert_eq!(link("pc-nobody"), None);
 }

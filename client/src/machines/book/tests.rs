@@ -46,21 +46,11 @@ fn started(transfer: u64, role: Role) -> Fact {
         Role::Loader => Protocol::Tftp,
         _ => Protocol::Http,
     };
-    Fact::TransferStarted {
-        transfer,
-        protocol,
-        role,
-        size: 10,
-    }
+    Fact::TransferStarted { transfer, protocol, role, size: 10 }
 }
 
 fn done(transfer: u64) -> Fact {
-    Fact::TransferDone {
-        transfer,
-        sent: 10,
-        milliseconds: 1,
-        retransmissions: 0,
-    }
+    Fact::TransferDone { transfer, sent: 10, milliseconds: 1, retransmissions: 0 }
 }
 
 fn load(book: &mut Book, now: u64, mac: MacAddr, number: u64, role: Role) -> Vec<What> {
@@ -100,9 +90,7 @@ fn silence(book: &mut Book, from: u64, until: u64) -> Vec<(u64, String, String)>
     let mut said = Vec::new();
     for second in from.div_ceil(1000)..=until / 1000 {
         for (mac, statement) in book.tick(second * 1000) {
-            let Statement::Stalled { step, advice } = statement else {
-                panic!("{statement:?}")
-            };
+            let Statement::Stalled { step, advice } = statement else { panic!("{statement:?}") };
             assert_eq!(mac, A);
             said.push((second, step, advice[0].clone()));
         }
@@ -128,40 +116,10 @@ fn questions_that_are_repeated_are_told_once() {
         .into();
     assert_eq!(news, [2, 0, 0, 0]);
     // A new boot after a minute of silence, or something else that asks.
-    assert_eq!(
-        ask(
-            &mut book,
-            88_000,
-            A,
-            UEFI,
-            Firmware::Pxe,
-            OfferForm::Complete
-        ),
-        2
-    );
-    assert_eq!(
-        ask(
-            &mut book,
-            89_000,
-            A,
-            UEFI,
-            Firmware::Ipxe,
-            OfferForm::Script
-        ),
-        2
-    );
+    assert_eq!(ask(&mut book, 88_000, A, UEFI, Firmware::Pxe, OfferForm::Complete), 2);
+    assert_eq!(ask(&mut book, 89_000, A, UEFI, Firmware::Ipxe, OfferForm::Script), 2);
     // Another machine is another story.
-    assert_eq!(
-        ask(
-            &mut book,
-            89_000,
-            B,
-            UEFI,
-            Firmware::Ipxe,
-            OfferForm::Script
-        ),
-        2
-    );
+    assert_eq!(ask(&mut book, 89_000, B, UEFI, Firmware::Ipxe, OfferForm::Script), 2);
 }
 
 #[test]
@@ -213,15 +171,7 @@ fn a_kernel_that_was_cut_off_is_not_a_kernel() {
     up_to_script(&mut book, 0, A);
     book.fact(0, A, started(3, Role::Kernel));
     let reason = "reset".to_owned();
-    book.fact(
-        0,
-        A,
-        Fact::TransferEnded {
-            transfer: 3,
-            sent: 1,
-            reason,
-        },
-    );
+    book.fact(0, A, Fact::TransferEnded { transfer: 3, sent: 1, reason });
     assert_eq!(book.fact(0, A, done(3)).len(), 1);
     load(&mut book, 0, A, 4, Role::Initrd(0));
     assert_eq!(load(&mut book, 0, A, 5, Role::Initrd(1)).len(), 1);
@@ -233,13 +183,7 @@ fn stalled_after_a_complete_offer_names_the_address_first() {
     for now in [0, 4_000, 12_000] {
         ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
     }
-    says(
-        &mut book,
-        12_000,
-        30,
-        "offered a loader",
-        "No DHCP server gave it an address",
-    );
+    says(&mut book, 12_000, 30, "offered a loader", "No DHCP server gave it an address");
 }
 
 #[test]
@@ -247,9 +191,7 @@ fn stalled_after_a_boot_server_offer_names_the_other_form() {
     let mut book = book();
     ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::BootServer);
     let (_, statement) = book.tick(30_000).remove(0);
-    let Statement::Stalled { advice, .. } = statement else {
-        panic!("{statement:?}")
-    };
+    let Statement::Stalled { advice, .. } = statement else { panic!("{statement:?}") };
     assert!(advice[1].contains("--uefi-offer complete"));
 }
 
@@ -272,13 +214,7 @@ fn a_download_that_moves_is_not_stalled_and_one_that_stands_is() {
         book.fact(now, A, Fact::TransferProgress { transfer, sent });
         assert_eq!(book.tick(now + 14_000), []);
     }
-    says(
-        &mut book,
-        93_000,
-        112,
-        "download has stopped",
-        "Packets are lost",
-    );
+    says(&mut book, 93_000, 112, "download has stopped", "Packets are lost");
 }
 
 #[test]
@@ -290,25 +226,11 @@ fn a_loader_without_consequence_names_secure_boot_and_the_next_try_gets_another(
     says(&mut book, 2_000, 32, "nothing followed", "Secure Boot");
     assert_eq!(book.memory(40_000, A).failed_loaders, 1);
     // The next boot does not count the same failure again.
-    ask(
-        &mut book,
-        40_000,
-        A,
-        UEFI,
-        Firmware::Pxe,
-        OfferForm::Complete,
-    );
+    ask(&mut book, 40_000, A, UEFI, Firmware::Pxe, OfferForm::Complete);
     assert_eq!(book.memory(40_000, A).failed_loaders, 1);
     // A quick reboot counts without a statement.
     load(&mut book, 41_000, A, 2, Role::Loader);
-    ask(
-        &mut book,
-        42_000,
-        A,
-        UEFI,
-        Firmware::Pxe,
-        OfferForm::Complete,
-    );
+    ask(&mut book, 42_000, A, UEFI, Firmware::Pxe, OfferForm::Complete);
     assert_eq!(book.memory(42_000, A).failed_loaders, 2);
 }
 
@@ -317,14 +239,7 @@ fn the_end_of_a_download_from_before_a_restart_is_no_step_of_the_new_boot() {
     let mut book = book();
     ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::Complete);
     book.fact(1_000, A, started(1, Role::Loader));
-    ask(
-        &mut book,
-        2_000,
-        A,
-        UEFI,
-        Firmware::Pxe,
-        OfferForm::Complete,
-    );
+    ask(&mut book, 2_000, A, UEFI, Firmware::Pxe, OfferForm::Complete);
     book.fact(3_000, A, done(1));
     says(&mut book, 3_000, 32, "offered a loader", "No DHCP server");
 }
@@ -334,21 +249,8 @@ fn a_loader_that_was_only_slow_has_not_failed() {
     let mut book = book();
     ask(&mut book, 0, A, BIOS, Firmware::Pxe, OfferForm::Complete);
     load(&mut book, 2_000, A, 1, Role::Loader);
-    says(
-        &mut book,
-        2_000,
-        32,
-        "nothing followed",
-        "network card's ROM",
-    );
-    ask(
-        &mut book,
-        50_000,
-        A,
-        BIOS,
-        Firmware::Ipxe,
-        OfferForm::Script,
-    );
+    says(&mut book, 2_000, 32, "nothing followed", "network card's ROM");
+    ask(&mut book, 50_000, A, BIOS, Firmware::Ipxe, OfferForm::Script);
     assert_eq!(book.memory(50_000, A).failed_loaders, 0);
 }
 
@@ -364,23 +266,9 @@ fn an_ipxe_that_loaded_our_ipxe_is_remembered_until_it_has_the_script() {
     load(&mut book, 6_000, A, 2, Role::Script);
     assert!(!book.memory(6_000, A).chained);
     // Nor for ever: what does not come for the script may begin anew.
-    ask(
-        &mut book,
-        100_000,
-        A,
-        BIOS,
-        Firmware::Ipxe,
-        OfferForm::Complete,
-    );
+    ask(&mut book, 100_000, A, BIOS, Firmware::Ipxe, OfferForm::Complete);
     load(&mut book, 100_000, A, 4, Role::Loader);
-    ask(
-        &mut book,
-        101_000,
-        A,
-        BIOS,
-        Firmware::Ipxe,
-        OfferForm::Script,
-    );
+    ask(&mut book, 101_000, A, BIOS, Firmware::Ipxe, OfferForm::Script);
     assert!(book.memory(101_000, A).chained);
     assert_eq!(book.tick(131_000).len(), 1);
     assert!(!book.memory(131_000, A).chained);
@@ -397,13 +285,7 @@ fn stalled_before_and_after_the_script() {
     says(&mut early, 0, 30, "where its script is", "drops TCP");
     let mut late = book();
     up_to_script(&mut late, 0, A);
-    says(
-        &mut late,
-        0,
-        20,
-        "has not asked for the kernel",
-        "stopped at the script",
-    );
+    says(&mut late, 0, 20, "has not asked for the kernel", "stopped at the script");
 }
 
 #[test]
@@ -411,21 +293,12 @@ fn stalled_between_kernel_and_initrd_names_memory() {
     let mut book = book();
     up_to_script(&mut book, 0, A);
     load(&mut book, 1_000, A, 3, Role::Kernel);
-    says(
-        &mut book,
-        1_000,
-        31,
-        "not fetched every initrd",
-        "too little memory",
-    );
+    says(&mut book, 1_000, 31, "not fetched every initrd", "too little memory");
 }
 
 #[test]
 fn once_leaves_a_machine_alone_that_has_booted() {
-    let mut book = Book::new(&Policy {
-        once: true,
-        ..policy()
-    });
+    let mut book = Book::new(&Policy { once: true, ..policy() });
     up_to_script(&mut book, 0, A);
     assert!(!book.memory(0, A).local_boot);
     boot(&mut book, 0, A);
@@ -436,10 +309,7 @@ fn once_leaves_a_machine_alone_that_has_booted() {
 
 #[test]
 fn count_lets_machines_finish_that_are_on_their_way() {
-    let mut book = Book::new(&Policy {
-        count: Some(1),
-        ..policy()
-    });
+    let mut book = Book::new(&Policy { count: Some(1), ..policy() });
     ask(&mut book, 0, B, UEFI, Firmware::Pxe, OfferForm::Complete);
     boot(&mut book, 10, A);
     assert!(book.memory(20, A).local_boot);
@@ -456,24 +326,14 @@ fn count_lets_machines_finish_that_are_on_their_way() {
 
 #[test]
 fn inventions_push_out_inventions_and_not_machines_that_are_served() {
-    let mut book = Book::new(&Policy {
-        once: true,
-        ..policy()
-    });
+    let mut book = Book::new(&Policy { once: true, ..policy() });
     boot(&mut book, 0, A);
     ask(&mut book, 0, B, UEFI, Firmware::Pxe, OfferForm::Complete);
     load(&mut book, 0, B, 9, Role::Loader);
     for number in 0..6_000_u32 {
         let [a, b, c, d] = number.to_be_bytes();
         let stranger = MacAddr([6, 6, a, b, c, d]);
-        ask(
-            &mut book,
-            1 + u64::from(number),
-            stranger,
-            UEFI,
-            Firmware::Pxe,
-            OfferForm::Complete,
-        );
+        ask(&mut book, 1 + u64::from(number), stranger, UEFI, Firmware::Pxe, OfferForm::Complete);
     }
     assert_eq!(book.machines.len(), MACHINES);
     assert!(book.memory(7_000, A).local_boot);

@@ -20,11 +20,7 @@ fn plain(length: u64) -> (Transfer, Action) {
 }
 
 fn windowed(length: u64, block: u16, window: u16) -> (Transfer, Action) {
-    let asked = Options {
-        block: Some(block),
-        window: Some(window),
-        ..Options::default()
-    };
+    let asked = Options { block: Some(block), window: Some(window), ..Options::default() };
     Transfer::begin(Agreement::new(asked, length, MTU), length, NOW)
 }
 
@@ -34,21 +30,13 @@ fn window(first: u64, count: u16) -> Action {
 
 #[test]
 fn wire_45_only_what_was_asked_is_granted() {
-    let all = Options {
-        block: Some(1468),
-        timeout: Some(7),
-        size: true,
-        window: Some(4),
-    };
+    let all = Options { block: Some(1468), timeout: Some(7), size: true, window: Some(4) };
     let agreement = Agreement::new(all, 5_000_000_000, MTU);
     assert_eq!(
         agreement.oack.as_deref(),
         Some(&b"\0\x06blksize\x001468\0timeout\x007\0tsize\x005000000000\0windowsize\x004\0"[..])
     );
-    let size = Options {
-        size: true,
-        ..Options::default()
-    };
+    let size = Options { size: true, ..Options::default() };
     let agreement = Agreement::new(size, 3, MTU);
     assert_eq!(agreement.oack.as_deref(), Some(&b"\0\x06tsize\x003\0"[..]));
     assert_eq!((agreement.block, agreement.window), (512, 1));
@@ -68,24 +56,12 @@ fn wire_46_blocks_fit_the_mtu_and_windows_are_bounded() {
         (1468, 100, 512),
         (256, 100, 256),
     ] {
-        let options = Options {
-            block: Some(asked),
-            ..Options::default()
-        };
+        let options = Options { block: Some(asked), ..Options::default() };
         let block = Agreement::new(options, 1, mtu).block;
         assert_eq!(block, granted, "{asked} at {mtu}");
     }
-    for (asked, block, granted) in [
-        (1, 1468, 1),
-        (4, 1468, 4),
-        (65535, 1468, 64),
-        (64, 65464, 4),
-    ] {
-        let options = Options {
-            block: Some(block),
-            window: Some(asked),
-            ..Options::default()
-        };
+    for (asked, block, granted) in [(1, 1468, 1), (4, 1468, 4), (65535, 1468, 64), (64, 65464, 4)] {
+        let options = Options { block: Some(block), window: Some(asked), ..Options::default() };
         let agreement = Agreement::new(options, 1, 65535);
         assert_eq!(agreement.window, granted, "{asked} blocks of {block}");
     }
@@ -182,10 +158,7 @@ fn wire_51_pauses_follow_the_round_trip_and_the_timeout_option() {
     transfer.time_out(now);
     assert_eq!(transfer.deadline() - now, MIN_PAUSE * 2);
 
-    let asked = Options {
-        timeout: Some(2),
-        ..Options::default()
-    };
+    let asked = Options { timeout: Some(2), ..Options::default() };
     let (mut transfer, _) = Transfer::begin(Agreement::new(asked, 1, MTU), 1, NOW);
     for _ in 0..4 {
         transfer.time_out(transfer.deadline());
@@ -198,32 +171,16 @@ fn wire_51_pauses_follow_the_round_trip_and_the_timeout_option() {
 #[test]
 fn wire_51_an_error_ends_it_at_once() {
     let (mut transfer, _) = windowed(5000, 512, 4);
-    let refused = Action::Refused {
-        code: 8,
-        message: b"User aborted".to_vec(),
-    };
-    assert_eq!(
-        transfer.receive(b"\0\x05\0\x08User aborted\0", NOW),
-        refused
-    );
+    let refused = Action::Refused { code: 8, message: b"User aborted".to_vec() };
+    assert_eq!(transfer.receive(b"\0\x05\0\x08User aborted\0", NOW), refused);
     assert!(!transfer.under_way());
 }
 
 #[test]
 fn other_packets_change_nothing() {
     let (mut transfer, _) = plain(5000);
-    for datagram in [
-        &b""[..],
-        b"\0\x04\0",
-        b"\0\x01f\0octet\0",
-        b"\0\x03\0\x01x",
-        b"\xff\xff",
-    ] {
-        assert_eq!(
-            transfer.receive(datagram, NOW),
-            Action::Wait,
-            "{datagram:?}"
-        );
+    for datagram in [&b""[..], b"\0\x04\0", b"\0\x01f\0octet\0", b"\0\x03\0\x01x", b"\xff\xff"] {
+        assert_eq!(transfer.receive(datagram, NOW), Action::Wait, "{datagram:?}");
     }
     assert_eq!(transfer.receive(&ack(1), NOW), window(2, 1));
 }
@@ -340,11 +297,7 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
             match event {
                 Event::ToServer(packet) => action = transfer.receive(&packet, now),
                 Event::ToReader(packet) => {
-                    out.extend(
-                        reader
-                            .receive(&packet)
-                            .map(|ack| Event::ToServer(ack.into())),
-                    );
+                    out.extend(reader.receive(&packet).map(|ack| Event::ToServer(ack.into())));
                 }
                 Event::ReaderTimer => {
                     // A reader repeats its last ACK when nothing comes.
@@ -372,16 +325,10 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
 }
 
 fn content(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| (at * 31 + at / 251).to_le_bytes()[0])
-        .collect()
+    (0..length).map(|at| (at * 31 + at / 251).to_le_bytes()[0]).collect()
 }
 
-const CALM: Weather = Weather {
-    lost: 0,
-    twice: 0,
-    late: 0,
-};
+const CALM: Weather = Weather { lost: 0, twice: 0, late: 0 };
 
 #[test]
 fn wire_50_the_block_counter_wraps() {
@@ -391,11 +338,7 @@ fn wire_50_the_block_counter_wraps() {
         assert!(received == file, "window {blocks}");
         assert_eq!(sent, 140_001, "window {blocks}");
     }
-    let rough = Weather {
-        lost: 1,
-        twice: 1,
-        late: 0,
-    };
+    let rough = Weather { lost: 1, twice: 1, late: 0 };
     let (received, _) = simulate(&file, 8, 64, rough, 7);
     assert!(received == file);
 }
