@@ -52,6 +52,8 @@ mod reason {
     pub const CLIENT_ID: &str = "61 comes back (RFC 6842)";
     pub const URL: &str = "the script's address carries this run's token";
     pub const PROMPT: &str = "no menu prompt where there is no menu";
+    pub const ADDRESS: &str =
+        "ciaddr is copied and yiaddr stays 0, always: dnsmasq moves the one to the other";
     pub const NO_MENU: &str = "a file, where dnsmasq repeats its menu";
 }
 
@@ -141,6 +143,9 @@ fn cases() -> Vec<Case> {
     let discover = |options: &[Option_]| message(MAC, options);
     let bios = &[DISCOVER, PXE_BIOS, BIOS, UNDI, GUID, WANTED];
     let x64 = &[DISCOVER, PXE_X64, X64, UNDI, GUID, WANTED];
+    // By now it has an address.
+    let mut chosen = discover(&[REQUEST, PXE_BIOS, BIOS, UNDI, GUID, ITEM, WANTED]);
+    chosen[12..16].copy_from_slice(&[192, 0, 2, 60]);
     let mut unicast = discover(bios);
     unicast[10] = 0;
     let end = unicast.len() - 1;
@@ -244,11 +249,16 @@ fn cases() -> Vec<Case> {
         },
         Case {
             name: "BIOS that has chosen on 4011",
-            bytes: discover(&[REQUEST, PXE_BIOS, BIOS, UNDI, GUID, ITEM, WANTED]),
+            bytes: chosen,
             port: 4011,
             ours: true,
             theirs: true,
-            differences: &[("67", reason::FILE_OPTION)],
+            differences: &[
+                ("67", reason::FILE_OPTION),
+                ("ciaddr", reason::ADDRESS),
+                ("sname", reason::SERVER),
+                ("yiaddr", reason::ADDRESS),
+            ],
         },
         Case {
             name: "BIOS that wants its disk on 4011",
