@@ -54,7 +54,8 @@ impl Netboot {
     ///
     /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
     /// `boot-server` (b, default true), `tftp` (b, default true), `http-port` (q, default 64172,
-    /// 0 for none), `max-seconds` (u, default 43200). Unknown keys are refused. Sockets: `dhcp`,
+    /// 0 for none), `max-seconds` (u, default 43200, or the
+    /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
     /// `boot-server`, `tftp`, `http`. Facts: `backend` (s), `interface` (s), `interface-index`
     /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `opened` and `ends` (t,
     /// CLOCK_BOOTTIME in microseconds).
