@@ -459,3 +459,15 @@ fn firewall_error(error: FirewallError) -> Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_list_sockets_is_told_from_one_that_will_not() {
+        let said = |errno| not_listed(&io::Error::from_raw_os_error(errno));
+        assert!(said(libc::ENOENT).ends_with("load the modules inet_diag, tcp_diag and udp_diag"));
+        assert!(!said(libc::EPERM).contains("modules"));
+    }
+}
