@@ -29,3 +29,4 @@ pub mod sockets;
 mod sockopt;
 pub mod state;
 mod upkeep;
+mod watch;

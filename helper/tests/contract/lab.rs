@@ -6,6 +6,7 @@ use std::{
     io::{self, Read},
     net::{IpAddr, Ipv4Addr},
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -100,9 +101,14 @@ impl Bus {
         zbus::connection::Builder::address(self.address.as_str()).build().await.unwrap()
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("bus")
+    }
+
     /// A connection of another user; needs root.
-    async fn connect_as(&self, user: u32) -> Connection {
-        let socket = self.directory.path().join("bus");
+    pub async fn connect_as(&self, user: u32) -> Connection {
+        let socket = self.socket();
         let connect = move || {
             // The kernel notes who connects. This changes the thread alone, which ends here.
             let user = rustix::thread::Uid::from_raw(user);
@@ -255,6 +261,13 @@ impl Polkit {
         }
     }
 
+    /// Tells everybody that its rules may have changed.
+    pub async fn changes(&self) {
+        let authority = "org.freedesktop.PolicyKit1.Authority";
+        let path = "/org/freedesktop/PolicyKit1/Authority";
+        self.connection.emit_signal(None::<&str>, path, authority, "Changed", &()).await.unwrap();
+    }
+
     pub fn answers(&self, mood: Mood) {
         *self.open.lock().unwrap() = mood;
     }
@@ -370,7 +383,7 @@ impl World {
         Arc::new(Mutex::new(world))
     }
 
-    fn add_link(&mut self, number: u8) {
+    pub fn add_link(&mut self, number: u8) {
         let link = Link {
             index: u32::from(number) + 2,
             name: format!("eth{number}"),
@@ -646,7 +659,7 @@ impl Client {
         Self::over(bus.connect().await).await
     }
 
-    async fn over(connection: Connection) -> Self {
+    pub async fn over(connection: Connection) -> Self {
         let proxy = Netboot1Proxy::new(&connection).await.unwrap();
         Self { connection, proxy }
     }

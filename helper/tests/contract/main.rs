@@ -16,6 +16,7 @@
 )]
 
 mod authority;
+mod crowd;
 mod ending;
 mod lab;
 mod netns;

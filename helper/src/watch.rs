@@ -1,0 +1,55 @@
+//! Notices at once that somebody changes nf_tables, so that a reload need not wait for the tick.
+//!
+//! Guarantees: a message is a reason to look, and nothing else: what it says is never read, so one
+//! that is lost (ENOBUFS) means the same. Whoever changes the firewall all the time is looked at no
+//! more often than [`limits::BURST`] allows. Trusts nothing: without it, the tick sees all.
+//! Format: `NFNLGRP_NFTABLES` of include/uapi/linux/netfilter/nfnetlink.h.
+
+use std::io;
+
+use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::limits;
+
+/// The multicast group that hears of every change of the ruleset.
+const NFNLGRP_NFTABLES: u32 = 7;
+
+/// A netlink socket that listens.
+pub struct Watch(AsyncFd<Socket>);
+
+impl Watch {
+    /// Listens from now on, in this thread's network namespace.
+    ///
+    /// # Errors
+    /// What socket(2), bind(2) or setsockopt(2) answered: without CAP_NET_ADMIN, EPERM.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        socket.add_membership(NFNLGRP_NFTABLES)?;
+        // Its heir is unsafe, since a type might change its descriptor; this one keeps it.
+        #[expect(deprecated, reason = "the safe way for a type that is known")]
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        Ok(Self(socket))
+    }
+
+    /// Completes when the ruleset has changed since the last time, and a burst of changes is over
+    /// or has lasted [`limits::BURST`].
+    ///
+    /// # Errors
+    /// What epoll(7) answered.
+    pub async fn changed(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        tokio::time::sleep(limits::BURST).await;
+        let mut ready = self.0.readable().await?;
+        // Each read empties one message, however little of it is taken.
+        for _ in 0..limits::DUMP_MESSAGES {
+            let mut taken = [0; 1];
+            if ready.try_io(|one| one.get_ref().recv(&mut taken.as_mut_slice(), 0)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
