@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Write},
+    ops::Range,
     os::unix::net::UnixStream,
     time::Duration,
 };
@@ -12,14 +13,14 @@ use portcullis_helper::limits;
 use zbus::Message;
 
 use crate::{
-    lab::{Client, Lab, Mood, PATIENCE, request, until},
+    lab::{Bus, Client, Helper, Lab, Mood, PATIENCE, Polkit, request, until},
     netns::skipped,
 };
 
 /// Users that ask in the same instant.
 const CROWD: usize = 50;
-/// Users that come after them, more than there is room for.
-const LATE: usize = 20;
+/// Those, and some that come after them: more than there is room for.
+const USERS: Range<u32> = 60_000..60_070;
 
 #[tokio::test]
 async fn p9_fifty_users_at_once_get_their_own_and_nobody_elses() {
@@ -27,9 +28,11 @@ async fn p9_fifty_users_at_once_get_their_own_and_nobody_elses() {
         skipped("needs root, to become other users");
         return;
     }
-    let lab = Lab::start().await;
+    let bus = Bus::start_with_accounts(USERS);
+    let polkit = Polkit::start(&bus).await;
+    let lab = Lab { helper: Helper::start(&bus).await, polkit, bus };
     let mut clients = Vec::new();
-    for (user, link) in (60_000..).zip(0_u8..).take(CROWD + LATE) {
+    for (user, link) in USERS.zip(0_u8..) {
         lab.helper.world().add_link(link);
         clients.push(Client::over(lab.bus.connect_as(user).await).await);
     }
@@ -56,12 +59,12 @@ async fn p9_fifty_users_at_once_get_their_own_and_nobody_elses() {
     assert!(refused.iter().all(|one| matches!(one, Err(Error::LimitsExceeded(_)))));
     granted.extend(given.into_iter().map(Result::unwrap));
 
-    let each = join_all(clients.iter().zip(&granted).map(|(client, (lease, ..))| async {
+    let each = join_all(clients.iter().zip(&granted).take(CROWD).map(|(client, (lease, ..))| async move {
         let listed: Vec<u64> =
             client.proxy.list().await.unwrap().into_iter().map(|(id, _)| id).collect();
         (listed == [*lease], client.proxy.close(lease % 50 + 1).await)
     }));
-    for (number, (only_its_own, closed)) in each.await.into_iter().enumerate().take(CROWD) {
+    for (number, (only_its_own, closed)) in each.await.into_iter().enumerate() {
         assert!(only_its_own, "user {number} sees others");
         assert!(matches!(closed, Err(Error::NoSuchLease(_))), "user {number} ends another's");
     }

@@ -45,6 +45,23 @@ impl Bus {
 
     /// For a helper that runs as this user.
     pub fn start_for(helper: u32) -> Self {
+        Self::launch(helper, Command::new("dbus-daemon"))
+    }
+
+    /// With these accounts besides those of the machine, since a bus serves nobody whom it does not
+    /// know; needs root.
+    pub fn start_with_accounts(users: std::ops::Range<u32>) -> Self {
+        let mut accounts = std::fs::read_to_string("/etc/passwd").unwrap();
+        accounts.extend(users.map(|uid| format!("user{uid}:x:{uid}:65534::/:/bin/false\n")));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), accounts).unwrap();
+        let script = "mount --bind \"$0\" /etc/passwd && exec dbus-daemon \"$@\"";
+        let mut daemon = Command::new("unshare");
+        daemon.args(["--mount", "sh", "-c", script]).arg(file.path());
+        Self::launch(nix::unistd::getuid().as_raw(), daemon)
+    }
+
+    fn launch(helper: u32, mut daemon: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users must reach the socket.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -80,7 +97,7 @@ impl Bus {
         );
         let file = directory.path().join("bus.conf");
         std::fs::write(&file, config).unwrap();
-        let mut daemon = Command::new("dbus-daemon")
+        let mut daemon = daemon
             .arg(format!("--config-file={}", file.display()))
             .args(["--nofork", "--nosyslog", "--print-address"])
             .stdout(Stdio::piped())
