@@ -89,7 +89,9 @@ fn reloaded_under_downloads(flavour: Flavour) {
         (kernels.join().unwrap(), loaders.join().unwrap())
     });
     times.sort_unstable();
-    println!("{flavour:?}: back after {times:.0?}; {kernels} kernels and {loaders} loaders came whole");
+    println!(
+        "{flavour:?}: back after {times:.0?}; {kernels} kernels and {loaders} loaders came whole"
+    );
     assert!(times.iter().all(|time| *time < BACK), "{times:?}\n{}", scene.host.log());
 
     client.signal(Signal::SIGTERM).unwrap();

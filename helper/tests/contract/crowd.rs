@@ -59,11 +59,13 @@ async fn p9_fifty_users_at_once_get_their_own_and_nobody_elses() {
     assert!(refused.iter().all(|one| matches!(one, Err(Error::LimitsExceeded(_)))));
     granted.extend(given.into_iter().map(Result::unwrap));
 
-    let each = join_all(clients.iter().zip(&granted).take(CROWD).map(|(client, (lease, ..))| async move {
-        let listed: Vec<u64> =
-            client.proxy.list().await.unwrap().into_iter().map(|(id, _)| id).collect();
-        (listed == [*lease], client.proxy.close(lease % 50 + 1).await)
-    }));
+    let each = join_all(clients.iter().zip(&granted).take(CROWD).map(
+        |(client, (lease, ..))| async move {
+            let listed: Vec<u64> =
+                client.proxy.list().await.unwrap().into_iter().map(|(id, _)| id).collect();
+            (listed == [*lease], client.proxy.close(lease % 50 + 1).await)
+        },
+    ));
     for (number, (only_its_own, closed)) in each.await.into_iter().enumerate() {
         assert!(only_its_own, "user {number} sees others");
         assert!(matches!(closed, Err(Error::NoSuchLease(_))), "user {number} ends another's");
