@@ -288,6 +288,30 @@ fn a_caller_without_room_for_the_sockets_leaves_nothing_open() {
     assert!((1..LIMITS.len()).contains(&refused), "{refused}");
 }
 
+#[test]
+fn p8_a_running_tftp_transfer_ends_with_its_lease() {
+    need_host!();
+    let scene = scene(Flavour::Iptables);
+    let mut client = scene.serve(&[]).unwrap();
+    let ready = client.ready().unwrap();
+    let file = format!("{MAC}/{}", ready["loaders"][0].as_str().unwrap());
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| {
+            let rest = Duration::from_millis(100);
+            download::tftp(&scene.outsider, (HOST, 69).into(), &file, rest)
+        });
+        let begun = || client.stdout().contains("\"protocol\":\"tftp\"");
+        assert!(wait_until(SOON, begun), "{}", client.stdout());
+        let (code, _, said) = told(&scene, "alice", &["close", &ready["lease"].to_string()]);
+        assert_eq!(code, 0, "{said}");
+        ended(&scene, client, "closed");
+        // The machine gives up after its own time-out.
+        let end = transfer.join().unwrap();
+        assert!(end.is_err_and(|error| error.0.contains("no answer")));
+    });
+    scene.assert_restored(RESTORED).unwrap();
+}
+
 /// Copies of a process's sockets on the lease's ports, accepted connections too: the same open
 /// sockets, as another process has them that was sent them over SCM_RIGHTS.
 fn copies(pid: u32) -> Vec<(u16, Socket)> {
