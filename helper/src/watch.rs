@@ -53,3 +53,38 @@ impl Watch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, time::Duration};
+
+    use super::*;
+
+    /// In a network namespace of this thread alone.
+    #[tokio::test]
+    async fn a_change_is_noticed_once_also_when_its_messages_are_lost() {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIPPED: a_change_is_noticed_once: needs root: {error}");
+            return;
+        }
+        let watch = Watch::open().unwrap();
+        let noticed = |limit| tokio::time::timeout(Duration::from_millis(limit), watch.changed());
+        let nft =
+            |script: &str| assert!(Command::new("nft").arg(script).status().unwrap().success());
+        assert!(noticed(100).await.is_err(), "nothing has changed");
+        nft("add table inet t; add chain inet t c");
+        noticed(5000).await.expect("noticed").unwrap();
+        assert!(noticed(100).await.is_err(), "noticed twice");
+        // More than the buffer takes.
+        socket2::SockRef::from(watch.0.get_ref()).set_recv_buffer_size(1).unwrap();
+        for _ in 0..50 {
+            nft("add chain inet t d; delete chain inet t d");
+        }
+        let mut taken = [0; 1];
+        let lost = watch.0.get_ref().recv(&mut taken.as_mut_slice(), libc::MSG_PEEK).unwrap_err();
+        assert_eq!(lost.raw_os_error(), Some(libc::ENOBUFS));
+        nft("add chain inet t d");
+        noticed(5000).await.expect("noticed").unwrap();
+        assert!(noticed(100).await.is_err(), "noticed twice");
+    }
+}
