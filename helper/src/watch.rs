@@ -34,8 +34,8 @@ impl Watch {
         Ok(Self(socket))
     }
 
-    /// Completes when the ruleset has changed since the last time, and a burst of changes is over
-    /// or has lasted [`limits::BURST`].
+    /// Completes when the ruleset has changed since the last time, [`limits::BURST`] after the first
+    /// of the changes that were made meanwhile.
     ///
     /// # Errors
     /// What epoll(7) answered.
