@@ -11,6 +11,7 @@ pub mod caller;
 pub mod facts;
 pub mod firewall;
 pub mod interface;
+mod journal;
 pub mod kernel;
 pub mod lease;
 pub mod limits;

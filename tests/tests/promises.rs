@@ -323,8 +323,11 @@ const PROMISES: [Promise; 12] = [
         text: "Every decision is in the journal with fixed fields: who, what, where, how long, why it ended.",
         nftables: &[(SYSTEM, &["p12_every_decision_is_in_the_journal"])],
         iptables: &[],
-        none: &[],
-        apart: &[],
+        none: &[(PROCESS, &["p12_each_decision_is_one_entry_with_its_fields"])],
+        apart: &[(
+            "helper/src/log.rs",
+            &["p12_every_field_and_kind_is_documented_and_no_other_is"],
+        )],
         gap: "",
     },
 ];
@@ -438,7 +441,7 @@ fn cell(proofs: Proofs) -> String {
 
 fn table() -> String {
     let mut text = "\
-| | promise | NixOS nftables | NixOS iptables | no firewall | without a part of the firewall's | not proven, or more |
+| | promise | NixOS nftables | NixOS iptables | no firewall | any firewall | what is open |
 |---|---|---|---|---|---|---|
 "
     .to_owned();
