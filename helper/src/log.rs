@@ -2,14 +2,16 @@
 //!
 //! Guarantees: decisions have fixed fields (JOURNAL.md), in the journal or, where it is not there or
 //! takes nothing, as a line on standard error with the priority prefix of sd-daemon(3); every value
-//! is a number, a word of ours, or a name that was validated. Never a text that a client chose. What
-//! cannot be written is given up.
+//! is a number, a word of ours, or a name that was validated. Never a text that a client chose, and
+//! never waits: what cannot be written at once is given up.
 
 use std::{
     fmt::Display,
     io::{self, Write},
+    os::fd::AsFd,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_dbus::Error;
 use zbus::DBusError;
 
@@ -177,8 +179,13 @@ pub fn fatal(error: &dyn Display) {
     write(ERROR, &format!("{error}"));
 }
 
+/// Waits for nobody: a journal that is stuck must not stop the helper.
 fn write(priority: u8, line: &str) {
-    let _ = writeln!(io::stderr().lock(), "<{priority}>{line}");
+    let stderr = io::stderr();
+    let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        let _ = stderr.lock().write_all(format!("<{priority}>{line}\n").as_bytes());
+    }
 }
 
 // sd-daemon(3)

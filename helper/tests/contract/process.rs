@@ -4,10 +4,16 @@ use std::{
     collections::BTreeMap,
     fs,
     os::{
+        fd::OwnedFd,
         linux::fs::MetadataExt,
-        unix::{fs::PermissionsExt, net::UnixDatagram, process::CommandExt},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixStream},
+            process::CommandExt,
+        },
     },
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +22,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use portcullis_dbus::keys::reason;
+use portcullis_dbus::{Error, keys::reason};
 use tempfile::TempDir;
 
 use crate::{
@@ -358,7 +364,7 @@ async fn p12_each_decision_is_one_entry_with_its_fields() {
     let line = format!("<5>decision=refused uid=0 sender={sender} lease=98 method=Close");
     let said = fs::read_to_string(&path).unwrap();
     assert!(said.contains(&line), "{said}");
-    // Stuck: it is not waited for.
+    // It is there and reads nothing: the same.
     let stuck = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
     sh("chmod 666 /run/systemd/journal/socket");
     for number in 100..150 {
@@ -367,4 +373,26 @@ async fn p12_each_decision_is_one_entry_with_its_fields() {
     let said = fs::read_to_string(&path).unwrap();
     assert!(said.contains("lease=149"), "the last ones found no room:\n{said}");
     drop(stuck);
+}
+
+#[tokio::test]
+async fn p12_a_standard_error_that_nobody_reads_does_not_stop_the_helper() {
+    let Some(_machine) = machine_with_user() else {
+        return;
+    };
+    let (unread, stderr) = UnixStream::pair().unwrap();
+    socket2::SockRef::from(&stderr).set_send_buffer_size(1).unwrap();
+    let bus = Bus::start_for(UID);
+    let _helper = Process::start_with(&bus.address, &[], |command| {
+        command.stderr(OwnedFd::from(stderr));
+    });
+    appears(&bus).await;
+    let client = Client::new(&bus).await;
+    for number in 0..200 {
+        let closing = client.proxy.close(number);
+        let answer = tokio::time::timeout(Duration::from_secs(10), closing).await;
+        assert!(matches!(answer, Ok(Err(Error::NoSuchLease(_)))), "{number}: {answer:?}");
+    }
+    drop(unread);
+    client.proxy.close(200).await.unwrap_err();
 }
