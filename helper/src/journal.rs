@@ -58,7 +58,7 @@ mod tests {
         let entry = encode(&[("PRIORITY", "5"), ("MESSAGE", "a\nPORTCULLIS_UID=0")]);
         assert_eq!(
             entry,
-            b"PRIORITY\n\x01\0\0\0\0\0\0\05\nMESSAGE\n\x12\0\0\0\0\0\0\0a\nPORTCULLIS_UID=0\n"
+            b"PRIORITY\n\x01\0\0\0\0\0\0\x005\nMESSAGE\n\x12\0\0\0\0\0\0\0a\nPORTCULLIS_UID=0\n"
         );
         assert_eq!(encode(&[]), b"");
     }
