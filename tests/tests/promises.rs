@@ -190,7 +190,7 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
         ],
-        none: &[],
+        none: &[(FIREWALL, &["p4_without_a_firewall_nothing_is_left"])],
         apart: &[],
         gap: "Every test of `kill.rs` and `system.rs` compares the ruleset, too.",
     },
