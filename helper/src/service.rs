@@ -54,7 +54,8 @@ impl Netboot {
     ///
     /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
     /// `boot-server` (b, default true), `tftp` (b, default true), `http-port` (q, default 64172,
-    /// 0 for none), `max-seconds` (u, default 43200). Unknown keys are refused. Sockets: `dhcp`,
+    /// 0 for none), `max-seconds` (u, default 43200, or the
+    /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
     /// `boot-server`, `tftp`, `http`. Facts: `backend` (s), `interface` (s), `interface-index`
     /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `opened` and `ends` (t,
     /// CLOCK_BOOTTIME in microseconds).
@@ -65,7 +66,9 @@ impl Netboot {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let caller = self.caller(&header).await?;
-        let request = Request::parse(&request)
+        let request = self
+            .state()
+            .parse(&request)
             .inspect_err(|error| refused("Open", error, &caller, About::Nothing))?;
         let outcome = self.open_for(&caller, &request, &header).await;
         outcome.inspect_err(|error| refused("Open", error, &caller, About::Request(&request)))
@@ -106,7 +109,7 @@ impl Netboot {
     ) -> Result<Facts, Error> {
         let caller = self.caller(&header).await?;
         self.take_from_rate(&caller)?;
-        let request = Request::parse(&request)?;
+        let request = self.state().parse(&request)?;
         let answer = self
             .authority
             .ask(&header, action::OPEN, Some(&request.details()), Dialog::Never, future::pending())
@@ -212,6 +215,7 @@ impl Netboot {
         let seconds = request::parse_seconds(seconds)?;
         let details = {
             let mut state = self.state();
+            state.config.permit_seconds(seconds)?;
             let lease = state.leases.own(lease, &caller.name)?;
             Details::of_lease(&lease.opening, seconds)
         };
