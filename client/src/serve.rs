@@ -78,6 +78,8 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
         bios: boot.ipxe_bios.clone(),
         ipxe: boot.ipxe_ipxe.clone(),
         efi64: boot.ipxe_efi64.clone(),
+        efi32: boot.ipxe_efi32.clone(),
+        given: boot.loader.clone(),
     })?;
     let request = Request {
         interface: pick_interface(boot, report)?,
@@ -223,6 +225,7 @@ impl Servers {
                 address,
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
+                scripts: format!("http://{address}:{}/{}", local.port(), plan.generation.token),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -280,7 +283,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         kernel: served(&plan.generation.kernel),
         initrds: plan.generation.initrds.iter().map(served).collect(),
         cmdline: &plan.generation.cmdline,
-        loaders: plan.loaders.0.keys().map(|loader| loader.file_name()).collect(),
+        loaders: plan.loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
         only: only(plan.boot),

@@ -34,7 +34,7 @@ use crate::{
     lease::{Lease, Relation, no_such_lease},
     limits,
     log::{self, Decision},
-    request::{self, Details, Request},
+    request::{self, Details},
     state::{Ended, State},
 };
 
@@ -56,7 +56,8 @@ impl Netboot {
     ///
     /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
     /// `boot-server` (b, default true), `tftp` (b, default true), `http-port` (q, default 64172,
-    /// 0 for none), `max-seconds` (u, default 43200). Unknown keys are refused. Sockets: `dhcp`,
+    /// 0 for none), `max-seconds` (u, default 43200, or the
+    /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
     /// `boot-server`, `tftp`, `http`. Facts: `backend` (s), `interface` (s), `interface-index`
     /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `opened` and `ends` (t,
     /// CLOCK_BOOTTIME in microseconds).
@@ -106,7 +107,7 @@ impl Netboot {
     ) -> Result<Facts, Error> {
         let caller = self.caller(&header).await?;
         self.take_from_rate(&caller)?;
-        let request = Request::parse(&request)?;
+        let request = self.state().parse(&request)?;
         let answer = self
             .authority
             .ask(&header, action::OPEN, Some(&request.details()), Dialog::Never, future::pending())
@@ -219,7 +220,7 @@ impl Netboot {
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let _question = self.begin_question(caller)?;
         let mut departure = Departure::watch(&self.connection, &caller.name).await?;
-        let request = Request::parse(request)?;
+        let request = self.state().parse(request)?;
         let site = self.state().admit(&request, caller.uid)?;
         self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
@@ -240,6 +241,7 @@ impl Netboot {
         let seconds = request::parse_seconds(seconds)?;
         let details = {
             let mut state = self.state();
+            state.config.permit_seconds(seconds)?;
             let lease = state.leases.own(lease, &caller.name)?;
             Details::of_lease(&lease.opening, seconds)
         };

@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use file::{OpenError, open_blob, read_head};
-pub use kernel::is_x64_efi;
+pub use file::{OpenError, open_blob, read_head, text_blob};
+pub use kernel::pe_machine;
 
 use crate::{
     exit::{Code, Failure},

@@ -16,6 +16,7 @@
 )]
 
 mod authority;
+mod config;
 mod crowd;
 mod ending;
 mod lab;
