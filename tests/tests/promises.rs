@@ -312,17 +312,17 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
             (
-                CROWD,
-                &[
-                    "p9_fifty_users_at_once_get_their_own_and_nobody_elses",
-                    "p9_a_caller_that_never_reads_is_in_nobodys_way",
-                ],
-            ),
-            (
                 CONFIG,
                 &[
                     "p9_the_sites_quotas_hold",
                     "p9_one_user_has_as_many_questions_as_the_site_allows_and_one_per_connection",
+                ],
+            ),
+            (
+                CROWD,
+                &[
+                    "p9_fifty_users_at_once_get_their_own_and_nobody_elses",
+                    "p9_a_caller_that_never_reads_is_in_nobodys_way",
                 ],
             ),
             (ENDING, &["p9_only_the_connection_that_has_it_is_told"]),
