@@ -135,6 +135,10 @@ fn firewall(name: &str) -> String {
         backend::NIXOS_IPTABLES => {
             "opened (NixOS, iptables); closes when this program ends".to_owned()
         }
+        backend::NAMED_CHAIN => {
+            "opened (the chain that this host's configuration names); closes when this program ends"
+                .to_owned()
+        }
         backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
         other => format!("opened ({}); closes when this program ends", other.escape_default()),
     }
