@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    dhcp::table,
     exit::{Code, Failure},
-    image::{Blob, Loader, Loaders},
+    image::{Blob, EfiImage, Loader, Loaders, NoEfiImage},
     source::{is_x64_efi, open_blob, read_head},
 };
 
@@ -29,12 +30,14 @@ pub struct Wishes {
     pub ipxe: Option<PathBuf>,
     /// Takes the place of both UEFI loaders.
     pub efi64: Option<PathBuf>,
+    /// None at all will do as well, because there are machines that need none.
+    pub optional: bool,
 }
 
 /// Finds the loaders.
 ///
 /// # Errors
-/// [`Code::NoLoader`]: none was found, or a file that the user named will not do.
+/// [`Code::NoLoader`]: none was found and one is needed, or a file that the user named will not do.
 pub fn find(wishes: &Wishes) -> Result<Loaders, Failure> {
     let directories: Vec<&Path> = wishes
         .directory
@@ -59,6 +62,8 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
             Loader::Undionly => &wishes.bios,
             Loader::IpxePxe => &wishes.ipxe,
             Loader::SnponlyX64 | Loader::IpxeX64 => &wishes.efi64,
+            // Made with the generation, and none of `ALL`.
+            Loader::Image => &None,
         };
         let blob = match named {
             Some(path) => {
@@ -72,7 +77,7 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
             loaders.0.insert(loader, blob);
         }
     }
-    if loaders.0.is_empty() {
+    if loaders.0.is_empty() && !wishes.optional {
         let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         return Err(Failure::new(
             Code::NoLoader,
@@ -101,23 +106,35 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     Ok(blob)
 }
 
-/// Machines that can be served with these loaders, and those that cannot.
+/// Machines that can be served with these loaders and this image, and those that cannot, with why.
 #[must_use]
-pub fn coverage(loaders: &Loaders) -> (Vec<&'static str>, Vec<&'static str>) {
+pub fn coverage(
+    loaders: &Loaders,
+    efi: &Result<EfiImage, NoEfiImage>,
+) -> (Vec<&'static str>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
-    [
-        ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe)),
-        ("64-bit UEFI PCs", has(Loader::SnponlyX64) || has(Loader::IpxeX64)),
-    ]
-    .into_iter()
-    .fold((Vec::new(), Vec::new()), |(mut can, mut cannot), (machines, served)| {
+    let x64 = efi.as_ref().is_ok_and(|image| table::pe_machine(7) == Some(image.machine));
+    let named = efi.as_ref().is_ok_and(|image| image.named);
+    let missing = if named {
+        "what is served does not run there".to_owned()
+    } else {
+        "no iPXE for them was found (see --ipxe-dir)".to_owned()
+    };
+    let no_http = efi.as_ref().err().map_or_else(|| missing.clone(), ToString::to_string);
+    let mut can = Vec::new();
+    let mut cannot = Vec::new();
+    for (machines, served, why) in [
+        ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe), &missing),
+        ("64-bit UEFI PCs", has(Loader::SnponlyX64) || has(Loader::IpxeX64) || x64, &missing),
+        ("UEFI HTTP boot", efi.is_ok(), &no_http),
+    ] {
         if served {
-            can.push(machines)
+            can.push(machines);
         } else {
-            cannot.push(machines)
+            cannot.push(format!("{machines}: {why}"));
         }
-        (can, cannot)
-    })
+    }
+    (can, cannot)
 }
 
 #[cfg(test)]
@@ -164,7 +181,39 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        assert_eq!(coverage(&loaders), (vec!["64-bit UEFI PCs"], vec!["BIOS PCs"]));
+        let (can, cannot) = coverage(&loaders, &Err(NoEfiImage::Kernel));
+        assert_eq!(can, ["64-bit UEFI PCs"]);
+        assert_eq!(
+            cannot,
+            [
+                "BIOS PCs: no iPXE for them was found (see --ipxe-dir)",
+                "UEFI HTTP boot: the kernel is not an EFI program (it needs CONFIG_EFI_STUB)",
+            ]
+        );
+    }
+
+    #[test]
+    fn with_an_efi_image_none_is_needed() {
+        let empty = tempfile::tempdir().unwrap();
+        let optional = Wishes { optional: true, ..Wishes::default() };
+        let loaders = find_in(&optional, &[empty.path()]).unwrap();
+        let image = |machine, named| {
+            let path = empty.path().join("image");
+            std::fs::write(&path, efi(machine)).unwrap();
+            Ok(EfiImage { blob: open_blob(&path).unwrap(), machine, named })
+        };
+        let (can, cannot) = coverage(&loaders, &image(0x8664, false));
+        assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);
+        assert_eq!(cannot, ["BIOS PCs: no iPXE for them was found (see --ipxe-dir)"]);
+        let (can, cannot) = coverage(&loaders, &image(0xaa64, true));
+        assert_eq!(can, ["UEFI HTTP boot"]);
+        assert_eq!(
+            cannot,
+            [
+                "BIOS PCs: what is served does not run there",
+                "64-bit UEFI PCs: what is served does not run there",
+            ]
+        );
     }
 
     #[test]

@@ -125,6 +125,23 @@ pub const ROWS: &[Row] = &[
     known(41, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other),
 ];
 
+/// The machine type that the PE/COFF header of an EFI program for this architecture names (UEFI
+/// specification, "Image Handoff State"; PE Format, "Machine Types").
+#[must_use]
+pub fn pe_machine(arch: u16) -> Option<u16> {
+    Some(match arch {
+        6 | 15 => 0x014c,
+        7 | 9 | 16 => 0x8664,
+        10 | 18 => 0x01c2,
+        11 | 19 => 0xaa64,
+        25 | 26 => 0x5032,
+        27 | 28 => 0x5064,
+        37 | 38 => 0x6232,
+        39 | 40 => 0x6264,
+        _ => return None,
+    })
+}
+
 /// The row of a code, whatever kind of client sends it. Codes are unique in the table.
 #[must_use]
 pub fn row(arch: u16) -> Option<&'static Row> {

@@ -60,8 +60,8 @@ pub struct Ready<'a> {
     pub loaders: Vec<&'static str>,
     /// Machines that can be served.
     pub can: Vec<&'static str>,
-    /// Machines that cannot, for want of a loader.
-    pub cannot: Vec<&'static str>,
+    /// Machines that cannot, and why.
+    pub cannot: Vec<String>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
     pub only: Vec<String>,
 }

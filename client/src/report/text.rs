@@ -106,14 +106,8 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
     if !ready.only.is_empty() {
         lines.push(Line::plain(format!("  only      {}", ready.only.join("; "))));
     }
-    if !ready.cannot.is_empty() {
-        lines.push(Line::toned(
-            Tone::Attention,
-            format!(
-                "  not to    {}: no iPXE for them was found (see --ipxe-dir)",
-                ready.cannot.join(", ")
-            ),
-        ));
+    for cannot in &ready.cannot {
+        lines.push(Line::toned(Tone::Attention, format!("  not to    {cannot}")));
     }
     if debug {
         lines.push(Line::plain(format!("  cmdline   {}", ready.cmdline)));
@@ -272,6 +266,7 @@ impl Narrator {
             Fact::Offered { form, file } => match form {
                 OfferForm::Complete => plain(format!("is told to load {}", last(file))),
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
                 OfferForm::Script => detail(format!("is given the script {file}")),
             },
             Fact::BootServer { file } => {
@@ -286,6 +281,17 @@ impl Narrator {
                     Tone::Attention,
                     format!(
                         "asks, and cannot be served: no boot loader for {}",
+                        architecture(*arch)
+                    ),
+                )),
+                Ignored::NoEfiImage { arch, reason } => Some(Line::toned(
+                    Tone::Attention,
+                    format!("asks, and cannot be served: {}: {reason}", architecture(*arch)),
+                )),
+                Ignored::OtherPlatform { arch } => Some(Line::toned(
+                    Tone::Attention,
+                    format!(
+                        "asks, and cannot be served: what is served does not run on {}",
                         architecture(*arch)
                     ),
                 )),
@@ -397,6 +403,7 @@ fn role(role: Role) -> String {
         Role::Loader => "boot loader".to_owned(),
         Role::Script => "script".to_owned(),
         Role::Kernel => "kernel".to_owned(),
+        Role::Efi => "EFI program".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
         Role::Other => "file".to_owned(),

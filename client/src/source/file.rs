@@ -1,17 +1,17 @@
 //! One file: opened once, measured from its descriptor, named for HTTP.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
 use crate::{
     exit::{Code, Failure},
     image::Blob,
+    read::Content,
 };
 
 /// Why a file cannot be served.
@@ -79,7 +79,7 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Blob {
         name,
-        file: Arc::new(file),
+        content: Content::file(file, facts.len()),
         length: facts.len(),
         etag: format!(
             "\"{:x}-{:x}-{:x}-{:x}.{:x}\"",
@@ -99,10 +99,7 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
 /// Whatever reading gives.
 pub fn read_head(blob: &Blob, limit: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(blob.length.min(limit)).unwrap_or(usize::MAX);
-    let mut head = vec![0; length];
-    let file: &File = &blob.file;
-    file.read_exact_at(&mut head, 0)?;
-    Ok(head)
+    blob.content.read_at(0, length, Vec::new())
 }
 
 /// Seconds since 1970 as IMF-fixdate (RFC 9110 section 5.6.7), which has no word for times before

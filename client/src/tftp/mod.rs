@@ -21,8 +21,8 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use crate::{
     admission::Admission,
-    event::{Fact, Protocol, Witness},
-    image::Loaders,
+    event::{Fact, Protocol, Role, Witness},
+    image::{Loader, Loaders},
     mac::MacAddr,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
@@ -129,7 +129,8 @@ impl Server {
             return missing;
         }
         let blob = self.files.0.get(&loader)?.clone();
-        let mut job = Job { request, mac, blob };
+        let role = if loader == Loader::Image { Role::Efi } else { Role::Loader };
+        let mut job = Job { request, mac, blob, role };
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
                 // Full: the session has a newer request already.
