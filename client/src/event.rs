@@ -182,7 +182,7 @@ pub enum Fact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "statement")]
 pub enum Statement {
-    /// It has the kernel and every initrd: the rest is the image's own work.
+    /// It has the kernel and every initrd, or the EFI program: the rest is the image's own work.
     HandedOver,
     /// Nothing has come from it for a while.
     Stalled {

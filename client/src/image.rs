@@ -54,7 +54,7 @@ pub enum NoEfiImage {
     /// There is none for this kernel's machine type on the system.
     #[error(
         "systemd's boot stub {0} was not found (Debian, Ubuntu: apt install systemd-boot-efi; \
-         NixOS with systemd-boot has it; else --stub FILE)"
+         NixOS has it beside its systemd; else --stub FILE)"
     )]
     NoStub(&'static str),
     /// The one that was found will not do.

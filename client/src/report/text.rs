@@ -594,6 +594,41 @@ mod tests {
     }
 
     #[test]
+    fn http_boot_and_why_not() {
+        let mut narrator = Narrator::new(false, false);
+        let file = "http://192.0.2.2:1/t/m/boot.efi".to_owned();
+        let started = Fact::TransferStarted {
+            transfer: 1,
+            protocol: Protocol::Http,
+            role: Role::Efi,
+            size: 10,
+        };
+        let done =
+            Fact::TransferDone { transfer: 1, sent: 2048, milliseconds: 1000, retransmissions: 0 };
+        let reason = "systemd's boot stub was not found".to_owned();
+        let events = [
+            Fact::Seen { arch: 16, firmware: Firmware::Http },
+            Fact::Offered { form: OfferForm::Http, file },
+            started,
+            done,
+            Fact::Ignored(Ignored::NoEfiImage { arch: 16, reason }),
+            Fact::Ignored(Ignored::OtherPlatform { arch: 0 }),
+        ];
+        let lines = told(&mut narrator, events.into_iter().map(|fact| at(0, fact)));
+        let texts = [
+            "asks for HTTP boot (64-bit UEFI, HTTP)",
+            "is told to load boot.efi by HTTP",
+            "has the EFI program: 2.0 KiB in 1.0 s",
+            "asks, and cannot be served: 64-bit UEFI, HTTP: systemd's boot stub was not found",
+            "asks, and cannot be served: what is served does not run on BIOS",
+        ];
+        assert_eq!(lines.len(), texts.len(), "{lines:?}");
+        for (line, text) in lines.iter().zip(texts) {
+            assert!(line.contains(text), "{text}: {line}");
+        }
+    }
+
+    #[test]
     fn the_memory_of_downloads_is_bounded() {
         let mut narrator = Narrator::new(false, true);
         for transfer in 0..5000 {
