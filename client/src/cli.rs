@@ -154,7 +154,8 @@ pub struct Boot {
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
 
-    /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi).
+    /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi; for other processors in
+    /// folders such as arm64, or with names such as snponly-arm64.efi).
     #[arg(long, value_name = "DIR", help_heading = "Boot loader")]
     pub ipxe_dir: Option<PathBuf>,
     /// iPXE for BIOS machines.
@@ -170,9 +171,13 @@ pub struct Boot {
     /// the system's].
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub stub: Option<PathBuf>,
-    /// iPXE for 32-bit UEFI machines: not in this version.
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// iPXE for 32-bit UEFI machines.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi32: Option<PathBuf>,
+    /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
+    /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
+    #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
+    pub loader: Vec<(u16, PathBuf)>,
 
     /// Show every detail.
     #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]
@@ -207,12 +212,7 @@ impl Boot {
     /// Why this version cannot do what was asked, if it cannot.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
-        if self.ipxe_efi32.is_some() {
-            Some(
-                "--ipxe-efi32 is not in this version: 32-bit UEFI machines cannot be served yet. \
-                 Leave the flag out to serve all others",
-            )
-        } else if self.kernel.to_str().is_some_and(is_url)
+        if self.kernel.to_str().is_some_and(is_url)
             || self.initrds.iter().filter_map(|path| path.to_str()).any(is_url)
         {
             Some("addresses (http://...) are not in this version: download the files first")
@@ -252,6 +252,14 @@ impl Boot {
 
 fn is_url(text: &str) -> bool {
     ["http://", "https://", "tftp://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// Reads `11=snponly.efi`.
+fn loader(text: &str) -> Result<(u16, PathBuf), String> {
+    text.split_once('=')
+        .filter(|(_, file)| !file.is_empty())
+        .and_then(|(arch, file)| Some((arch.parse().ok()?, file.into())))
+        .ok_or_else(|| "write for example 11=grubaa64.efi (11: arm64 UEFI)".to_owned())
 }
 
 /// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.
@@ -325,7 +333,6 @@ mod tests {
         for (arguments, word) in [
             ("http://host/k", "download"),
             ("k https://host/i", "download"),
-            ("k --ipxe-efi32 f", "32-bit"),
             ("k --cmdline {{ID", "templates"),
             ("k --cmdline a\u{7}b", "one line"),
         ] {
@@ -342,6 +349,9 @@ mod tests {
             ("boot k --for soon", "1h30m"),
             ("boot k --count 0", "1.."),
             ("boot k --uefi-offer x", "boot-server"),
+            ("boot k --loader arm64=f", "11=grubaa64.efi"),
+            ("boot k --loader 11=", "11=grubaa64.efi"),
+            ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
             ("boot", "KERNEL|DIR|EFI"),
         ] {

@@ -91,6 +91,8 @@ pub enum Role {
     Loader,
     /// iPXE script.
     Script,
+    /// The script that iPXE looks for beside its own binary: it leads to [`Role::Script`].
+    Autoexec,
     /// Kernel.
     Kernel,
     /// EFI program with everything in it.

@@ -13,6 +13,7 @@ pub mod event;
 pub mod exit;
 pub mod http;
 pub mod image;
+pub mod inhibit;
 pub mod interfaces;
 pub mod ipxe;
 pub mod loaders;

@@ -28,7 +28,7 @@ use crate::{
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{Generation, Loader, Loaders},
-    ipxe,
+    inhibit, ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
@@ -97,6 +97,8 @@ fn loaders(boot: &Boot, generation: &Generation) -> Result<Loaders, Failure> {
             bios: boot.ipxe_bios.clone(),
             ipxe: boot.ipxe_ipxe.clone(),
             efi64: boot.ipxe_efi64.clone(),
+            efi32: boot.ipxe_efi32.clone(),
+            given: boot.loader.clone(),
             optional: efi.is_ok(),
         })?,
     };
@@ -128,6 +130,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
     report.ready(&ready(plan, &lease));
+    let _awake = inhibit::sleep(session.connection()).await;
     let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
     servers.tasks.shutdown().await;
     while let Ok(event) = inbox.try_recv() {
@@ -236,6 +239,7 @@ impl Servers {
                 address,
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
+                scripts: format!("http://{address}:{}/{}", local.port(), plan.generation.token),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -295,7 +299,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         kernel: served(&plan.generation.kernel),
         initrds: plan.generation.initrds.iter().map(served).collect(),
         cmdline: &plan.generation.cmdline,
-        loaders: plan.loaders.0.keys().map(|loader| loader.file_name()).collect(),
+        loaders: plan.loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
         only: only(plan.boot),

@@ -35,6 +35,8 @@ const READY: &str = "\"event\":\"ready\"";
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
 const NO_SUCH_LEASE: i32 = 21;
+const FORBIDDEN: i32 = 17;
+const NO_HELPER: i32 = 22;
 const NOT_AUTHORIZED: i32 = 10;
 const DISMISSED: i32 = 11;
 const NO_AGENT: i32 = 12;
@@ -325,6 +327,33 @@ fn p12_every_decision_is_in_the_journal() {
 }
 
 #[test]
+fn the_sites_configuration_holds_and_a_bad_one_stops_the_helper() {
+    on_stage(Flavour::Nftables, |stage| {
+        let debian = stage.debian;
+        let example = "/usr/share/doc/portcullis/helper.toml.example";
+        let check = "/usr/libexec/portcullis-helper --check-config";
+        debian.sh(&format!("{check} {example} && {check}")).unwrap();
+        let configure = |text: &str| {
+            debian.sh("mkdir -p /etc/portcullis && systemctl stop portcullis-helper").unwrap();
+            debian.write("/etc/portcullis/helper.toml", text).unwrap();
+        };
+        configure("interfaces = [\"enp*\"]\n");
+        stage.assert_refused(BOB, FORBIDDEN, &["serving on eth0"]);
+
+        configure("leases = 3\ninterface = [\"eth0\"]\n");
+        stage.assert_refused(BOB, NO_HELPER, &[]);
+        let place = "/etc/portcullis/helper.toml:2: unknown field `interface`";
+        assert!(stage.journal().contains(place), "{}", stage.journal());
+        assert!(debian.sh(check).is_err());
+
+        configure("interfaces = [\"eth?\"]\nmax-seconds = 60\n");
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+    });
+}
+
+#[test]
 fn p9_a_lease_is_its_users_and_the_managers() {
     on_stage(Flavour::Iptables, |stage| {
         let debian = stage.debian;
@@ -380,10 +409,13 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
     on_stage(Flavour::Iptables, |stage| {
         // A member at the machine is not asked.
         let mut session = stage.serving(BOB);
+        let awake = || stage.debian.sh("systemd-inhibit --list").unwrap().contains("portcullis");
+        assert!(wait_until(Duration::from_secs(10), awake), "the computer may fall asleep");
         let id = session.id().unwrap();
         stage.debian.sh(&format!("loginctl terminate-session {id}")).unwrap();
         session.exit(SOON).unwrap();
         stage.assert_closed();
+        assert!(!awake(), "the computer is kept awake for nothing");
 
         let mut session = stage.serving(BOB);
         session.kill("KILL").unwrap();

@@ -87,7 +87,7 @@ impl Policy {
     /// octets at most.
     #[must_use]
     pub fn efi_url(&self, mac: MacAddr) -> String {
-        self.url(mac, Loader::Image.file_name())
+        self.url(mac, &Loader::Image.file_name())
     }
 
     fn url(&self, mac: MacAddr, file: &str) -> String {
@@ -97,7 +97,7 @@ impl Policy {
 
     /// Whether machines of this row can run the EFI program, if there is one.
     fn runs_efi(&self, row: &Row) -> bool {
-        table::pe_machine(row.arch).is_some_and(|machine| self.efi.as_ref() == Ok(&machine))
+        table::cpu(row.arch).is_some_and(|cpu| self.efi.as_ref() == Ok(&cpu.pe_machine()))
     }
 
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
@@ -184,7 +184,7 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
     if memory.local_boot {
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
-    let boot = boot(query, row(query, policy)?, policy, memory)?;
+    let boot = boot(query, &row(query, policy)?, policy, memory)?;
     let destination = destination(query, port)?;
 
     let form = match port {
@@ -249,17 +249,21 @@ fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     }
 }
 
-/// The first architecture of the list that is known.
-fn row(query: &Query, policy: &Policy) -> Result<&'static Row, Ignore> {
-    let found = query.architectures.iter().find_map(|&arch| table::row(arch));
+/// The first architecture of the list that is known, by the table or by `--loader`.
+fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
+    // Loaders travel by TFTP.
+    let given = |arch| query.client == Client::Pxe && policy.loaders.contains(&Loader::Given(arch));
+    let found = query.architectures.iter().find_map(|&arch| {
+        table::row(arch).copied().or_else(|| given(arch).then(|| table::unnamed(arch)))
+    });
     found
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
-            let loads = match row.client {
-                Client::Pxe => !row.loaders.is_empty() || policy.runs_efi(row),
-                Client::Http => table::pe_machine(row.arch).is_some(),
+            let served = match row.client {
+                Client::Pxe => !row.loaders.is_empty() || given(row.arch) || policy.runs_efi(&row),
+                Client::Http => table::cpu(row.arch).is_some(),
             };
-            (row.client == query.client && loads)
+            (row.client == query.client && served)
                 .then_some(row)
                 .ok_or(Ignored::NoLoader { arch: row.arch })
         })
@@ -314,7 +318,12 @@ fn boot_firmware(
     policy: &Policy,
     memory: Memory,
 ) -> Result<Boot, Ignore> {
-    let loader = pick(row, row.loaders, policy, memory)
+    let given = Loader::Given(row.arch);
+    let loader = policy
+        .loaders
+        .contains(&given)
+        .then_some(given)
+        .or_else(|| pick(row, row.loaders, policy, memory))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.

@@ -37,7 +37,14 @@ pub(super) fn answer(server: &Server, request: &Request<Body>) -> Response<Body>
         return plain(StatusCode::NOT_FOUND, "not found\n");
     }
     match find(&server.generation, &file) {
-        Some(Role::Script) => script(server, request, mac),
+        Some(Role::Script) => match ipxe::script(&server.generation, &server.base, mac) {
+            Ok(text) => script(server, request, mac, Role::Script, text),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        Some(Role::Autoexec) => {
+            let url = ipxe::machine_url(&server.generation, &server.base, mac) + "/boot.ipxe";
+            script(server, request, mac, Role::Autoexec, ipxe::autoexec(&url))
+        }
         Some(role) => match blob(&server.generation, role) {
             Some(blob) => {
                 // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
@@ -67,6 +74,7 @@ fn parse_path(path: &str, token: &str) -> Option<(MacAddr, String)> {
 fn find(generation: &Generation, file: &str) -> Option<Role> {
     match file {
         "boot.ipxe" => Some(Role::Script),
+        "autoexec.ipxe" => Some(Role::Autoexec),
         "kernel" => Some(Role::Kernel),
         "boot.efi" => Some(Role::Efi),
         _ => (0..generation.initrds.len())
@@ -84,12 +92,10 @@ fn blob(generation: &Generation, role: Role) -> Option<&Blob> {
     }
 }
 
-/// No such file. `autoexec.ipxe` is what every iPXE looks for: no news.
+/// No such file.
 fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
-    if file != "autoexec.ipxe" {
-        let fact = Fact::NotFound { protocol: Protocol::Http, file: printable(file.as_bytes()) };
-        server.witness.fact(mac, fact);
-    }
+    let fact = Fact::NotFound { protocol: Protocol::Http, file: printable(file.as_bytes()) };
+    server.witness.fact(mac, fact);
     plain(StatusCode::NOT_FOUND, "not found\n")
 }
 
@@ -138,19 +144,18 @@ impl Content {
     }
 }
 
-fn script(server: &Server, request: &Request<Body>, mac: MacAddr) -> Response<Body> {
-    match ipxe::script(&server.generation, &server.base, mac) {
-        Ok(script) => {
-            let mut hasher = DefaultHasher::new();
-            script.hash(&mut hasher);
-            let content = Content::Text {
-                etag: format!("\"{:016x}\"", hasher.finish()),
-                text: script.into(),
-            };
-            respond(server, request, mac, Role::Script, &content)
-        }
-        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-    }
+fn script(
+    server: &Server,
+    request: &Request<Body>,
+    mac: MacAddr,
+    role: Role,
+    text: String,
+) -> Response<Body> {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let content =
+        Content::Text { etag: format!("\"{:016x}\"", hasher.finish()), text: text.into() };
+    respond(server, request, mac, role, &content)
 }
 
 fn respond(

@@ -174,7 +174,7 @@ impl Machine {
             Role::Kernel | Role::Initrd(_) | Role::Efi if self.step != Step::HandedOver => {
                 self.reach(now, Step::Images);
             }
-            Role::Kernel | Role::Initrd(_) | Role::Efi | Role::Other => {}
+            Role::Kernel | Role::Initrd(_) | Role::Efi | Role::Autoexec | Role::Other => {}
         }
     }
 
@@ -196,7 +196,7 @@ impl Machine {
             Some(Role::Initrd(number)) if number < initrds => {
                 self.initrds.insert(number);
             }
-            Some(Role::Initrd(_) | Role::Other) | None => {}
+            Some(Role::Initrd(_) | Role::Autoexec | Role::Other) | None => {}
         }
         let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
         let whole = has_all && self.step == Step::Images;

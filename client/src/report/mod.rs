@@ -57,9 +57,9 @@ pub struct Ready<'a> {
     /// Kernel command line.
     pub cmdline: &'a str,
     /// Names of the loaders.
-    pub loaders: Vec<&'static str>,
+    pub loaders: Vec<String>,
     /// Machines that can be served.
-    pub can: Vec<&'static str>,
+    pub can: Vec<String>,
     /// Machines that cannot, and why.
     pub cannot: Vec<String>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     exit::{Code, Failure},
     image::Blob,
-    read::Content,
+    read::{Content, Piece},
 };
 
 /// Why a file cannot be served.
@@ -91,6 +91,19 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
         ),
         last_modified: http_date(facts.mtime()),
     })
+}
+
+/// A text of our own making.
+#[must_use]
+pub fn text_blob(name: &str, text: String) -> Blob {
+    let content = Content::new(vec![Piece::Memory(text.into())]);
+    Blob {
+        name: name.to_owned(),
+        length: content.length(),
+        content,
+        etag: String::new(),
+        last_modified: String::new(),
+    }
 }
 
 /// The first octets of a file, at most `limit`.

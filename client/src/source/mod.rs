@@ -14,8 +14,8 @@ use std::{
 };
 
 pub use efi::add_efi_image;
-pub use file::{OpenError, open_blob, read_head};
-pub use kernel::is_x64_efi;
+pub use file::{OpenError, open_blob, read_head, text_blob};
+pub use kernel::pe_machine;
 
 use crate::{
     exit::{Code, Failure},

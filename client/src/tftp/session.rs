@@ -33,8 +33,8 @@ const SAME_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Job {
     pub request: Request,
     pub mac: MacAddr,
-    pub blob: Blob,
     pub role: Role,
+    pub blob: Blob,
 }
 
 /// Serves `job` to `peer`, and after it whatever the same address and port asks for meanwhile.
