@@ -29,12 +29,12 @@ pub struct Wishes {
     pub ipxe: Option<PathBuf>,
     /// Takes the place of both loaders for 64-bit UEFI PCs.
     pub efi64: Option<PathBuf>,
-    /// None at all will do as well, because there are machines that need none.
-    pub optional: bool,
     /// Takes the place of both loaders for 32-bit UEFI PCs.
     pub efi32: Option<PathBuf>,
     /// For an architecture (DHCP option 93), whatever it is.
     pub given: Vec<(u16, PathBuf)>,
+    /// None at all will do as well, because there are machines that need none.
+    pub optional: bool,
 }
 
 impl Wishes {
