@@ -107,8 +107,8 @@ pub enum UefiOffer {
 #[derive(Debug, Args)]
 pub struct Boot {
     /// The kernel, or a directory that a NixOS netboot build made (bzImage or Image, initrd,
-    /// netboot.ipxe).
-    #[arg(value_name = "KERNEL|DIR")]
+    /// netboot.ipxe), or an EFI program with everything in it (a unified kernel image).
+    #[arg(value_name = "KERNEL|DIR|EFI")]
     pub kernel: PathBuf,
     /// Initial ramdisks, in the order in which the kernel gets them.
     #[arg(value_name = "INITRD")]
@@ -167,6 +167,10 @@ pub struct Boot {
     /// iPXE for 64-bit UEFI machines.
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi64: Option<PathBuf>,
+    /// systemd's boot stub, which makes kernel and initrds one program for UEFI HTTP boot [default:
+    /// the system's].
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub stub: Option<PathBuf>,
     /// iPXE for 32-bit UEFI machines.
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi32: Option<PathBuf>,
@@ -349,7 +353,7 @@ mod tests {
             ("boot k --loader 11=", "11=grubaa64.efi"),
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
-            ("boot", "KERNEL|DIR"),
+            ("boot", "KERNEL|DIR|EFI"),
         ] {
             let words = std::iter::once("portcullis").chain(arguments.split_whitespace());
             let error = Cli::try_parse_from(words).err();

@@ -3,15 +3,17 @@
 //! Guarantees: a [`Generation`] holds open descriptors, so that a build that is replaced or
 //! collected meanwhile does not mix with it; every length was read from the descriptor itself.
 
-use std::{borrow::Cow, fs::File, sync::Arc};
+use std::borrow::Cow;
 
-/// One open file.
+use crate::read::Content;
+
+/// One open file, or several that read as one.
 #[derive(Clone, Debug)]
 pub struct Blob {
     /// Last part of the path, for people.
     pub name: String,
-    /// The descriptor. Read with positioned reads only: many machines share it.
-    pub file: Arc<File>,
+    /// The octets. Read with positioned reads only: many machines share them.
+    pub content: Content,
     /// Octets.
     pub length: u64,
     /// Strong entity tag with its quotes (RFC 9110 section 8.8.3), made from device, inode, length
@@ -32,6 +34,40 @@ pub struct Generation {
     pub initrds: Vec<Blob>,
     /// The kernel's command line, without `initrd=`: that part belongs to the boot loader.
     pub cmdline: String,
+    /// What UEFI machines can load without iPXE.
+    pub efi: Result<EfiImage, NoEfiImage>,
+}
+
+/// An EFI program that brings everything along: what UEFI HTTP boot loads.
+#[derive(Clone, Debug)]
+pub struct EfiImage {
+    /// The program.
+    pub blob: Blob,
+    /// Machine type of its PE/COFF header.
+    pub machine: u16,
+    /// It is what the user named, so that machines that cannot run it get nothing. If not, it was
+    /// put together from kernel, initrds and command line.
+    pub named: bool,
+}
+
+/// Why there is no [`EfiImage`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEfiImage {
+    /// There is none for this kernel's machine type on the system.
+    #[error(
+        "systemd's boot stub {0} was not found (Debian, Ubuntu: apt install systemd-boot-efi; \
+         NixOS has it beside its systemd; else --stub FILE)"
+    )]
+    NoStub(&'static str),
+    /// The one that was found will not do.
+    #[error("{0}")]
+    BadStub(String),
+    /// Not a PE/COFF image of a known machine type.
+    #[error("the kernel is not an EFI program (it needs CONFIG_EFI_STUB)")]
+    Kernel,
+    /// A PE/COFF image counts its octets with 32 bits.
+    #[error("kernel and initrds together are larger than the 4 GiB of an EFI program")]
+    TooLarge,
 }
 
 /// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images
@@ -110,7 +146,7 @@ impl Cpu {
     }
 }
 
-/// A first-stage loader that is fetched by TFTP.
+/// A program that firmware fetches by TFTP and starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loader {
     /// x86 BIOS, iPXE over the card's own UNDI driver.
@@ -123,6 +159,8 @@ pub enum Loader {
     Ipxe(Cpu),
     /// What the user named for an architecture (DHCP option 93), whatever it is.
     Given(u16),
+    /// No loader but the whole image: the generation's [`EfiImage`].
+    Image,
 }
 
 impl Loader {
@@ -138,6 +176,7 @@ impl Loader {
             Self::Snponly(cpu) => format!("snponly-{}.efi", cpu.name()).into(),
             Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
             Self::Given(arch) => format!("loader-{arch}").into(),
+            Self::Image => plain("boot.efi"),
         }
     }
 }

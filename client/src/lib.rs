@@ -25,4 +25,5 @@ pub mod serve;
 pub mod session;
 pub mod source;
 pub mod tftp;
+pub mod uki;
 pub mod wire;

@@ -27,7 +27,7 @@ use crate::{
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
-    image::{Generation, Loaders},
+    image::{Generation, Loader, Loaders},
     inhibit, ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
@@ -68,19 +68,13 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     for note in boot.notes() {
         report.note(note);
     }
-    let generation = source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref())?;
+    let mut generation = source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref())?;
+    source::add_efi_image(&mut generation, boot.stub.as_deref())?;
     let base = format!("http://{}:{}", Ipv4Addr::UNSPECIFIED, boot.port);
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
         Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
     })?;
-    let loaders = loaders::find(&loaders::Wishes {
-        directory: boot.ipxe_dir.clone(),
-        bios: boot.ipxe_bios.clone(),
-        ipxe: boot.ipxe_ipxe.clone(),
-        efi64: boot.ipxe_efi64.clone(),
-        efi32: boot.ipxe_efi32.clone(),
-        given: boot.loader.clone(),
-    })?;
+    let loaders = loaders(boot, &generation)?;
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
@@ -92,6 +86,26 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
+}
+
+/// What firmware is given by TFTP: iPXE and, for machines that need none or have none, the image.
+fn loaders(boot: &Boot, generation: &Generation) -> Result<Loaders, Failure> {
+    let mut loaders = match &generation.efi {
+        Ok(image) if image.named => Loaders::default(),
+        efi => loaders::find(&loaders::Wishes {
+            directory: boot.ipxe_dir.clone(),
+            bios: boot.ipxe_bios.clone(),
+            ipxe: boot.ipxe_ipxe.clone(),
+            efi64: boot.ipxe_efi64.clone(),
+            efi32: boot.ipxe_efi32.clone(),
+            given: boot.loader.clone(),
+            optional: efi.is_ok(),
+        })?,
+    };
+    if let Ok(image) = &generation.efi {
+        loaders.0.insert(Loader::Image, image.blob.clone());
+    }
+    Ok(loaders)
 }
 
 async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
@@ -255,6 +269,8 @@ fn policy(plan: &Plan<'_>, address: Ipv4Addr, http_port: u16) -> Policy {
         address,
         http_port,
         token: plan.generation.token.clone(),
+        efi: plan.generation.efi.as_ref().map(|image| image.machine).map_err(ToString::to_string),
+        efi_only: plan.generation.efi.as_ref().is_ok_and(|image| image.named),
         uefi_offer: match boot.uefi_offer {
             cli::UefiOffer::Auto => UefiOffer::Auto,
             cli::UefiOffer::Complete => UefiOffer::Complete,
@@ -277,7 +293,7 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 
 fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
     let served = |blob: &crate::image::Blob| Served { name: blob.name.clone(), bytes: blob.length };
-    let (can, cannot) = coverage(&plan.loaders);
+    let (can, cannot) = coverage(&plan.loaders, &plan.generation.efi);
     Ready {
         lease,
         kernel: served(&plan.generation.kernel),

@@ -132,6 +132,8 @@ impl Server {
             address: SERVER,
             http_port: 64172,
             token: "0".repeat(32),
+            efi: Err("no EFI image".to_owned()),
+            efi_only: false,
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
         };

@@ -16,8 +16,9 @@ use portcullis::{
     admission::Admission,
     event::{Fact, Witness},
     http::{Settings, serve_http},
-    image::{Blob, Generation},
+    image::{Blob, Generation, NoEfiImage},
     mac::MacAddr,
+    read::Content,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -41,13 +42,14 @@ fn the_server_accepts_again_once_there_are_descriptors() {
         token: "token".into(),
         kernel: Blob {
             name: "kernel".into(),
-            file: Arc::new(tempfile::tempfile().unwrap()),
+            content: Content::new(Vec::new()),
             length: 0,
             etag: "\"\"".into(),
             last_modified: "Sun, 06 Nov 1994 08:49:37 GMT".into(),
         },
         initrds: Vec::new(),
         cmdline: String::new(),
+        efi: Err(NoEfiImage::Kernel),
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

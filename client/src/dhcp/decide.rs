@@ -60,6 +60,10 @@ pub struct Policy {
     pub http_port: u16,
     /// First path element of the URLs.
     pub token: String,
+    /// PE machine type of the EFI program that UEFI can load without iPXE, or why there is none.
+    pub efi: Result<u16, String>,
+    /// That program is all that is served: machines that cannot run it are left alone.
+    pub efi_only: bool,
     /// Form of offers to UEFI machines.
     pub uefi_offer: UefiOffer,
     /// Whether 4011 is served. If not, [`UefiOffer::BootServer`] counts as `Complete`.
@@ -76,8 +80,24 @@ impl Policy {
     /// URL of a machine's script.
     #[must_use]
     pub fn script_url(&self, mac: MacAddr) -> String {
+        self.url(mac, "boot.ipxe")
+    }
+
+    /// URL of the EFI program. With an address literal, since firmware may have no DNS server: 88
+    /// octets at most.
+    #[must_use]
+    pub fn efi_url(&self, mac: MacAddr) -> String {
+        self.url(mac, &Loader::Image.file_name())
+    }
+
+    fn url(&self, mac: MacAddr, file: &str) -> String {
         let Self { address, http_port, token, .. } = self;
-        format!("http://{address}:{http_port}/{token}/{}/boot.ipxe", mac.hyphenated())
+        format!("http://{address}:{http_port}/{token}/{}/{file}", mac.hyphenated())
+    }
+
+    /// Whether machines of this row can run the EFI program, if there is one.
+    fn runs_efi(&self, row: &Row) -> bool {
+        table::cpu(row.arch).is_some_and(|cpu| self.efi.as_ref() == Ok(&cpu.pe_machine()))
     }
 
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
@@ -121,11 +141,15 @@ pub enum Ignore {
 }
 
 fn words(ignored: &Ignored) -> String {
-    match *ignored {
+    match ignored {
+        Ignored::NoEfiImage { reason, .. } => reason.clone(),
+        Ignored::OtherPlatform { arch } => {
+            format!("{}: what is served does not run there", table::architecture_name(*arch))
+        }
         Ignored::NotSelected => "not one of the selected machines".to_owned(),
         Ignored::AlreadyBooted => "has booted, and is left to its disk".to_owned(),
         Ignored::NoLoader { arch } | Ignored::UnknownArchitecture { arch } => {
-            format!("{}: no loader", table::architecture_name(arch))
+            format!("{}: no loader", table::architecture_name(*arch))
         }
     }
 }
@@ -183,10 +207,13 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
         giaddr: query.giaddr,
         chaddr: query.chaddr,
         server: policy.address,
-        vendor_class: "PXEClient",
+        vendor_class: match query.client {
+            Client::Pxe => "PXEClient",
+            Client::Http => "HTTPClient",
+        },
         vendor: match (port, form, query.boot_item) {
             (Port::BootServer { .. }, _, Some(item)) => Vendor::BootItem(item.octets()),
-            (_, OfferForm::BootServer, _) => Vendor::Absent,
+            (_, OfferForm::BootServer | OfferForm::Http, _) => Vendor::Absent,
             (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
         },
         boot_file: boot.file,
@@ -209,10 +236,11 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
 /// Whether the message is one that this port answers.
 fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     use message_type::{DISCOVER, INFORM, REQUEST};
-    match (port, query.message_type) {
-        (Port::Dhcp, DISCOVER) => return Ok(()),
-        (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM) => {}
-        (_, other) => return Err(Ignore::MessageType(other)),
+    match (port, query.message_type, query.client) {
+        (Port::Dhcp, DISCOVER, _) => return Ok(()),
+        // UEFI HTTP boot has no boot server.
+        (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM, Client::Pxe) => {}
+        (_, other, _) => return Err(Ignore::MessageType(other)),
     }
     match (query.server_id, query.boot_item) {
         (Some(server), _) if server != policy.address => Err(Ignore::OtherServer(server)),
@@ -231,7 +259,10 @@ fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
     found
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
-            let served = !row.loaders.is_empty() || given(row.arch);
+            let served = match row.client {
+                Client::Pxe => !row.loaders.is_empty() || given(row.arch) || policy.runs_efi(&row),
+                Client::Http => table::cpu(row.arch).is_some(),
+            };
             (row.client == query.client && served)
                 .then_some(row)
                 .ok_or(Ignored::NoLoader { arch: row.arch })
@@ -246,14 +277,32 @@ struct Boot {
 }
 
 fn boot(query: &Query, row: &Row, policy: &Policy, memory: Memory) -> Result<Boot, Ignore> {
-    match query.ipxe {
-        Some(ipxe) => Ok(boot_ipxe(query, row, ipxe, policy, memory)),
-        None => boot_firmware(query, row, policy, memory),
+    if policy.efi_only && !policy.runs_efi(row) {
+        return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
+    }
+    match (row.client, query.ipxe) {
+        (Client::Http, _) => boot_http(query, row, policy),
+        (Client::Pxe, Some(ipxe)) => Ok(boot_ipxe(query, row, ipxe, policy, memory)),
+        (Client::Pxe, None) => boot_firmware(query, row, policy, memory),
+    }
+}
+
+fn boot_http(query: &Query, row: &Row, policy: &Policy) -> Result<Boot, Ignore> {
+    let arch = row.arch;
+    match &policy.efi {
+        Ok(_) if policy.runs_efi(row) => {
+            Ok(Boot { file: policy.efi_url(query.mac), form: OfferForm::Http })
+        }
+        Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
+        Err(reason) => {
+            let reason = reason.clone();
+            Err(Ignore::Machine(Ignored::NoEfiImage { arch, reason }))
+        }
     }
 }
 
 fn boot_ipxe(query: &Query, row: &Row, ipxe: Ipxe, policy: &Policy, memory: Memory) -> Boot {
-    let loader = pick(row.ipxe_loaders, policy, memory)
+    let loader = pick(row, row.ipxe_loaders, policy, memory)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
         Some(loader) => {
@@ -274,7 +323,7 @@ fn boot_firmware(
         .loaders
         .contains(&given)
         .then_some(given)
-        .or_else(|| pick(row.loaders, policy, memory))
+        .or_else(|| pick(row, row.loaders, policy, memory))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
@@ -286,11 +335,14 @@ fn boot_firmware(
     Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 
-/// The first loader that we have, or a later one after failures, in turn.
-fn pick(row: &[Loader], policy: &Policy, memory: Memory) -> Option<Loader> {
-    let have = || row.iter().filter(|loader| policy.loaders.contains(loader));
-    let turn = memory.failed_loaders.checked_rem(have().count())?;
-    have().nth(turn).copied()
+/// The first loader that we have, or a later one after failures, in turn. Without any, the whole
+/// image itself, if it can be.
+fn pick(row: &Row, loaders: &[Loader], policy: &Policy, memory: Memory) -> Option<Loader> {
+    let have = || loaders.iter().filter(|loader| policy.loaders.contains(loader));
+    match memory.failed_loaders.checked_rem(have().count()) {
+        Some(turn) => have().nth(turn).copied(),
+        None => policy.runs_efi(row).then_some(Loader::Image),
+    }
 }
 
 /// Where the answer goes (RFC 2131 section 4.1; PXE 2.1 for 4011).

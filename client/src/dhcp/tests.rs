@@ -40,6 +40,8 @@ fn policy() -> Policy {
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
+        efi: Err("no EFI image".to_owned()),
+        efi_only: false,
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
     }
@@ -210,9 +212,9 @@ fn wire_06_the_first_known_architecture_of_the_list_wins() {
     assert_eq!(silence(&[0, 11]), Ignore::Machine(Ignored::NoLoader { arch: 11 }));
     assert_eq!(silence(&[0, 11]).to_string(), "arm64 UEFI (11): no loader");
     assert_eq!(silence(&[0, 2]), Ignore::Machine(Ignored::NoLoader { arch: 2 }));
-    // UEFI HTTP boot has no row with a loader, and no loader is offered to it by mistake.
-    for arch in [16, 7] {
-        let bytes = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016"), (93, &[0, arch])]);
+    // No loader is offered to HTTP boot by mistake, and no URL to PXE.
+    for (class, arch) in [(&b"HTTPClient"[..], 7), (b"PXEClient", 16)] {
+        let bytes = message(&[DISCOVER, (60, class), (93, &[0, arch])]);
         let arch = u16::from(arch);
         assert_eq!(ignored(on_67(&bytes)), Ignore::Machine(Ignored::NoLoader { arch }));
     }
@@ -266,7 +268,7 @@ fn wire_06_a_named_loader_overrides_the_table_and_serves_codes_that_are_not_in_i
     let policy = Policy { loaders: [Loader::Given(16)].into(), ..policy() };
     let bytes = message(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])]);
     let http = ignored(ask(&bytes, Port::Dhcp, &policy, Memory::default()));
-    assert_eq!(http, Ignore::Machine(Ignored::NoLoader { arch: 16 }));
+    assert!(matches!(http, Ignore::Machine(Ignored::NoEfiImage { arch: 16, .. })), "{http:?}");
 }
 
 #[test]
@@ -791,6 +793,120 @@ fn wire_34_bios_is_answered_on_4011_like_uefi() {
     let (_, _, fact) = reply(on_4011(&message(&[REQUEST, PXE, BIOS])));
     let file = "52-54-00-77-00-09/undionly.kpxe".to_owned();
     assert_eq!(fact, Fact::BootServer { file });
+}
+
+const HTTP: (u8, &[u8]) = (60, b"HTTPClient:Arch:00016:UNDI:003001");
+const X64_HTTP: (u8, &[u8]) = (93, &[0, 16]);
+const EFI: &str =
+    "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-09/boot.efi";
+
+/// Kernel and initrd, and an x64 EFI program made of them.
+fn with_efi() -> Policy {
+    let mut policy = policy();
+    policy.loaders.insert(Loader::Image);
+    Policy { efi: Ok(0x8664), ..policy }
+}
+
+/// Nothing but an x64 EFI program.
+fn efi_only() -> Policy {
+    Policy { loaders: [Loader::Image].into(), efi_only: true, initrds: 0, ..with_efi() }
+}
+
+fn on_67_by(policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
+    ask(&message(options), Port::Dhcp, policy, Memory::default())
+}
+
+#[test]
+fn wire_19_http_boot_is_given_a_url_octet_by_octet() {
+    let (bytes, destination, fact) =
+        reply(on_67_by(&with_efi(), &[DISCOVER, HTTP, X64_HTTP, (97, &GUID)]));
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert_eq!(fact, Fact::Offered { form: OfferForm::Http, file: EFI.to_owned() });
+    assert_eq!(bytes[16..20], [0; 4], "no address");
+    assert_eq!(bytes[108..108 + EFI.len()], *EFI.as_bytes());
+    assert_eq!(bytes[108 + EFI.len()], 0);
+    let url = [EFI.as_bytes(), &[0]].concat();
+    let expected: Vec<(u8, Vec<u8>)> = vec![
+        (53, vec![2]),
+        (54, vec![10, 77, 0, 1]),
+        (60, b"HTTPClient".to_vec()),
+        (67, url),
+        (97, GUID.to_vec()),
+    ];
+    assert_eq!(options(&bytes), expected, "and no 43");
+    assert!(guard_passes(&bytes, 67, destination));
+}
+
+#[test]
+fn wire_19_http_boot_has_no_boot_server() {
+    for kind in [1, 3, 8] {
+        let bytes = message(&[(53, &[kind]), HTTP, X64_HTTP]);
+        let port = Port::BootServer { asker: ASKER };
+        let decision = ask(&bytes, port, &with_efi(), Memory::default());
+        assert_eq!(ignored(decision), Ignore::MessageType(kind));
+    }
+}
+
+#[test]
+fn wire_19_http_boot_is_answered_on_machines_that_run_the_program_only() {
+    let machine = |arch: u8, policy: &Policy| match ignored(on_67_by(
+        policy,
+        &[DISCOVER, HTTP, (93, &[0, arch])],
+    )) {
+        Ignore::Machine(why) => why,
+        other => panic!("{other:?}"),
+    };
+    for arch in [15, 18, 19, 28] {
+        let other = Ignored::OtherPlatform { arch: arch.into() };
+        assert_eq!(machine(arch, &with_efi()), other);
+        assert_eq!(machine(arch, &efi_only()), other);
+        let arm64 = Policy { efi: Ok(0xaa64), ..with_efi() };
+        if arch == 19 {
+            let answer = on_67_by(&arm64, &[DISCOVER, HTTP, (93, &[0, arch])]);
+            assert_eq!(offered(answer), (OfferForm::Http, EFI.to_owned()));
+        } else {
+            assert_eq!(machine(arch, &arm64), other);
+        }
+    }
+    let reason = "no EFI image".to_owned();
+    assert_eq!(machine(16, &policy()), Ignored::NoEfiImage { arch: 16, reason });
+    // Not UEFI: BIOS HTTP boot, and a PXE architecture that calls itself HTTPClient.
+    assert_eq!(machine(20, &with_efi()), Ignored::NoLoader { arch: 20 });
+    assert_eq!(machine(7, &with_efi()), Ignored::NoLoader { arch: 7 });
+}
+
+#[test]
+fn an_efi_program_goes_by_tftp_to_uefi_pxe_and_to_nobody_who_cannot_run_it() {
+    const NAME: &str = "52-54-00-77-00-09/boot.efi";
+    let only = efi_only();
+    for arch in [7, 9] {
+        let answer = on_67_by(&only, &[DISCOVER, PXE, (93, &[0, arch])]);
+        assert_eq!(offered(answer), (OfferForm::Complete, NAME.to_owned()));
+    }
+    for ipxe in [&[IPXE][..], &[IPXE, HTTP_BZIMAGE], &[]] {
+        let bios = [&[DISCOVER, PXE, BIOS], ipxe].concat();
+        let other = Ignore::Machine(Ignored::OtherPlatform { arch: 0 });
+        assert_eq!(ignored(on_67_by(&only, &bios)), other);
+    }
+    let able = on_67_by(&only, &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
+    assert_eq!(offered(able), (OfferForm::Script, SCRIPT.to_owned()));
+    let unable = on_67_by(&only, &[DISCOVER, PXE, X64, IPXE]);
+    assert_eq!(offered(unable), (OfferForm::Complete, NAME.to_owned()));
+    let http = on_67_by(&only, &[DISCOVER, HTTP, X64_HTTP]);
+    assert_eq!(offered(http), (OfferForm::Http, EFI.to_owned()));
+}
+
+#[test]
+fn the_image_takes_the_place_of_a_loader_that_there_is_not() {
+    let file =
+        |policy: &Policy, arch: u8| offered(on_67_by(policy, &[DISCOVER, PXE, (93, &[0, arch])])).1;
+    assert_eq!(file(&with_efi(), 7), "52-54-00-77-00-09/snponly.efi");
+    let bare = Policy { loaders: [Loader::Image].into(), ..with_efi() };
+    assert_eq!(file(&bare, 7), "52-54-00-77-00-09/boot.efi");
+    let arm64 = Policy { efi: Ok(0xaa64), ..bare.clone() };
+    assert_eq!(file(&arm64, 11), "52-54-00-77-00-09/boot.efi");
+    let bios = ignored(on_67_by(&bare, &[DISCOVER, PXE, BIOS]));
+    assert_eq!(bios, Ignore::Machine(Ignored::NoLoader { arch: 0 }));
 }
 
 fn options_strategy() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {

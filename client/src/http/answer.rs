@@ -1,6 +1,6 @@
 //! From a request to a response: which file, which part, which headers.
 //!
-//! Guarantees: only the script, the kernel and the initrds of one generation can be reached, under
+//! Guarantees: only the script, the kernel, the initrds and the EFI image of one generation can be reached, under
 //! its token; HEAD and GET have the same headers; every response has a `Content-Length`.
 
 use std::{
@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{
     Server,
-    body::FileBody,
+    body::BlobBody,
     conditional::{Selection, Validators, select},
 };
 use crate::{
@@ -46,7 +46,14 @@ pub(super) fn answer(server: &Server, request: &Request<Body>) -> Response<Body>
             script(server, request, mac, Role::Autoexec, ipxe::autoexec(&url))
         }
         Some(role) => match blob(&server.generation, role) {
-            Some(blob) => respond(server, request, mac, role, &Content::File(blob.clone())),
+            Some(blob) => {
+                // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
+                let media_type = match role {
+                    Role::Efi => "application/efi",
+                    _ => "application/octet-stream",
+                };
+                respond(server, request, mac, role, &Content::Blob(blob.clone(), media_type))
+            }
             None => missing(server, mac, &file),
         },
         None => missing(server, mac, &file),
@@ -69,6 +76,7 @@ fn find(generation: &Generation, file: &str) -> Option<Role> {
         "boot.ipxe" => Some(Role::Script),
         "autoexec.ipxe" => Some(Role::Autoexec),
         "kernel" => Some(Role::Kernel),
+        "boot.efi" => Some(Role::Efi),
         _ => (0..generation.initrds.len())
             .find(|number| file == format!("initrd{number}"))
             .map(Role::Initrd),
@@ -79,6 +87,7 @@ fn blob(generation: &Generation, role: Role) -> Option<&Blob> {
     match role {
         Role::Kernel => Some(&generation.kernel),
         Role::Initrd(number) => generation.initrds.get(number),
+        Role::Efi => generation.efi.as_ref().ok().map(|image| &image.blob),
         _ => None,
     }
 }
@@ -92,14 +101,14 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 
 /// What is sent.
 enum Content {
-    File(Blob),
+    Blob(Blob, &'static str),
     Text { text: Bytes, etag: String },
 }
 
 impl Content {
     fn validators(&self) -> Validators<'_> {
         match self {
-            Self::File(blob) => Validators {
+            Self::Blob(blob, _) => Validators {
                 etag: &blob.etag,
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
@@ -114,14 +123,14 @@ impl Content {
 
     fn media_type(&self) -> &'static str {
         match self {
-            Self::File(_) => "application/octet-stream",
+            Self::Blob(_, media_type) => media_type,
             Self::Text { .. } => "text/plain; charset=utf-8",
         }
     }
 
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
-            Self::File(blob) => Body::new(FileBody::new(Arc::clone(&blob.file), part, download)),
+            Self::Blob(blob, _) => Body::new(BlobBody::new(blob.content.clone(), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);

@@ -1,4 +1,4 @@
-//! HTTP: the script, the kernel and the initrds.
+//! HTTP: the script, the kernel and the initrds; for UEFI HTTP boot all in one.
 //!
 //! The data's way: connection -> hyper -> `answer` (path, admission, `conditional`) ->
 //! `body`.
@@ -73,7 +73,7 @@ struct Server {
 
 /// Serves `generation` on `listener` until the future is dropped, which cuts every connection.
 ///
-/// Paths are `/<token>/<mac>/boot.ipxe`, `/<token>/<mac>/autoexec.ipxe`, `/<token>/<mac>/kernel` and `/<token>/<mac>/initrd<N>`.
+/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>` or `boot.efi`.
 /// Every GET that reaches the end of a file is told to `witness` as one download of the file's
 /// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
 /// is done when the last one was handed over. HEAD, and a range that stops short of the end, are

@@ -3,6 +3,7 @@
 //! Guarantees: when [`open`] returns, every file was readable, not empty, and what it should be;
 //! nothing has been asked of anybody. Trusts the user's own files; never writes.
 
+mod efi;
 mod file;
 mod kernel;
 mod netboot_ipxe;
@@ -12,12 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use efi::add_efi_image;
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::pe_machine;
 
 use crate::{
     exit::{Code, Failure},
-    image::{Blob, Generation},
+    image::{Blob, Generation, NoEfiImage},
 };
 
 /// Longest command line that the kernel takes (`COMMAND_LINE_SIZE` of x86 and arm64, with its NUL).
@@ -25,7 +27,7 @@ const CMDLINE_LIMIT: usize = 2048;
 /// A netboot.ipxe is a few lines; more than this is something else.
 const SCRIPT_LIMIT: u64 = 64 * 1024;
 
-/// Opens what is to be served.
+/// Opens what is to be served; [`add_efi_image`] completes it.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
@@ -56,7 +58,7 @@ pub fn open(
             ),
         ));
     }
-    Ok(Generation { token: token()?, kernel, initrds, cmdline })
+    Ok(Generation { token: token()?, kernel, initrds, cmdline, efi: Err(NoEfiImage::Kernel) })
 }
 
 /// A NixOS netboot build: `<kernel target>`, `initrd`, `netboot.ipxe`

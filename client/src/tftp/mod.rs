@@ -22,7 +22,7 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use crate::{
     admission::Admission,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Loaders},
+    image::{Blob, Loader, Loaders},
     ipxe,
     mac::MacAddr,
     source::text_blob,
@@ -135,11 +135,9 @@ impl Server {
             return missing;
         }
         let (role, blob) = match loader {
+            Some(Loader::Image) => (Role::Efi, self.files.0.get(&Loader::Image)?.clone()),
             Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
-            None => match self.autoexec(mac) {
-                Ok(blob) => (Role::Autoexec, blob),
-                Err(_) => return Some((ErrorCode::Undefined, "no memory for the script")),
-            },
+            None => (Role::Autoexec, self.autoexec(mac)),
         };
         let mut job = Job { request, mac, role, blob };
         if let Some(session) = self.sessions.get(&peer) {
@@ -163,9 +161,9 @@ impl Server {
         None
     }
 
-    fn autoexec(&self, mac: MacAddr) -> io::Result<Blob> {
+    fn autoexec(&self, mac: MacAddr) -> Blob {
         let url = format!("{}/{}/boot.ipxe", self.settings.scripts, mac.hyphenated());
-        text_blob("autoexec.ipxe", &ipxe::autoexec(&url))
+        text_blob("autoexec.ipxe", ipxe::autoexec(&url))
     }
 
     fn not_found(&self, mac: MacAddr, file: String) {
