@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::StreamExt;
 use portcullis_dbus::{
     Error, INTERFACE, OBJECT_PATH, action,
     keys::{authorization, fact, reason},
@@ -30,9 +31,10 @@ use crate::{
     authority::{Answer, Authority, Dialog},
     caller::{Caller, Departure},
     facts::{self, Facts},
-    lease::{Relation, no_such_lease},
-    log::{self, Decision},
-    request::{self, Details},
+    lease::{Lease, Relation, no_such_lease},
+    limits,
+    log::{self, About, Decision},
+    request::{self, Details, Request},
     state::{Ended, State},
 };
 
@@ -66,8 +68,12 @@ impl Netboot {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let caller = self.caller(&header).await?;
+        let request = self
+            .state()
+            .parse(&request)
+            .inspect_err(|error| refused("Open", error, &caller, About::Nothing))?;
         let outcome = self.open_for(&caller, &request, &header).await;
-        outcome.inspect_err(|error| refused("Open", error, &caller))
+        outcome.inspect_err(|error| refused("Open", error, &caller, About::Request(&request)))
     }
 
     /// Asks again, by the same rules as `Open`, and moves the end of a lease of this connection to
@@ -80,7 +86,7 @@ impl Netboot {
     ) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
         let outcome = self.extend_for(&caller, lease, seconds, &header).await;
-        outcome.inspect_err(|error| refused("Extend", error, &caller))
+        outcome.inspect_err(|error| refused("Extend", error, &caller, About::Number(lease)))
     }
 
     /// Ends a lease. One of the caller's user is ended without a question, and ending it again
@@ -88,7 +94,7 @@ impl Netboot {
     async fn close(&self, lease: u64, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
         let outcome = self.close_for(&caller, lease, &header).await;
-        outcome.inspect_err(|error| refused("Close", error, &caller))
+        outcome.inspect_err(|error| refused("Close", error, &caller, About::Number(lease)))
     }
 
     /// Says what `Open` would do with this request. Opens nothing and never shows a dialog.
@@ -176,6 +182,33 @@ impl Netboot {
         }
     }
 
+    /// Asks polkit again, whenever its rules change, about every lease, and ends those that are
+    /// refused now. A password that would be asked for is no refusal: it may have been given. Never
+    /// completes.
+    pub async fn heed_polkit(&self) {
+        if let Ok(mut changes) = self.authority.changes().await {
+            while changes.next().await.is_some() {
+                self.ask_again().await;
+            }
+        }
+        future::pending().await
+    }
+
+    async fn ask_again(&self) {
+        let question = |(id, lease): (u64, &Lease)| {
+            let whole = lease.ends.saturating_sub(lease.opened).as_secs();
+            let seconds = u32::try_from(whole).unwrap_or(limits::MAX_SECONDS_CEILING);
+            (id, lease.owner.name.clone(), Details::of_lease(&lease.opening, seconds))
+        };
+        let leases: Vec<_> = self.state().leases.iter().map(question).collect();
+        for (id, owner, details) in leases {
+            if self.authority.ask_again(&owner, &details).await == Answer::No {
+                let ended = self.state().end(id, reason::REVOKED);
+                self.tell(ended.into_iter().collect()).await;
+            }
+        }
+    }
+
     /// Who calls. Notes the call first, so that the helper does not leave with it half done.
     async fn caller(&self, header: &Header<'_>) -> Result<Caller, Error> {
         self.state().touch();
@@ -186,16 +219,15 @@ impl Netboot {
     async fn open_for(
         &self,
         caller: &Caller,
-        request: &HashMap<String, OwnedVariant>,
+        request: &Request,
         header: &Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let _question = self.begin_question(caller)?;
         let mut departure = Departure::watch(&self.connection, &caller.name).await?;
-        let request = self.state().parse(request)?;
-        let site = self.state().admit(&request, caller.uid)?;
+        let site = self.state().admit(request, caller.uid)?;
         self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
-        let granted = self.state().grant(&request, &site, caller)?;
+        let granted = self.state().grant(request, &site, caller)?;
         self.end_when_left(granted.lease, departure);
         let sockets = granted.sockets.into_iter();
         let sockets = sockets.map(|(key, socket)| (key.to_owned(), socket.into())).collect();
@@ -222,8 +254,9 @@ impl Netboot {
         departure.still_here().await?;
         let mut state = self.state();
         let ends = state.now().saturating_add(std::time::Duration::from_secs(seconds.into()));
-        state.leases.own(lease, &caller.name)?.ends = ends;
-        log::decision(&Decision::Extended { lease, seconds }, caller, None);
+        let own = state.leases.own(lease, &caller.name)?;
+        own.ends = ends;
+        log::decision(&Decision::Extended { seconds }, caller, About::Lease(lease, own));
         Ok(())
     }
 
@@ -251,7 +284,7 @@ impl Netboot {
                 if question.await != Answer::Yes {
                     return Err(no_such_lease());
                 }
-                log::decision(&Decision::Managed { lease }, caller, None);
+                log::decision(&Decision::Managed, caller, About::Number(lease));
                 reason::MANAGER
             }
         };
@@ -329,6 +362,6 @@ fn word_for(answer: Answer) -> &'static str {
     }
 }
 
-fn refused(method: &'static str, error: &Error, caller: &Caller) {
-    log::decision(&Decision::Refused { method, error }, caller, None);
+fn refused(method: &'static str, error: &Error, caller: &Caller, about: About<'_>) {
+    log::decision(&Decision::Refused { method, error }, caller, about);
 }
