@@ -50,7 +50,7 @@ test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
 
 soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour)
-	@ROUNDS=1000 tests/scripts/levels 4 kill
+	@ROUNDS=1000 RUST_TEST_THREADS=6 tests/scripts/levels 4 kill
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
 	@ROUNDS=100 tests/scripts/levels 4 reload
 
