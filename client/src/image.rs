@@ -1,9 +1,18 @@
 //! What is served: files that were opened once and belong together.
 //!
 //! Guarantees: a [`Generation`] holds open descriptors, so that a build that is replaced or
-//! collected meanwhile does not mix with it; every length was read from the descriptor itself.
+//! collected meanwhile does not mix with it; every length was read from the descriptor itself. What
+//! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
+//! at the start, so that a file that changed there is not passed on.
 
 use std::{fs::File, sync::Arc};
+
+use axum::http::Uri;
+
+use crate::{
+    fetch::{Facts, Fetcher},
+    template::Template,
+};
 
 /// One open file.
 #[derive(Clone, Debug)]
@@ -21,17 +30,77 @@ pub struct Blob {
     pub last_modified: String,
 }
 
-/// Kernel, initrds and command line that belong together.
+/// One file on a web server, passed on to machines without being stored.
 #[derive(Clone, Debug)]
+pub struct Remote {
+    /// Last part of the address, for people.
+    pub name: String,
+    /// http or https.
+    pub address: Uri,
+    /// What its server said of it when it was chosen; nothing, if it was not asked.
+    pub facts: Facts,
+    /// Asks for it.
+    pub fetcher: Fetcher,
+}
+
+/// What is served under one name.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Opened here.
+    Local(Blob),
+    /// Passed on.
+    Remote(Box<Remote>),
+}
+
+impl Payload {
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Local(blob) => &blob.name,
+            Self::Remote(remote) => &remote.name,
+        }
+    }
+
+    /// Octets, if that is known.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Local(blob) => Some(blob.length),
+            Self::Remote(remote) => remote.facts.length,
+        }
+    }
+}
+
+impl From<Remote> for Payload {
+    fn from(remote: Remote) -> Self {
+        Self::Remote(Box::new(remote))
+    }
+}
+
+impl From<Blob> for Payload {
+    fn from(blob: Blob) -> Self {
+        Self::Local(blob)
+    }
+}
+
+/// Kernel, initrds and command line that belong together.
+#[derive(Clone, Debug, Default)]
 pub struct Generation {
     /// Unguessable path element of this run's URLs: 32 hexadecimal digits.
     pub token: String,
-    /// The kernel.
-    pub kernel: Blob,
+    /// The kernel; without one, `script` says what is booted.
+    pub kernel: Option<Payload>,
     /// The initrds, in the order in which the kernel gets them.
-    pub initrds: Vec<Blob>,
+    pub initrds: Vec<Payload>,
     /// The kernel's command line, without `initrd=`: that part belongs to the boot loader.
-    pub cmdline: String,
+    pub cmdline: Template,
+    /// Extra files that command line or script name.
+    pub others: Vec<Payload>,
+    /// Shown on the machine's screen before it fetches the kernel.
+    pub message: Option<String>,
+    /// An iPXE script that is run as it stands, instead of one made from the above.
+    pub script: Option<Template>,
 }
 
 /// A first-stage loader that is fetched by TFTP.

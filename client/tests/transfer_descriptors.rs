@@ -16,8 +16,9 @@ use portcullis::{
     admission::Admission,
     event::{Fact, Witness},
     http::{Settings, serve_http},
-    image::{Blob, Generation},
+    image::{Blob, Generation, Payload},
     mac::MacAddr,
+    source::Same,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -39,22 +40,21 @@ fn the_server_accepts_again_once_there_are_descriptors() {
     let address = listener.local_addr().unwrap();
     let generation = Generation {
         token: "token".into(),
-        kernel: Blob {
+        kernel: Some(Payload::Local(Blob {
             name: "kernel".into(),
             file: Arc::new(tempfile::tempfile().unwrap()),
             length: 0,
             etag: "\"\"".into(),
             last_modified: "Sun, 06 Nov 1994 08:49:37 GMT".into(),
-        },
-        initrds: Vec::new(),
-        cmdline: String::new(),
+        })),
+        ..Generation::default()
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(serve_http(
         listener,
         Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port())),
-        Arc::new(generation),
+        Arc::new(Same(Arc::new(generation))),
         Arc::new(Anybody),
         Arc::new(Anybody),
     ));

@@ -121,12 +121,13 @@ pub enum Ignore {
 }
 
 fn words(ignored: &Ignored) -> String {
-    match *ignored {
+    match ignored {
         Ignored::NotSelected => "not one of the selected machines".to_owned(),
         Ignored::AlreadyBooted => "has booted, and is left to its disk".to_owned(),
         Ignored::NoLoader { arch } | Ignored::UnknownArchitecture { arch } => {
-            format!("{}: no loader", table::architecture_name(arch))
+            format!("{}: no loader", table::architecture_name(*arch))
         }
+        Ignored::Source { reason } => reason.clone(),
     }
 }
 

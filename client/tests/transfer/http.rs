@@ -11,6 +11,7 @@ use portcullis::{
     event::{Fact, Protocol, Role},
     http::{Settings, serve_http},
     image::{Blob, Generation},
+    source::Same,
 };
 
 use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
@@ -33,9 +34,10 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
     let address = listener.local_addr().unwrap();
     let generation = Generation {
         token: TOKEN.into(),
-        kernel,
-        initrds: vec![blob(b"first"), blob(b"second one")],
+        kernel: Some(kernel.into()),
+        initrds: vec![blob(b"first").into(), blob(b"second one").into()],
         cmdline: "init=/x".into(),
+        ..Generation::default()
     };
     let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
     settings.header = limit;
@@ -45,7 +47,7 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
     runtime.spawn(serve_http(
         listener,
         settings,
-        Arc::new(generation),
+        Arc::new(Same(Arc::new(generation))),
         facts.clone(),
         Arc::new(AllButOne),
     ));
