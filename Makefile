@@ -29,7 +29,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak install uninstall deps clean
+.PHONY: help build demo picture test soak install uninstall deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -40,6 +40,9 @@ build: ## Builds what is installed
 
 demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewall (root or sudo)
 	@tests/scripts/demo
+
+picture: ## Draws docs/boot.svg from a run of the demonstration
+	@tests/scripts/demo | tee /dev/stderr | tests/scripts/picture >docs/boot.svg
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels

@@ -14,6 +14,7 @@ pub mod exit;
 pub mod fetch;
 pub mod http;
 pub mod image;
+pub mod inhibit;
 pub mod interfaces;
 pub mod ipxe;
 pub mod loaders;

@@ -29,7 +29,7 @@ use crate::{
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{Generation, Loaders, Payload},
-    ipxe,
+    inhibit, ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
@@ -201,6 +201,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
     report.ready(&ready(plan, &lease));
+    let _awake = inhibit::sleep(session.connection()).await;
     let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
     servers.tasks.shutdown().await;
     while let Ok(event) = inbox.try_recv() {

@@ -173,6 +173,11 @@ impl Session {
         Ok((Lease { number, facts: Facts::new(facts) }, sockets))
     }
 
+    /// The connection to the bus.
+    pub fn connection(&self) -> &Connection {
+        self.proxy.inner().connection()
+    }
+
     /// Ends a lease. Another's needs the manage action, and may show a dialog.
     ///
     /// # Errors

@@ -39,17 +39,17 @@ macro_rules! both_flavours {
 }
 
 both_flavours!(
-    closed_open_closed_and_nothing_is_left,
+    p4_closed_open_closed_and_nothing_is_left,
     p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed,
     the_host_prints_the_rules_as_they_are,
     p3_without_its_holder_the_port_is_closed,
     p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest,
     p8_an_ended_lease_is_cut_both_ways,
-    no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer,
-    one_lease_ends_and_the_other_goes_on,
-    a_reload_is_told_from_a_revocation_and_is_repaired,
+    p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer,
+    p9_one_lease_ends_and_the_other_goes_on,
+    p6_a_reload_is_told_from_a_revocation_and_is_repaired,
     an_emptied_chain_is_neither_repaired_nor_a_revocation,
-    a_foreign_mark_opens_nothing,
+    p7_a_foreign_mark_opens_nothing,
     other_changes_at_the_same_time_are_waited_for,
     p6_the_rules_come_back_and_the_reload_is_never_disturbed,
     a_saved_and_restored_rule_is_recognised,
@@ -101,7 +101,7 @@ macro_rules! inside {
     };
 }
 
-fn closed_open_closed_and_nothing_is_left(flavour: Flavour) {
+fn p4_closed_open_closed_and_nothing_is_left(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let before = Snapshot::take(&scene.host).unwrap();
     let opening = scene.opening(1);
@@ -297,7 +297,7 @@ fn p8_an_ended_lease_is_cut_both_ways(flavour: Flavour) {
     assert_eq!(scene.doors(&sockets), CLOSED);
 }
 
-fn no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer(flavour: Flavour) {
+fn p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let opening = scene.opening(1);
     let sockets = scene.sockets(&opening);
@@ -317,7 +317,7 @@ fn no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer(flavour: Flavour) 
     assert!(!probe::received(&other, b"again").unwrap());
 }
 
-fn one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
+fn p9_one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let before = Snapshot::take(&scene.host).unwrap();
     let mut first = scene.opening(1);
@@ -340,7 +340,7 @@ fn one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
     assert_same(&before, &Snapshot::take(&scene.host).unwrap());
 }
 
-fn a_reload_is_told_from_a_revocation_and_is_repaired(flavour: Flavour) {
+fn p6_a_reload_is_told_from_a_revocation_and_is_repaired(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let settings = Settings::default();
     let opening = scene.opening(1);
@@ -390,7 +390,7 @@ fn an_emptied_chain_is_neither_repaired_nor_a_revocation(flavour: Flavour) {
     assert!(!scene.sh("nft list ruleset").contains("portcullis"));
 }
 
-fn a_foreign_mark_opens_nothing(flavour: Flavour) {
+fn p7_a_foreign_mark_opens_nothing(flavour: Flavour) {
     let scene = Scene::new(Some(flavour));
     let opening = scene.opening(1);
     let mut firewall = scene.firewall();
@@ -496,7 +496,7 @@ fn owned_nixos_table(scene: &Scene, policy: &str) -> (Process, ChildStdin) {
 }
 
 #[test]
-fn a_lease_is_closed_even_when_its_rules_cannot_be_removed() {
+fn p2_a_lease_is_closed_even_when_its_rules_cannot_be_removed() {
     need_root!("ip", "nft");
     let scene = Scene::new(None);
     let opening = scene.opening(1);
@@ -530,7 +530,7 @@ fn p5_a_refused_transaction_leaves_nothing() {
 }
 
 #[test]
-fn without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf() {
+fn p2_without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf() {
     need_root!("ip", "nft");
     let scene = Scene::new(None);
     let opening = scene.opening(1);
@@ -617,7 +617,7 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
 }
 
 #[test]
-fn a_table_left_by_a_restored_listing_is_replaced_and_swept() {
+fn p4_a_table_left_by_a_restored_listing_is_replaced_and_swept() {
     need_root!("ip", "nft");
     let scene = Scene::new(Some(Flavour::Nftables));
     let before = Snapshot::take(&scene.host).unwrap();

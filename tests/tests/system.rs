@@ -380,10 +380,13 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
     on_stage(Flavour::Iptables, |stage| {
         // A member at the machine is not asked.
         let mut session = stage.serving(BOB);
+        let awake = || stage.debian.sh("systemd-inhibit --list").unwrap().contains("portcullis");
+        assert!(wait_until(Duration::from_secs(10), awake), "the computer may fall asleep");
         let id = session.id().unwrap();
         stage.debian.sh(&format!("loginctl terminate-session {id}")).unwrap();
         session.exit(SOON).unwrap();
         stage.assert_closed();
+        assert!(!awake(), "the computer is kept awake for nothing");
 
         let mut session = stage.serving(BOB);
         session.kill("KILL").unwrap();

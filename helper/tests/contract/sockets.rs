@@ -140,7 +140,8 @@ fn packets_go_to_the_lease_and_never_to_the_placeholder() {
 fn p7_nothing_comes_in_by_another_interface_not_even_unbound() {
     let Some(peer) = two_wires() else { return };
     peer.run(|| sh("ip route add 192.0.2.1/32 via 198.51.100.1 dev pc-peer1 src 198.51.100.2"));
-    sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.pc-svc1.rp_filter=0");
+    sh("echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter");
+    sh("echo 0 >/proc/sys/net/ipv4/conf/pc-svc1/rp_filter");
     let mut bound = sockets::bind(&opening(), ADDRESS).unwrap();
     let socket = take(&mut bound, "boot-server");
     // The twin: without our filter and device the packet does arrive.

@@ -1,0 +1,529 @@
+//! Which test proves which promise, on which firewall: README's table is made here.
+//!
+//! Guarantees: every test that the table names is in the sources, is a test, is not ignored, is run
+//! by `tests/scripts/levels`, and runs behind the firewall of its column; README shows what is
+//! written here. After a change: `UPDATE=1 cargo test -p portcullis-tests --test promises`.
+//! Trusts that a test shows what its name says.
+
+// A test speaks by failing.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A file, and tests in it.
+type Proofs = &'static [(&'static str, &'static [&'static str])];
+
+/// One promise and what proves it.
+struct Promise {
+    /// In one sentence.
+    text: &'static str,
+    /// Behind NixOS' nftables firewall.
+    nftables: Proofs,
+    /// Behind NixOS' iptables firewall.
+    iptables: Proofs,
+    /// On a host without a firewall.
+    none: Proofs,
+    /// Where no firewall has a part in it: fake kernel, or pure code.
+    apart: Proofs,
+    /// What is not proven yet, if anything.
+    gap: &'static str,
+}
+
+const ATTACKS: &str = "tests/tests/attacks.rs";
+const BOOT: &str = "tests/tests/boot.rs";
+const FIREWALL: &str = "tests/tests/firewall.rs";
+const KILL: &str = "tests/tests/kill.rs";
+const SYSTEM: &str = "tests/tests/system.rs";
+const AUTHORITY: &str = "helper/tests/contract/authority.rs";
+const ENDING: &str = "helper/tests/contract/ending.rs";
+const OPENING: &str = "helper/tests/contract/opening.rs";
+const PROCESS: &str = "helper/tests/contract/process.rs";
+const REAL: &str = "helper/tests/contract/real.rs";
+const SHAPE: &str = "helper/tests/contract/shape.rs";
+const SOCKETS: &str = "helper/tests/contract/sockets.rs";
+
+/// Every attack is a test of its own; each runs behind both flavours.
+const EVERY_ATTACK: &[&str] = &[
+    "p8_disconnect_and_bind_to_another_device",
+    "p8_packet_info_names_another_interface",
+    "p8_packet_info_names_a_foreign_source",
+    "p8_segmentation_offload_smuggles_a_second_message",
+    "p8_a_datagram_that_must_be_fragmented",
+    "p8_a_large_datagram_from_the_tftp_port",
+    "p8_ip_options",
+    "p8_an_address_from_the_boot_server_port",
+    "p8_an_address_from_the_dhcp_port",
+    "p8_a_nak",
+    "p8_a_message_without_cookie",
+    "p8_a_request_in_the_name_of_a_client",
+    "p8_the_dhcp_port_to_any_other_port",
+    "p8_the_tftp_port_to_dhcp_clients",
+    "p8_an_unmarked_socket_to_dhcp_clients",
+    "p8_to_the_host_itself",
+    "p8_another_mark",
+    "p8_a_locked_filter_stays",
+    "p8_an_accepted_connection_connects_elsewhere",
+    "p8_ipv6",
+    "p8_a_lease_that_has_ended_is_mute",
+];
+
+/// P1 to P12, in order.
+const PROMISES: [Promise; 12] = [
+    Promise {
+        text: "No port opens without polkit's decision for this caller and this request; polkit absent, slow or gone: denied.",
+        nftables: &[(SYSTEM, &["p1_what_polkit_does_not_grant_is_not_opened"])],
+        iptables: &[(SYSTEM, &["p1_the_password_is_asked_for_on_the_terminal"])],
+        none: &[],
+        apart: &[
+            (
+                AUTHORITY,
+                &[
+                    "p1_polkit_is_asked_about_the_caller_and_exactly_this_request",
+                    "p1_open_without_a_yes_opens_nothing_and_says_why",
+                    "p1_without_polkit_nothing_opens",
+                    "p1_a_caller_without_the_flag_for_a_dialog_gets_none",
+                    "p1_a_slow_polkit_is_no_polkit_for_a_question_without_a_dialog",
+                    "p1_a_caller_killed_during_the_dialog_gets_nothing",
+                ],
+            ),
+            (ENDING, &["p1_a_yes_that_comes_while_the_helper_stops_opens_nothing"]),
+            ("helper/src/authority.rs", &["p1_only_a_plain_yes_is_a_yes"]),
+        ],
+        gap: "",
+    },
+    Promise {
+        text: "Client exit, SIGKILL, or leaving the bus: refused again from outside at once, and the ruleset is what it was, within 1 s.",
+        nftables: &[
+            (KILL, &["p2_client_killed_nftables"]),
+            (FIREWALL, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
+        ],
+        iptables: &[
+            (KILL, &["p2_client_killed_iptables"]),
+            (SYSTEM, &["p2_a_lease_ends_with_its_program_its_session_and_the_bus"]),
+            (FIREWALL, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
+        ],
+        none: &[(
+            FIREWALL,
+            &[
+                "p2_without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf",
+                "p2_a_lease_is_closed_even_when_its_rules_cannot_be_removed",
+            ],
+        )],
+        apart: &[(ENDING, &["p2_the_owner_leaves_and_only_its_lease_ends"])],
+        gap: "The kills in `make test` are 20 rounds each; 1,000 are `make soak`.",
+    },
+    Promise {
+        text: "Helper killed: refused at once. Helper hung and the last holder of the sockets dead: refused at once. Helper hung: its watchdog ends it.",
+        nftables: &[
+            (
+                KILL,
+                &["p3_helper_killed_nftables", "p3_client_killed_while_the_helper_hangs_nftables"],
+            ),
+            (
+                FIREWALL,
+                &[
+                    "p3_without_its_holder_the_port_is_closed",
+                    "p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest",
+                ],
+            ),
+            (SYSTEM, &["p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes"]),
+            (
+                PROCESS,
+                &[
+                    "p3_killed_the_helper_takes_its_table_along_and_the_sweep_the_rest",
+                    "p3_terminated_the_helper_closes_and_tells",
+                ],
+            ),
+        ],
+        iptables: &[
+            (
+                KILL,
+                &["p3_helper_killed_iptables", "p3_client_killed_while_the_helper_hangs_iptables"],
+            ),
+            (
+                FIREWALL,
+                &[
+                    "p3_without_its_holder_the_port_is_closed",
+                    "p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest",
+                ],
+            ),
+            (SYSTEM, &["p3_a_hung_helper_is_ended_by_its_watchdog"]),
+        ],
+        none: &[],
+        apart: &[(
+            ENDING,
+            &["p3_a_stop_closes_everything_and_says_so", "p3_the_helper_ends_with_its_bus"],
+        )],
+        gap: "Without a firewall a port whose helper died stays reachable as long as its holder lives, as any socket does there.",
+    },
+    Promise {
+        text: "Nothing of ours is left and everything else is unchanged (`nft -s -a list ruleset`, counters aside).",
+        nftables: &[
+            (
+                FIREWALL,
+                &[
+                    "p4_closed_open_closed_and_nothing_is_left",
+                    "p4_a_table_left_by_a_restored_listing_is_replaced_and_swept",
+                ],
+            ),
+            (REAL, &["p4_a_lease_lives_and_leaves_the_firewall_as_it_was"]),
+            (
+                BOOT,
+                &[
+                    "p4_uefi_machine_boots_by_a_complete_offer_behind_nftables",
+                    "p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing",
+                ],
+            ),
+        ],
+        iptables: &[
+            (FIREWALL, &["p4_closed_open_closed_and_nothing_is_left"]),
+            (
+                BOOT,
+                &[
+                    "p4_bios_machine_boots_behind_iptables",
+                    "p4_uefi_machine_boots_by_the_boot_server_behind_iptables",
+                ],
+            ),
+        ],
+        none: &[],
+        apart: &[],
+        gap: "Every test of `kill.rs` and `system.rs` compares the ruleset, too.",
+    },
+    Promise {
+        text: "An opening is one transaction; a fault at any step leaves nothing.",
+        nftables: &[(FIREWALL, &["p5_a_refused_transaction_leaves_nothing"])],
+        iptables: &[],
+        none: &[],
+        apart: &[(OPENING, &["p5_a_failure_at_any_step_leaves_nothing"])],
+        gap: "The fault at every step is injected into a fake kernel; the real kernel is made to refuse one step, the last, in a table that somebody else owns.",
+    },
+    Promise {
+        text: "Firewall reload during a lease: served again within 1 s, the reload never disturbed.",
+        nftables: &[
+            (
+                FIREWALL,
+                &[
+                    "p6_the_rules_come_back_and_the_reload_is_never_disturbed",
+                    "p6_a_reload_is_told_from_a_revocation_and_is_repaired",
+                ],
+            ),
+            (REAL, &["p6_a_reload_of_the_firewall_is_repaired"]),
+        ],
+        iptables: &[(
+            FIREWALL,
+            &[
+                "p6_the_rules_come_back_and_the_reload_is_never_disturbed",
+                "p6_a_reload_is_told_from_a_revocation_and_is_repaired",
+            ],
+        )],
+        none: &[],
+        apart: &[(ENDING, &["p6_a_reload_is_repaired_and_a_revocation_is_not"])],
+        gap: "Five reloads in `make test`; 100 of 100 is `make soak` only.",
+    },
+    Promise {
+        text: "Only these ports, only this interface; the neighbour port and the second interface stay closed.",
+        nftables: &[(
+            FIREWALL,
+            &[
+                "p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed",
+                "p7_a_foreign_mark_opens_nothing",
+            ],
+        )],
+        iptables: &[(
+            FIREWALL,
+            &[
+                "p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed",
+                "p7_a_foreign_mark_opens_nothing",
+            ],
+        )],
+        none: &[(SOCKETS, &["p7_nothing_comes_in_by_another_interface_not_even_unbound"])],
+        apart: &[(OPENING, &["p7_only_what_was_asked_for_is_opened"])],
+        gap: "",
+    },
+    Promise {
+        text: "A socket that was handed over gives no other privilege, hands out no address, and is cut when its lease ends.",
+        nftables: &[
+            (ATTACKS, EVERY_ATTACK),
+            (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"]),
+            (REAL, &["p8_a_socket_that_is_moved_ends_its_lease"]),
+        ],
+        iptables: &[(ATTACKS, EVERY_ATTACK), (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"])],
+        none: &[(SOCKETS, &["p8_sockets_are_marked_confined_and_locked"])],
+        apart: &[(ENDING, &["p8_a_lease_ends_when_a_socket_leaves_its_interface"])],
+        gap: "That a running TFTP transfer ends within its time-out has no test yet.",
+    },
+    Promise {
+        text: "One user cannot end, read or starve another's lease; quotas hold.",
+        nftables: &[(FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"])],
+        iptables: &[
+            (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
+            (SYSTEM, &["p9_a_lease_is_its_users_and_the_managers"]),
+        ],
+        none: &[(SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"])],
+        apart: &[
+            (
+                AUTHORITY,
+                &[
+                    "p9_a_lease_is_its_users_on_every_connection",
+                    "p9_a_foreign_lease_is_no_lease_unless_polkit_lets_manage",
+                    "p9_one_users_quota_and_question_are_not_anothers",
+                    "p9_check_is_limited_per_user",
+                    "p9_list_is_limited_per_user_where_polkit_has_to_be_asked",
+                ],
+            ),
+            (ENDING, &["p9_only_the_connection_that_has_it_is_told"]),
+            (
+                OPENING,
+                &[
+                    "p9_one_interface_and_port_has_one_lease",
+                    "p9_quotas_hold_and_a_mark_rests_while_its_sockets_live",
+                ],
+            ),
+            (SHAPE, &["p9_everybody_may_ask_and_nobody_else_may_be_the_helper"]),
+        ],
+        gap: "",
+    },
+    Promise {
+        text: "Exposure of the unit at most 2.0, uid not 0, exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE.",
+        nftables: &[
+            (SYSTEM, &["p10_neither_client_nor_helper_has_more_than_it_needs"]),
+            (FIREWALL, &["p10_net_admin_alone_is_enough"]),
+        ],
+        iptables: &[],
+        none: &[(
+            PROCESS,
+            &[
+                "p10_root_becomes_the_helpers_user_with_exactly_two_capabilities",
+                "p10_the_helper_refuses_to_run_with_more_or_less_than_it_needs",
+            ],
+        )],
+        apart: &[],
+        gap: "",
+    },
+    Promise {
+        text: "Malformed D-Bus arguments and packets: a clear error or silence, never a crash, never a change.",
+        nftables: &[],
+        iptables: &[],
+        none: &[],
+        apart: &[
+            (OPENING, &["p11_what_is_no_request_is_refused_and_changes_nothing"]),
+            (
+                "helper/src/request.rs",
+                &["p11_any_dictionary_is_a_request_within_limits_or_invalid"],
+            ),
+            ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
+        ],
+        gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",
+    },
+    Promise {
+        text: "Every decision is in the journal with fixed fields: who, what, where, how long, why it ended.",
+        nftables: &[(SYSTEM, &["p12_every_decision_is_in_the_journal"])],
+        iptables: &[],
+        none: &[],
+        apart: &[],
+        gap: "",
+    },
+];
+
+const BEGIN: &str = "<!-- made by tests/tests/promises.rs; UPDATE=1 makes it again -->\n";
+const END: &str = "<!-- end of what is made -->\n";
+
+/// A flavour's name in the sources, and how else a test shows that it runs behind it.
+const NFTABLES: (&str, &[&str]) =
+    ("nftables", &["Flavour::Nftables", "NIXOS", "owned_nixos_table"]);
+const IPTABLES: (&str, &[&str]) = ("iptables", &["Flavour::Iptables"]);
+const NO_FIREWALL: (&str, &[&str]) = ("", &["(None)", "two_wires()", "machine_with_user()"]);
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn read(path: &str) -> String {
+    let path: PathBuf = workspace().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The tests of a source file that are run, each with its body. Those that `both_flavours!` makes
+/// have the flavour before their names, as in the output of a run.
+fn tests(source: &str) -> BTreeMap<String, String> {
+    let body = |name: &str| {
+        let start = source.find(&format!("fn {name}("))?;
+        let rest = &source[start..];
+        // Ends at the next closing brace of the function's own depth.
+        let line = source[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let indent: String = source[line..].chars().take_while(|c| *c == ' ').collect();
+        let end = rest.find(&format!("\n{indent}}}\n")).unwrap_or(rest.len());
+        Some(rest[..end].to_owned())
+    };
+    let mut found = BTreeMap::new();
+    let mut lines = source.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if line == "both_flavours!(" {
+            for name in lines.by_ref().take_while(|line| *line != ");") {
+                let name = name.trim_end_matches(',');
+                for (flavour, _) in [NFTABLES, IPTABLES] {
+                    found.extend(body(name).map(|body| (format!("{flavour}::{name}"), body)));
+                }
+            }
+        } else if line == "#[test]" || line.starts_with("#[tokio::test") {
+            let mut ignored = false;
+            let name = lines.by_ref().find_map(|line| {
+                ignored |= line.starts_with("#[ignore");
+                let name = line.trim_start_matches("async ").strip_prefix("fn ")?;
+                Some(name.split('(').next()?.to_owned())
+            });
+            let name = name.filter(|_| !ignored);
+            found.extend(name.and_then(|name| Some((name.clone(), body(&name)?))));
+        }
+    }
+    found
+}
+
+/// Why a file's tests are not run by `make test`, if so.
+fn left_out(path: &str) -> Option<String> {
+    let levels = read("tests/scripts/levels");
+    if let Some(name) = path.strip_prefix("helper/tests/contract/") {
+        let module = format!("mod {};", name.trim_end_matches(".rs"));
+        let main = read("helper/tests/contract/main.rs");
+        return (!main.contains(&module)).then(|| format!("{path} is in no module"));
+    }
+    let name = path.strip_prefix("tests/tests/")?.trim_end_matches(".rs");
+    // Level 4 runs all but those that other levels name.
+    let others = levels.lines().find(|line| line.contains(") ;; *) echo")).unwrap();
+    let elsewhere = others.split(['(', ')', '|', ' ']).any(|word| word == name);
+    let named = levels.lines().any(|line| {
+        line.contains(&format!("--test {name}"))
+            || line.trim_start().starts_with("laboratory ")
+                && line.split_whitespace().any(|word| word == name)
+    });
+    (elsewhere && !named).then(|| format!("{path} is on no level"))
+}
+
+/// What is wrong with one column of a promise.
+fn faults(number: usize, proofs: Proofs, column: Option<(&str, &[&str])>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (path, names) in proofs {
+        let tests = tests(&read(path));
+        faults.extend(left_out(path));
+        for name in *names {
+            let place = format!("P{number}: {path}: {name}");
+            let plain = tests.get(*name);
+            let flavour = column.map_or("", |(flavour, _)| flavour);
+            let of_both = tests.get(&format!("{flavour}::{name}"));
+            match (plain, of_both, column) {
+                (None, None, _) => faults.push(format!("{place} is no test that is run")),
+                (Some(body), _, Some((_, signs)))
+                    if !signs.iter().any(|sign| body.contains(sign)) =>
+                {
+                    faults.push(format!("{place} has none of {signs:?}: wrong column?"));
+                }
+                _ => {}
+            }
+        }
+    }
+    faults
+}
+
+fn cell(proofs: Proofs) -> String {
+    let links: Vec<String> = proofs
+        .iter()
+        .flat_map(|(path, names)| names.iter().map(move |name| format!("[{name}]({path})")))
+        .collect();
+    if links.is_empty() { "no test".to_owned() } else { links.join("<br>") }
+}
+
+fn table() -> String {
+    let mut text = "\
+| | promise | NixOS nftables | NixOS iptables | no firewall | without a part of the firewall's | not proven, or more |
+|---|---|---|---|---|---|---|
+"
+    .to_owned();
+    for (number, promise) in (1..).zip(&PROMISES) {
+        let columns = [promise.nftables, promise.iptables, promise.none, promise.apart].map(cell);
+        text += &format!(
+            "| P{number} | {} | {} | {} |\n",
+            promise.text,
+            columns.join(" | "),
+            promise.gap
+        );
+    }
+    text
+}
+
+#[test]
+fn every_test_that_proves_a_promise_is_there_and_is_run() {
+    let mut wrong = Vec::new();
+    for (number, promise) in (1..).zip(&PROMISES) {
+        wrong.extend(faults(number, promise.nftables, Some(NFTABLES)));
+        wrong.extend(faults(number, promise.iptables, Some(IPTABLES)));
+        wrong.extend(faults(number, promise.none, Some(NO_FIREWALL)));
+        wrong.extend(faults(number, promise.apart, None));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_is_no_test_is_not_taken_for_one() {
+    let source = "
+both_flavours!(
+    p1_twice,
+);
+fn p1_twice(flavour: Flavour) {}
+#[test]
+#[ignore = \"slow\"]
+fn p1_ignored() {}
+// #[test]
+fn p1_helper() {}
+mod tests {
+    #[tokio::test(flavor = \"current_thread\")]
+    async fn p1_inside() {
+        Flavour::Iptables
+    }
+    fn other() { Flavour::Nftables }
+}
+";
+    let found = tests(source);
+    let names: Vec<_> = found.keys().collect();
+    assert_eq!(names, ["iptables::p1_twice", "nftables::p1_twice", "p1_inside"]);
+    let body = &found["p1_inside"];
+    assert!(body.contains("Iptables") && !body.contains("Nftables"), "{body}");
+    assert_eq!(faults(1, &[(KILL, &["p1_absent"])], None).len(), 1);
+    let misplaced = faults(2, &[(KILL, &["p2_client_killed_iptables"])], Some(NFTABLES));
+    assert_eq!(misplaced.len(), 1, "{misplaced:?}");
+}
+
+#[test]
+fn the_readme_shows_this_table() {
+    let readme = read("README.md");
+    let (before, rest) = readme.split_once(BEGIN).unwrap();
+    let (shown, after) = rest.split_once(END).unwrap();
+    let table = table();
+    if shown != table && std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
+        let text = [before, BEGIN, &table, END, after].concat();
+        return fs::write(workspace().join("README.md"), text).unwrap();
+    }
+    assert_eq!(shown, table, "UPDATE=1 writes it");
+}
+
+/// Links in the repository's own pages lead to files that are there. Pictures aside: they are made.
+#[test]
+fn links_lead_somewhere() {
+    let mut seen = 0;
+    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "helper/README.md"] {
+        let text = read(page);
+        let folder = workspace().join(page).parent().unwrap().to_path_buf();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") || target.ends_with(".svg") {
+                continue;
+            }
+            assert!(folder.join(target).exists(), "{page}: {target}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen} links are not all");
+}
