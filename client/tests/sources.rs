@@ -21,6 +21,7 @@ use axum::{
     http::{Request, Response},
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use portcullis::{
     admission::Admission,
     event::{Fact, Ignored, Witness},
@@ -294,7 +295,12 @@ async fn files(path: String, request: Request<Body>) -> Response<Body> {
         "/broken" => {
             let first = Ok(Bytes::from(vec![0; 1000]));
             let chunks = [first, Err(std::io::Error::other("gone"))];
-            let body = Body::from_stream(futures_util::stream::iter(chunks));
+            // The header must have gone before it breaks off.
+            let later = |chunk| async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                chunk
+            };
+            let body = Body::from_stream(futures_util::stream::iter(chunks).then(later));
             answer.header("content-length", 5000).body(body).unwrap()
         }
         boot if boot.contains("/v1/boot/") => response(
@@ -519,6 +525,33 @@ fn section_1_3_quick_fetches_from_the_mirror_that_is_named() {
     let (code, said) = run(&["coreos", "stable"]);
     assert_eq!(code, 30, "{said}");
     assert!(said.contains("initramfs") && said.contains("testing, next"), "{said}");
+}
+
+#[test]
+fn section_1_3_an_index_names_addresses_and_never_files_of_this_computer() {
+    let index = |location: &'static str| {
+        let part = serde_json::json!({ "location": location });
+        let pxe = serde_json::json!({ "kernel": part, "initramfs": part, "rootfs": part });
+        let json = serde_json::json!({ "architectures": { "x86_64": { "artifacts": {
+            "metal": { "formats": { "pxe": pxe } } } } } })
+        .to_string();
+        Service::start(move |path: String, _| {
+            let json = json.clone();
+            async move {
+                match path.as_str() {
+                    "/streams/stable.json" => response(200, json),
+                    _ => response(404, ""),
+                }
+            }
+        })
+    };
+    for location in ["/etc/passwd", "file:///etc/passwd"] {
+        let service = index(location);
+        let words = ["quick", "coreos", "stable", "--mirror", &service.url()];
+        let (code, said) = portcullis(Path::new(PROGRAM), &[], &words);
+        assert_eq!(code, 30, "{said}");
+        assert!(said.contains("neither http://"), "{said}");
+    }
 }
 
 /// Ended with the test.

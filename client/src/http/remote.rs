@@ -20,7 +20,7 @@ use axum::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::{
     Server,
@@ -138,13 +138,15 @@ fn range(response: &Response<Incoming>) -> (u64, Option<u64>) {
 struct RemoteBody {
     body: Incoming,
     at: u64,
-    silence: Pin<Box<Sleep>>,
+    /// Runs only while the machine waits for the other server, not while that one waits for the
+    /// machine.
+    silence: Option<Pin<Box<Sleep>>>,
     download: Option<Download>,
 }
 
 impl RemoteBody {
     fn new(body: Incoming, at: u64, download: Option<Download>) -> Self {
-        let mut new = Self { body, at, silence: Box::pin(sleep(STALL)), download };
+        let mut new = Self { body, at, silence: None, download };
         new.passed_on(0);
         if http_body::Body::is_end_stream(&new.body) {
             new.done();
@@ -183,13 +185,14 @@ impl http_body::Body for RemoteBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            ready!(self.silence.as_mut().poll(context));
+            let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            ready!(silence.as_mut().poll(context));
             return self.failed(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the file's own server stopped sending",
             ));
         };
-        self.silence.as_mut().reset(Instant::now() + STALL);
+        self.silence = None;
         match frame {
             Some(Ok(frame)) => {
                 if let Some(octets) = frame.data_ref().map(Bytes::len) {

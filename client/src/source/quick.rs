@@ -167,15 +167,23 @@ async fn look_up<'a>(
         let value = if place.starts_with('/') {
             let json: Value =
                 serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
-            json.pointer(&place).and_then(Value::as_str).map(str::to_owned)
+            // An address, and nothing that could be a path or a template.
+            let found = json.pointer(&place).and_then(Value::as_str);
+            found.map(url::parse).transpose().map_err(fault)?.map(|address| address.to_string())
         } else {
             // sha256sum(1) writes a * before the name of a binary file.
             let words = text.split(|character: char| character.is_whitespace() || character == '*');
-            words.filter(|word| word.ends_with(&place)).max().map(str::to_owned)
+            let names = words.filter(|word| word.bytes().all(plain) && word.ends_with(&place));
+            names.max().map(str::to_owned)
         };
         found.push((name.as_str(), value.ok_or_else(|| fault(format!("nothing at {place}")))?));
     }
     Ok(found)
+}
+
+/// What may stand in a version, an architecture or a file's name.
+fn plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_')
 }
 
 fn filled(text: &str, values: &[(&str, String)]) -> String {
