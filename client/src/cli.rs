@@ -3,8 +3,7 @@
 //! Pixiecore's spelling of `boot`, `api` and `quick` is part of it, so that an old command line keeps
 //! working with the program's name changed, or with this program called as `pixiecore`. Flags of
 //! Pixiecore that have no meaning here are taken and explained by [`Serving::notes`]; what this
-//! version cannot do yet is refused by [`Boot::refusal`] and [`Serving::refusal`] before anything is
-//! opened.
+//! version cannot do yet is refused by [`Boot::refusal`] before anything is opened.
 
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -205,7 +204,8 @@ pub struct Serving {
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
 
-    /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi).
+    /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi; for other processors in
+    /// folders such as arm64, or with names such as snponly-arm64.efi).
     #[arg(long, value_name = "DIR", help_heading = "Boot loader")]
     pub ipxe_dir: Option<PathBuf>,
     /// iPXE for BIOS machines.
@@ -217,9 +217,13 @@ pub struct Serving {
     /// iPXE for 64-bit UEFI machines.
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi64: Option<PathBuf>,
-    /// iPXE for 32-bit UEFI machines: not in this version.
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// iPXE for 32-bit UEFI machines.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi32: Option<PathBuf>,
+    /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
+    /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
+    #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
+    pub loader: Vec<(u16, PathBuf)>,
 
     /// Show every detail.
     #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]
@@ -276,15 +280,6 @@ impl Quick {
 }
 
 impl Serving {
-    /// Why this version cannot do what was asked, if it cannot.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&'static str> {
-        self.ipxe_efi32.is_some().then_some(
-            "--ipxe-efi32 is not in this version: 32-bit UEFI machines cannot be served yet. \
-             Leave the flag out to serve all others",
-        )
-    }
-
     /// What is taken and does nothing, one sentence each.
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
@@ -303,6 +298,14 @@ impl Serving {
         }
         notes
     }
+}
+
+/// Reads `11=snponly.efi`.
+fn loader(text: &str) -> Result<(u16, PathBuf), String> {
+    text.split_once('=')
+        .filter(|(_, file)| !file.is_empty())
+        .and_then(|(arch, file)| Some((arch.parse().ok()?, file.into())))
+        .ok_or_else(|| "write for example 11=grubaa64.efi (11: arm64 UEFI)".to_owned())
 }
 
 /// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.
@@ -369,7 +372,7 @@ mod tests {
         let boot = boot(
             "bzImage initrd --cmdline loglevel=4 --debug --dhcp-no-bind --port 64172 --status-port 64172",
         );
-        assert_eq!((boot.refusal(), boot.serving.refusal()), (None, None));
+        assert_eq!(boot.refusal(), None);
         let boot = boot.serving;
         assert_eq!((boot.port, boot.status_port, boot.debug), (64172, Some(64172), true));
         assert!(boot.notes()[0].starts_with("--dhcp-no-bind"));
@@ -394,11 +397,10 @@ mod tests {
         for (arguments, word) in [
             ("tftp://host/k", "download"),
             ("k tftp://host/i", "download"),
-            ("k --ipxe-efi32 f", "32-bit"),
             ("k --cmdline a\u{7}b", "one line"),
         ] {
             let boot = boot(arguments);
-            let refusal = boot.refusal().or(boot.serving.refusal());
+            let refusal = boot.refusal();
             assert!(refusal.is_some_and(|text| text.contains(word)), "{arguments}: {refusal:?}");
         }
     }
@@ -411,6 +413,9 @@ mod tests {
             ("boot k --for soon", "1h30m"),
             ("boot k --count 0", "1.."),
             ("boot k --uefi-offer x", "boot-server"),
+            ("boot k --loader arm64=f", "11=grubaa64.efi"),
+            ("boot k --loader 11=", "11=grubaa64.efi"),
+            ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
             ("boot", "KERNEL|DIR"),
         ] {
@@ -430,13 +435,12 @@ mod tests {
     #[test]
     fn section_1_1_api_with_the_flags_of_1_2() {
         let line = "api http://host/x --api-request-timeout 1m500ms -d -t -l 10.0.0.1 -p 8080 \
-                    --status-port 8080 --dhcp-no-bind --ipxe-bios a --ipxe-ipxe b --ipxe-efi64 c \
+                    --status-port 8080 --dhcp-no-bind --ipxe-bios a --ipxe-ipxe b --ipxe-efi64 c --ipxe-efi32 e \
                     --ui-assets-dir d";
         let Ok(Command::Api(api)) = command(line) else { panic!("{:?}", command(line)) };
         assert_eq!(api.url, "http://host/x");
         assert_eq!(api.api_request_timeout, Duration::from_millis(60_500));
         assert_eq!(api.serving.port, 8080);
-        assert_eq!(api.serving.refusal(), None);
         assert_eq!(api.serving.notes().len(), 3);
         let Ok(Command::Api(api)) = command("api http://host") else { panic!() };
         assert_eq!(api.api_request_timeout, Duration::from_secs(5));

@@ -82,6 +82,8 @@ pub enum Role {
     Loader,
     /// iPXE script.
     Script,
+    /// The script that iPXE looks for beside its own binary: it leads to [`Role::Script`].
+    Autoexec,
     /// Kernel.
     Kernel,
     /// The initrd with this number, from 0.

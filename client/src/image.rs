@@ -5,7 +5,7 @@
 //! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
 //! at the start, so that a file that changed there is not passed on.
 
-use std::{fs::File, sync::Arc};
+use std::{borrow::Cow, fs::File, sync::Arc};
 
 use axum::http::Uri;
 
@@ -103,6 +103,82 @@ pub struct Generation {
     pub script: Option<Template>,
 }
 
+/// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images
+/// (PE/COFF specification, "Machine types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cpu {
+    /// 32-bit x86.
+    Ia32,
+    /// 64-bit x86.
+    X64,
+    /// 32-bit arm.
+    Arm32,
+    /// 64-bit arm.
+    Arm64,
+    /// 32-bit RISC-V.
+    Riscv32,
+    /// 64-bit RISC-V.
+    Riscv64,
+    /// 64-bit LoongArch.
+    Loong64,
+}
+
+impl Cpu {
+    /// Every kind that iPXE is built for.
+    pub const ALL: [Self; 7] = [
+        Self::Ia32,
+        Self::X64,
+        Self::Arm32,
+        Self::Arm64,
+        Self::Riscv32,
+        Self::Riscv64,
+        Self::Loong64,
+    ];
+
+    /// Machine type of its UEFI programs.
+    #[must_use]
+    pub fn pe_machine(self) -> u16 {
+        match self {
+            Self::Ia32 => 0x014c,
+            Self::X64 => 0x8664,
+            // ARMTHUMB_MIXED: UEFI specification section 2.1.1.
+            Self::Arm32 => 0x01c2,
+            Self::Arm64 => 0xaa64,
+            Self::Riscv32 => 0x5032,
+            Self::Riscv64 => 0x5064,
+            Self::Loong64 => 0x6264,
+        }
+    }
+
+    /// As iPXE's build names it: `bin-<name>-efi`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ia32 => "i386",
+            Self::X64 => "x86_64",
+            Self::Arm32 => "arm32",
+            Self::Arm64 => "arm64",
+            Self::Riscv32 => "riscv32",
+            Self::Riscv64 => "riscv64",
+            Self::Loong64 => "loong64",
+        }
+    }
+
+    /// Its machines, for people.
+    #[must_use]
+    pub fn machines(self) -> &'static str {
+        match self {
+            Self::Ia32 => "32-bit UEFI PCs",
+            Self::X64 => "64-bit UEFI PCs",
+            Self::Arm32 => "arm32 UEFI machines",
+            Self::Arm64 => "arm64 UEFI machines",
+            Self::Riscv32 => "RISC-V 32 UEFI machines",
+            Self::Riscv64 => "RISC-V 64 UEFI machines",
+            Self::Loong64 => "LoongArch 64 UEFI machines",
+        }
+    }
+}
+
 /// A first-stage loader that is fetched by TFTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loader {
@@ -110,21 +186,27 @@ pub enum Loader {
     Undionly,
     /// x86 BIOS, iPXE with its own drivers: for machines whose ROM is an iPXE that lacks features.
     IpxePxe,
-    /// x64 UEFI, iPXE over the firmware's network driver.
-    SnponlyX64,
-    /// x64 UEFI, iPXE with its own drivers.
-    IpxeX64,
+    /// UEFI, iPXE over the firmware's network driver.
+    Snponly(Cpu),
+    /// UEFI, iPXE with its own drivers.
+    Ipxe(Cpu),
+    /// What the user named for an architecture (DHCP option 93), whatever it is.
+    Given(u16),
 }
 
 impl Loader {
     /// Name in TFTP requests.
     #[must_use]
-    pub fn file_name(self) -> &'static str {
+    pub fn file_name(self) -> Cow<'static, str> {
+        let plain = |name: &'static str| Cow::Borrowed(name);
         match self {
-            Self::Undionly => "undionly.kpxe",
-            Self::IpxePxe => "ipxe.pxe",
-            Self::SnponlyX64 => "snponly.efi",
-            Self::IpxeX64 => "ipxe.efi",
+            Self::Undionly => plain("undionly.kpxe"),
+            Self::IpxePxe => plain("ipxe.pxe"),
+            Self::Snponly(Cpu::X64) => plain("snponly.efi"),
+            Self::Ipxe(Cpu::X64) => plain("ipxe.efi"),
+            Self::Snponly(cpu) => format!("snponly-{}.efi", cpu.name()).into(),
+            Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
+            Self::Given(arch) => format!("loader-{arch}").into(),
         }
     }
 }

@@ -79,6 +79,24 @@ pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<Strin
     Ok(script)
 }
 
+/// The script that an iPXE finds beside its own binary as `autoexec.ipxe`, and runs instead of
+/// booting by itself: so that a build without a script of its own (a signed one) comes to `url`, and
+/// is known as ours (option 77) if it asks by DHCP again. The card that the firmware booted from need
+/// not be the first one that gets an address: then every card is tried, and finds us by our offer.
+#[must_use]
+pub fn autoexec(url: &str) -> String {
+    format!(
+        "#!ipxe\n\
+         set user-class portcullis\n\
+         dhcp || goto each\n\
+         imgfetch --name boot.ipxe {url} || goto each\n\
+         imgexec boot.ipxe || exit 1\n\
+         exit\n\
+         :each\n\
+         autoboot || exit 1\n"
+    )
+}
+
 /// Whether [`script`] can write this command line: to be asked before anything is opened.
 ///
 /// # Errors
@@ -185,6 +203,16 @@ mod tests {
         for label in ["no_kernel", "no_initrd", "no_boot", "failed"] {
             assert!(FAILURES.contains(&format!(":{label}\n")), "{label}");
         }
+    }
+
+    #[test]
+    fn wire_20_autoexec_marks_ipxe_as_ours_and_leads_to_the_script() {
+        assert_eq!(
+            autoexec("http://10.0.0.1:1/t/m/boot.ipxe"),
+            "#!ipxe\nset user-class portcullis\ndhcp || goto each\n\
+             imgfetch --name boot.ipxe http://10.0.0.1:1/t/m/boot.ipxe || goto each\n\
+             imgexec boot.ipxe || exit 1\nexit\n:each\nautoboot || exit 1\n"
+        );
     }
 
     #[test]

@@ -1,22 +1,22 @@
 //! Where iPXE is on this system.
 //!
-//! Guarantees: every loader was opened once, is not empty, and a UEFI one is a program for x64
-//! machines. Trusts the system's directories and those that the user names.
+//! Guarantees: every loader was opened once, is not empty, and a UEFI one is a program for the
+//! machines that it is offered to. Trusts the system's directories and those that the user names,
+//! and the file that the user names for an architecture (`--loader`).
 
 use std::path::{Path, PathBuf};
 
 use crate::{
+    dhcp::table::architecture_name,
     exit::{Code, Failure},
-    image::{Blob, Loader, Loaders},
-    source::{is_x64_efi, open_blob, read_head},
+    image::{Blob, Cpu, Loader, Loaders},
+    source::{open_blob, pe_machine, read_head},
 };
 
 /// Directory that the package fixed when it was built (NixOS: that of pkgs.ipxe).
 const BUILT_IN: Option<&str> = option_env!("PORTCULLIS_IPXE_DIR");
 /// Directories of distributions: NixOS' system profile; Arch, Fedora; Debian, Ubuntu.
 const SYSTEM: [&str; 3] = ["/run/current-system/sw/share/ipxe", "/usr/share/ipxe", "/usr/lib/ipxe"];
-/// What is looked for.
-const ALL: [Loader; 4] = [Loader::Undionly, Loader::IpxePxe, Loader::SnponlyX64, Loader::IpxeX64];
 
 /// What the user said about loaders.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +27,57 @@ pub struct Wishes {
     pub bios: Option<PathBuf>,
     /// Takes the place of `ipxe.pxe`.
     pub ipxe: Option<PathBuf>,
-    /// Takes the place of both UEFI loaders.
+    /// Takes the place of both loaders for 64-bit UEFI PCs.
     pub efi64: Option<PathBuf>,
+    /// Takes the place of both loaders for 32-bit UEFI PCs.
+    pub efi32: Option<PathBuf>,
+    /// For an architecture (DHCP option 93), whatever it is.
+    pub given: Vec<(u16, PathBuf)>,
+}
+
+impl Wishes {
+    fn named(&self, loader: Loader) -> Option<&PathBuf> {
+        match loader {
+            Loader::Undionly => self.bios.as_ref(),
+            Loader::IpxePxe => self.ipxe.as_ref(),
+            Loader::Snponly(Cpu::X64) | Loader::Ipxe(Cpu::X64) => self.efi64.as_ref(),
+            Loader::Snponly(Cpu::Ia32) | Loader::Ipxe(Cpu::Ia32) => self.efi32.as_ref(),
+            Loader::Snponly(_) | Loader::Ipxe(_) => None,
+            // The last one counts, as with other flags.
+            Loader::Given(arch) => {
+                self.given.iter().rev().find(|(given, _)| *given == arch).map(|(_, path)| path)
+            }
+        }
+    }
+}
+
+/// What is looked for.
+fn wanted(wishes: &Wishes) -> impl Iterator<Item = Loader> {
+    let uefi = Cpu::ALL.into_iter().flat_map(|cpu| [Loader::Snponly(cpu), Loader::Ipxe(cpu)]);
+    let given = wishes.given.iter().map(|(arch, _)| Loader::Given(*arch));
+    [Loader::Undionly, Loader::IpxePxe].into_iter().chain(uefi).chain(given)
+}
+
+/// Where a loader may stand below a directory, the plainest name first. A plain `snponly.efi` counts
+/// for the processor that it is made for: packages of other processors use that name, too.
+fn places(loader: Loader) -> Vec<String> {
+    let (stem, cpu) = match loader {
+        Loader::Snponly(cpu) => ("snponly", cpu),
+        Loader::Ipxe(cpu) => ("ipxe", cpu),
+        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) => {
+            return vec![loader.file_name().into_owned()];
+        }
+    };
+    let cpu = cpu.name();
+    vec![
+        format!("{stem}.efi"),
+        format!("{cpu}/{stem}.efi"),
+        // iPXE's own build and site; Fedora.
+        format!("bin-{cpu}-efi/{stem}.efi"),
+        format!("{cpu}-efi/{stem}.efi"),
+        format!("{stem}-{cpu}.efi"),
+        format!("ipxe-{stem}-{cpu}.efi"),
+    ]
 }
 
 /// Finds the loaders.
@@ -54,19 +103,15 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
         let text = format!("--ipxe-dir {} is not a directory", directory.display());
         return Err(Failure::new(Code::NoLoader, text));
     }
-    for loader in ALL {
-        let named = match loader {
-            Loader::Undionly => &wishes.bios,
-            Loader::IpxePxe => &wishes.ipxe,
-            Loader::SnponlyX64 | Loader::IpxeX64 => &wishes.efi64,
-        };
-        let blob = match named {
+    for loader in wanted(wishes) {
+        let blob = match wishes.named(loader) {
             Some(path) => {
                 Some(open(loader, path).map_err(|text| Failure::new(Code::NoLoader, text))?)
             }
             None => directories
                 .iter()
-                .find_map(|directory| open(loader, &directory.join(loader.file_name())).ok()),
+                .flat_map(|directory| places(loader).into_iter().map(|name| directory.join(name)))
+                .find_map(|path| open(loader, &path).ok()),
         };
         if let Some(blob) = blob {
             loaders.0.insert(loader, blob);
@@ -87,37 +132,39 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
 
 fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     let blob = open_blob(path).map_err(|error| error.failure("boot loader").message)?;
-    let efi = matches!(loader, Loader::SnponlyX64 | Loader::IpxeX64);
     let head = read_head(&blob, 4096).map_err(|error| format!("{}: {error}", path.display()))?;
-    if efi && !is_x64_efi(&head) {
-        return Err(format!("{} is not a UEFI program for 64-bit PCs (x64)", path.display()));
+    let machine = pe_machine(&head);
+    match loader {
+        Loader::Snponly(cpu) | Loader::Ipxe(cpu) if machine != Some(cpu.pe_machine()) => {
+            Err(format!("{} is not a UEFI program for {}", path.display(), cpu.machines()))
+        }
+        Loader::Undionly | Loader::IpxePxe if machine.is_some() => {
+            Err(format!("{} is a UEFI program, and BIOS machines cannot run it", path.display()))
+        }
+        _ => Ok(blob),
     }
-    if !efi && is_x64_efi(&head) {
-        return Err(format!(
-            "{} is a UEFI program, and BIOS machines cannot run it",
-            path.display()
-        ));
-    }
-    Ok(blob)
 }
 
-/// Machines that can be served with these loaders, and those that cannot.
+/// Machines that can be served with these loaders, and those that cannot. Only ordinary PCs are
+/// named among the latter.
 #[must_use]
-pub fn coverage(loaders: &Loaders) -> (Vec<&'static str>, Vec<&'static str>) {
+pub fn coverage(loaders: &Loaders) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
-    [
-        ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe)),
-        ("64-bit UEFI PCs", has(Loader::SnponlyX64) || has(Loader::IpxeX64)),
-    ]
-    .into_iter()
-    .fold((Vec::new(), Vec::new()), |(mut can, mut cannot), (machines, served)| {
-        if served {
-            can.push(machines)
-        } else {
-            cannot.push(machines)
-        }
-        (can, cannot)
-    })
+    let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
+    let uefi =
+        Cpu::ALL.map(|cpu| (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu))));
+    let (can, cannot): (Vec<_>, Vec<_>) =
+        std::iter::once(bios).chain(uefi).partition(|(_, served)| *served);
+    let given = loaders.0.keys().filter_map(|loader| match loader {
+        Loader::Given(arch) => Some(architecture_name(*arch)),
+        _ => None,
+    });
+    let ordinary = ["BIOS PCs", Cpu::X64.machines()];
+    let names = |list: Vec<(&'static str, bool)>| list.into_iter().map(|(name, _)| name.to_owned());
+    (
+        names(can).chain(given).collect(),
+        names(cannot).filter(|name| ordinary.contains(&name.as_str())).collect(),
+    )
 }
 
 #[cfg(test)]
@@ -133,8 +180,65 @@ mod tests {
         head
     }
 
-    fn names(loaders: &Loaders) -> Vec<&str> {
-        loaders.0.keys().map(|loader| loader.file_name()).collect()
+    fn names(loaders: &Loaders) -> Vec<String> {
+        loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect()
+    }
+
+    #[test]
+    fn each_processor_finds_its_own_in_the_places_that_packages_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, machine| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, efi(machine)).unwrap();
+        };
+        // An arm64 system's own package, and others beside it.
+        put("snponly.efi", 0xaa64);
+        put("arm64/ipxe.efi", 0xaa64);
+        put("ipxe-i386.efi", 0x014c);
+        put("ipxe-snponly-i386.efi", 0x014c);
+        put("bin-arm32-efi/snponly.efi", 0x01c2);
+        put("riscv64-efi/snponly.efi", 0x5064);
+        put("riscv32/ipxe.efi", 0x5032);
+        put("loong64/snponly.efi", 0x6264);
+        // Not what its place says.
+        put("x86_64/ipxe.efi", 0xaa64);
+        let loaders = find_in(&Wishes::default(), &[directory.path()]).unwrap();
+        assert_eq!(
+            names(&loaders),
+            [
+                "snponly-i386.efi",
+                "snponly-arm32.efi",
+                "snponly-arm64.efi",
+                "snponly-riscv64.efi",
+                "snponly-loong64.efi",
+                "ipxe-i386.efi",
+                "ipxe-arm64.efi",
+                "ipxe-riscv32.efi",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_loader_for_an_architecture_is_taken_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("any");
+        std::fs::write(&path, b"anything").unwrap();
+        let missing = directory.path().join("none");
+        let given = |list: &[(u16, &PathBuf)]| {
+            list.iter().map(|(arch, path)| (*arch, (*path).clone())).collect()
+        };
+        let wishes = Wishes {
+            given: given(&[(41, &missing), (41, &path), (300, &path)]),
+            ..Wishes::default()
+        };
+        let loaders = find_in(&wishes, &[]).unwrap();
+        assert_eq!(names(&loaders), ["loader-41", "loader-300"]);
+        let (can, cannot) = coverage(&loaders);
+        assert_eq!(can, ["Raspberry Pi boot ROM (41)", "unknown architecture (300)"]);
+        assert_eq!(cannot, ["BIOS PCs", "64-bit UEFI PCs"]);
+        let wishes = Wishes { given: given(&[(41, &missing)]), ..Wishes::default() };
+        assert_eq!(find_in(&wishes, &[]).unwrap_err().code, 31);
     }
 
     #[test]
@@ -146,9 +250,9 @@ mod tests {
         std::fs::write(second.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         std::fs::write(second.path().join("snponly.efi"), b"").unwrap();
         let loaders = find_in(&Wishes::default(), &[first.path(), second.path()]).unwrap();
-        assert_eq!(names(&loaders), ["undionly.kpxe", "ipxe.efi"]);
+        assert_eq!(names(&loaders), ["undionly.kpxe", "ipxe.efi", "ipxe-arm64.efi"]);
         assert_eq!(loaders.0[&Loader::Undionly].length, 5);
-        assert_eq!(loaders.0[&Loader::IpxeX64].length, 512);
+        assert_eq!(loaders.0[&Loader::Ipxe(Cpu::X64)].length, 512);
     }
 
     #[test]
@@ -164,7 +268,10 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        assert_eq!(coverage(&loaders), (vec!["64-bit UEFI PCs"], vec!["BIOS PCs"]));
+        assert_eq!(
+            coverage(&loaders),
+            (vec!["64-bit UEFI PCs".to_owned()], vec!["BIOS PCs".to_owned()])
+        );
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn begin(
     refusal: Option<&'static str>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    if let Some(refusal) = refusal.or(serving.refusal()) {
+    if let Some(refusal) = refusal {
         return Err(Failure::new(Code::Usage, refusal));
     }
     for note in serving.notes() {
@@ -166,6 +166,8 @@ fn serve(
         bios: boot.ipxe_bios.clone(),
         ipxe: boot.ipxe_ipxe.clone(),
         efi64: boot.ipxe_efi64.clone(),
+        efi32: boot.ipxe_efi32.clone(),
+        given: boot.loader.clone(),
     })?;
     let request = Request {
         interface: pick_interface(boot, report)?,
@@ -316,6 +318,7 @@ impl Servers {
                 address,
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
+                scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -385,7 +388,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         cmdline: generation
             .map(|generation| generation.cmdline.text(&url(generation)))
             .unwrap_or_default(),
-        loaders: plan.loaders.0.keys().map(|loader| loader.file_name()).collect(),
+        loaders: plan.loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
         only: only(plan.boot),

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns};
 use portcullis::{
     dhcp::{Note, Policy, UefiOffer, What, serve_boot_server, serve_dhcp},
     event::{self, Fact, Ignored, OfferForm},
-    image::{Generation, Loader},
+    image::{Cpu, Generation, Loader},
     mac::MacAddr,
     machines::Machines,
     source::{Refusal, Same, Source, Step},
@@ -135,7 +135,7 @@ impl Server {
             once: false,
             count: None,
             initrds: 1,
-            loaders: [Loader::Undionly, Loader::SnponlyX64].into(),
+            loaders: [Loader::Undionly, Loader::Snponly(Cpu::X64)].into(),
             address: SERVER,
             http_port: 64172,
             token: "0".repeat(32),

@@ -73,6 +73,8 @@ pub mod backend {
     pub const NIXOS_NFTABLES: &str = "nixos-nftables";
     /// NixOS, `table ip filter`, chain `nixos-fw`, made by iptables in its nf_tables variant.
     pub const NIXOS_IPTABLES: &str = "nixos-iptables";
+    /// The chain that the site's configuration names.
+    pub const NAMED_CHAIN: &str = "named-chain";
     /// No input chain drops anything: the ports are bound and nothing needs opening.
     pub const NONE: &str = "none";
     /// A firewall that the helper does not know how to open (`Check` only).

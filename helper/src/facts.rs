@@ -65,6 +65,7 @@ pub fn backend(found: Backend) -> &'static str {
     match found {
         Backend::NixosNftables => keys::backend::NIXOS_NFTABLES,
         Backend::NixosIptables => keys::backend::NIXOS_IPTABLES,
+        Backend::NamedChain => keys::backend::NAMED_CHAIN,
         Backend::None => keys::backend::NONE,
     }
 }

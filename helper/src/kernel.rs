@@ -8,6 +8,7 @@ use std::{io, net::Ipv4Addr, time::Duration};
 use crate::{
     firewall::Opening,
     interface::{InterfaceName, Link},
+    mark::Marks,
     rtnetlink,
     sockdiag::{self, Holder, Protocol, Tagged},
     sockets::{self, BindError, Bound},
@@ -43,9 +44,9 @@ pub trait Kernel: Send {
     fn boottime(&self) -> Duration;
 }
 
-/// The real kernel.
+/// The real kernel, and the marks by which our sockets are known in it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Linux;
+pub struct Linux(pub Marks);
 
 impl Kernel for Linux {
     fn link(&mut self, name: &InterfaceName) -> io::Result<Option<Link>> {
@@ -57,7 +58,7 @@ impl Kernel for Linux {
     }
 
     fn tagged(&mut self) -> io::Result<Vec<Tagged>> {
-        sockdiag::tagged()
+        sockdiag::tagged(self.0)
     }
 
     fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {

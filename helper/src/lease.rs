@@ -1,6 +1,6 @@
 //! Leases: who has what, under which mark, until when. Values only: no I/O, no clock.
 //!
-//! Guarantees: quotas; one pending question per connection and per user; an id is never given
+//! Guarantees: quotas; one pending question per connection; an id is never given
 //! twice in one run. The sockets and the life of a lease belong to the connection that asked for it,
 //! and so does extending it; seeing and ending it belongs to the user, who could as well kill that
 //! program. Nobody else finds it. Trusts its caller for the time.
@@ -19,9 +19,10 @@ use zbus::names::UniqueName;
 
 use crate::{
     caller::{Caller, Uid},
+    config::Quotas,
     firewall::{Backend, Opening},
     limits,
-    mark::LeaseMark,
+    mark::{LeaseMark, Marks},
     request,
     sockdiag::Protocol,
 };
@@ -58,6 +59,7 @@ impl Lease {
 /// All leases, and the questions that may become some.
 #[derive(Debug, Default)]
 pub struct Leases {
+    quotas: Quotas,
     open: BTreeMap<u64, Lease>,
     last_id: u64,
     last_slot: u8,
@@ -80,13 +82,21 @@ pub enum Relation {
 }
 
 impl Leases {
+    /// None yet, and never more than the quotas allow.
+    #[must_use]
+    pub fn new(quotas: Quotas) -> Self {
+        Self { quotas, ..Self::default() }
+    }
+
     /// Notes that a question of this caller is pending.
     ///
     /// # Errors
-    /// `Busy` when one of this connection or of this user already is.
+    /// `Busy` when one of this connection already is, or as many of this user as the site allows.
     pub fn begin_question(&mut self, caller: &Caller) -> Result<(), Error> {
-        let same = |other: &Caller| other.name == caller.name || other.uid == caller.uid;
-        if self.pending.iter().any(same) {
+        let of_user = self.pending.iter().filter(|other| other.uid == caller.uid).count();
+        if of_user >= self.quotas.questions_per_user
+            || self.pending.iter().any(|other| other.name == caller.name)
+        {
             return Err(Error::Busy(
                 "another request of yours is waiting for an answer: answer its password dialog, \
                  or end that program"
@@ -108,16 +118,16 @@ impl Leases {
     /// `LimitsExceeded`.
     pub fn check_quota(&self, uid: Uid) -> Result<(), Error> {
         let own = self.open.values().filter(|lease| lease.owner.uid == uid).count();
-        if own >= limits::LEASES_PER_USER {
+        if own >= self.quotas.leases_per_user {
             return Err(Error::LimitsExceeded(format!(
-                "you already have {} leases: close one (`portcullis status` shows them)",
-                limits::LEASES_PER_USER
+                "you already have {own} leases, as many as this host allows: close one (`portcullis \
+                 status` shows them)"
             )));
         }
-        if self.open.len() >= limits::LEASES {
+        if self.open.len() >= self.quotas.leases {
             return Err(Error::LimitsExceeded(format!(
-                "{} leases are open on this host, and there can be no more",
-                limits::LEASES
+                "{} leases are open on this host, and it allows no more",
+                self.quotas.leases
             )));
         }
         Ok(())
@@ -134,13 +144,13 @@ impl Leases {
 
     /// The next slot, in turn, that no open lease and nothing in `taken` has.
     #[must_use]
-    pub fn next_mark(&mut self, taken: &[LeaseMark]) -> Option<LeaseMark> {
+    pub fn next_mark(&mut self, marks: Marks, taken: &[LeaseMark]) -> Option<LeaseMark> {
         for _ in 0..=u8::MAX {
             self.last_slot = self.last_slot.wrapping_add(1);
             let Some(slot) = NonZeroU8::new(self.last_slot) else {
                 continue;
             };
-            let mark = LeaseMark::new(slot);
+            let mark = marks.lease(slot);
             if !taken.contains(&mark) && self.open.values().all(|lease| lease.opening.mark != mark)
             {
                 return Some(mark);

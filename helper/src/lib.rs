@@ -8,6 +8,7 @@
 
 pub mod authority;
 pub mod caller;
+pub mod config;
 pub mod facts;
 pub mod firewall;
 pub mod interface;

@@ -7,6 +7,23 @@ use std::time::Duration;
 pub const LEASES: usize = 64;
 /// Leases at once of one user: more interfaces than a desktop has.
 pub const LEASES_PER_USER: usize = 8;
+/// Most leases at once that a site can configure: two sockets of each stay with the helper, whose
+/// unit allows 512 descriptors; and half of the slots, since slots rest.
+pub const LEASES_CEILING: usize = 128;
+/// Questions of one user that wait for an answer at once: one dialog is what a person can answer.
+pub const QUESTIONS_PER_USER: usize = 1;
+/// The most that a site can configure: seats and remote sessions of one user.
+pub const QUESTIONS_CEILING: usize = 8;
+/// Lowest TCP port for boot images: those below are other services' (80, 443, 22), and opening one to
+/// the network is more than the action promises in its dialog.
+pub const HTTP_PORT_FLOOR: u16 = 1024;
+/// Largest configuration file, bytes: the documented one, with every key set, is a twentieth.
+pub const CONFIG_BYTES: u64 = 64 * 1024;
+/// Drop-ins of the configuration: more is a mistake.
+pub const CONFIG_DROP_INS: usize = 64;
+/// Longest name of a table or chain in the configuration, bytes: iptables allows 28, and nft's longer
+/// ones are not written by people.
+pub const CHAIN_NAME: usize = 64;
 /// Longest lease, seconds: a backstop, since a lease ends with its client. One week.
 pub const MAX_SECONDS_CEILING: u32 = 7 * 24 * 60 * 60;
 /// Shortest lease, seconds: below this a machine cannot load an image.

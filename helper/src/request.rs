@@ -26,11 +26,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Parses the dictionary given to `Open` and `Check`.
+    /// Parses the dictionary given to `Open` and `Check`. A request that says nothing about its time
+    /// gets the default, or `longest`, the site's longest time in seconds, where that is shorter.
     ///
     /// # Errors
     /// `InvalidRequest`, with the key at fault and what it may be.
-    pub fn parse(options: &HashMap<String, OwnedVariant>) -> Result<Self, Error> {
+    pub fn parse(options: &HashMap<String, OwnedVariant>, longest: u32) -> Result<Self, Error> {
         if options.len() > limits::REQUEST_KEYS {
             return invalid("the request has more keys than there are");
         }
@@ -39,7 +40,7 @@ impl Request {
         let mut boot_server = true;
         let mut tftp = true;
         let mut http_port = DEFAULT_HTTP_PORT;
-        let mut max_seconds = DEFAULT_MAX_SECONDS;
+        let mut max_seconds = DEFAULT_MAX_SECONDS.min(longest);
         for (name, value) in options {
             match (name.as_str(), &**value) {
                 (key::INTERFACE, Variant::Str(text)) => interface = Some(parse_interface(text)?),
@@ -221,12 +222,10 @@ fn parse_dhcp(text: &str) -> Result<bool, Error> {
     }
 }
 
-/// Ports below 1024 are other services' (80, 443, 22): opening one of those to the network is more
-/// than the action promises in its dialog.
 fn parse_http_port(port: u16) -> Result<Option<u16>, Error> {
     match port {
         0 => Ok(None),
-        1..1024 => invalid("http-port must be 1024 to 65535, or 0 for none"),
+        1..limits::HTTP_PORT_FLOOR => invalid("http-port must be 1024 to 65535, or 0 for none"),
         _ => Ok(Some(port)),
     }
 }
@@ -250,7 +249,7 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.try_to_owned().unwrap()))
             .collect();
-        Request::parse(&options)
+        Request::parse(&options, limits::MAX_SECONDS_CEILING)
     }
 
     #[test]
@@ -342,7 +341,7 @@ mod tests {
                 0..9,
             )
         ) {
-            match Request::parse(&options) {
+            match Request::parse(&options, limits::MAX_SECONDS_CEILING) {
                 Ok(request) => {
                     prop_assert!(InterfaceName::parse(request.interface().as_str()).is_some());
                     prop_assert!(request.http().is_none_or(|port| port >= 1024));

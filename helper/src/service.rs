@@ -32,7 +32,7 @@ use crate::{
     facts::{self, Facts},
     lease::{Relation, no_such_lease},
     log::{self, Decision},
-    request::{self, Details, Request},
+    request::{self, Details},
     state::{Ended, State},
 };
 
@@ -54,7 +54,8 @@ impl Netboot {
     ///
     /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
     /// `boot-server` (b, default true), `tftp` (b, default true), `http-port` (q, default 64172,
-    /// 0 for none), `max-seconds` (u, default 43200). Unknown keys are refused. Sockets: `dhcp`,
+    /// 0 for none), `max-seconds` (u, default 43200, or the
+    /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
     /// `boot-server`, `tftp`, `http`. Facts: `backend` (s), `interface` (s), `interface-index`
     /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `opened` and `ends` (t,
     /// CLOCK_BOOTTIME in microseconds).
@@ -104,7 +105,7 @@ impl Netboot {
     ) -> Result<Facts, Error> {
         let caller = self.caller(&header).await?;
         self.take_from_rate(&caller)?;
-        let request = Request::parse(&request)?;
+        let request = self.state().parse(&request)?;
         let answer = self
             .authority
             .ask(&header, action::OPEN, Some(&request.details()), Dialog::Never, future::pending())
@@ -190,7 +191,7 @@ impl Netboot {
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let _question = self.begin_question(caller)?;
         let mut departure = Departure::watch(&self.connection, &caller.name).await?;
-        let request = Request::parse(request)?;
+        let request = self.state().parse(request)?;
         let site = self.state().admit(&request, caller.uid)?;
         self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
@@ -211,6 +212,7 @@ impl Netboot {
         let seconds = request::parse_seconds(seconds)?;
         let details = {
             let mut state = self.state();
+            state.config.permit_seconds(seconds)?;
             let lease = state.leases.own(lease, &caller.name)?;
             Details::of_lease(&lease.opening, seconds)
         };

@@ -11,7 +11,7 @@ use std::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::{
-    mark::{self, LeaseMark},
+    mark::{LeaseMark, Marks},
     netlink,
 };
 
@@ -84,11 +84,11 @@ pub struct Holder {
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
-pub fn tagged() -> io::Result<Vec<Tagged>> {
+pub fn tagged(marks: Marks) -> io::Result<Vec<Tagged>> {
     let mut found = Vec::new();
     for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for answer in sockets(&[AF_INET], protocol, ALL_STATES, 0, &with_our_tag())? {
-            if let Some(mark) = LeaseMark::from_socket(answer.mark) {
+        for answer in sockets(&[AF_INET], protocol, ALL_STATES, 0, &with_our_tag(marks))? {
+            if let Some(mark) = marks.of_socket(answer.mark) {
                 found.push(Tagged {
                     mark,
                     protocol,
@@ -167,7 +167,7 @@ fn request(family: u8, protocol: Protocol, states: u32, port: u16, filter: &[u8]
 }
 
 /// A filter that the kernel applies: the mark is ours.
-fn with_our_tag() -> Vec<u8> {
+fn with_our_tag(marks: Marks) -> Vec<u8> {
     // struct nlattr: 4 bytes and 12 bytes of code.
     let mut bytes = 16_u16.to_ne_bytes().to_vec();
     bytes.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -175,8 +175,8 @@ fn with_our_tag() -> Vec<u8> {
     // not (beyond the end: rejected). Then struct inet_diag_markcond.
     bytes.extend([INET_DIAG_BC_MARK_COND, 12]);
     bytes.extend(16_u16.to_ne_bytes());
-    bytes.extend(mark::TAG.to_ne_bytes());
-    bytes.extend(mark::MASK.to_ne_bytes());
+    bytes.extend(marks.tag().to_ne_bytes());
+    bytes.extend(marks.mask().to_ne_bytes());
     bytes
 }
 
@@ -263,6 +263,6 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn the_filter_is_one_condition_on_the_mark() {
         let expected = [16, 0, 1, 0, 10, 12, 16, 0, 0, 0, 0, 0x5a, 0, 0, 0, 0xff];
-        assert_eq!(with_our_tag(), expected);
+        assert_eq!(with_our_tag(Marks::default()), expected);
     }
 }

@@ -6,16 +6,17 @@
 //! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller
 //! has asked polkit.
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, os::fd::OwnedFd, time::Duration};
 
 use portcullis_dbus::{
     DHCP_PORT, Error,
     keys::{backend, fact, reason},
 };
-use zbus::names::OwnedUniqueName;
+use zbus::{OwnedVariant, names::OwnedUniqueName};
 
 use crate::{
     caller::{Caller, Uid},
+    config::Config,
     facts::{self, Facts},
     firewall::{Firewall, FirewallError, Opening},
     interface::Site,
@@ -33,6 +34,8 @@ use crate::{
 
 /// The owned state of the helper.
 pub struct State {
+    /// What the site allows.
+    pub config: Config,
     /// Who has what.
     pub leases: Leases,
     /// How often each user has had polkit asked without a dialog.
@@ -79,10 +82,15 @@ pub struct CannotClose;
 impl State {
     /// A state without leases.
     #[must_use]
-    pub fn new(kernel: Box<dyn Kernel>, firewall: Box<dyn Firewall + Send>) -> Self {
+    pub fn new(
+        config: Config,
+        kernel: Box<dyn Kernel>,
+        firewall: Box<dyn Firewall + Send>,
+    ) -> Self {
         let last_used = kernel.boottime();
         Self {
-            leases: Leases::default(),
+            leases: Leases::new(config.quotas),
+            config,
             rates: Rates::default(),
             kernel,
             firewall,
@@ -104,12 +112,21 @@ impl State {
         self.last_used = self.now();
     }
 
+    /// The request in a dictionary.
+    ///
+    /// # Errors
+    /// As [`Request::parse`].
+    pub fn parse(&self, options: &HashMap<String, OwnedVariant>) -> Result<Request, Error> {
+        Request::parse(options, self.config.max_seconds)
+    }
+
     /// Whether this request of this user could be granted now, polkit aside; and where. Asked
     /// before the dialog, so that nobody types a password in vain, and again after it.
     ///
     /// # Errors
-    /// The quota, the interface, or the port that is in the way.
+    /// The configuration, the quota, the interface, or the port that is in the way.
     pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
+        self.config.permit(request)?;
         self.leases.check_quota(uid)?;
         let site = self.site(request)?;
         for (protocol, port) in request.ports() {
@@ -157,9 +174,8 @@ impl State {
                 site.name
             )));
         }
-        let living = self.kernel.tagged().map_err(|error| {
-            Error::FirewallFailed(format!("the kernel did not list its sockets: {error}"))
-        })?;
+        let living = self.kernel.tagged();
+        let living = living.map_err(|error| Error::FirewallFailed(not_listed(&error)))?;
         refuse_leftovers(&living, request, site)?;
         let opening = Opening {
             mark: self.next_mark(&living)?,
@@ -265,8 +281,8 @@ impl State {
             }
             Err(error) => problems.push(error.message()),
         }
-        if let Err(error) = self.leases.check_quota(uid) {
-            problems.push(error.message());
+        for allowed in [self.config.permit(request), self.leases.check_quota(uid)] {
+            problems.extend(allowed.err().map(|error| error.message()));
         }
         let backend = match self.firewall.backend() {
             Ok(found) => facts::backend(found),
@@ -293,9 +309,9 @@ impl State {
                 Some(uid) => (uid.get(), leased(protocol, port, uid)),
                 None => match self.holder(protocol, port, site) {
                     Ok(None) => continue,
-                    Ok(Some(holder)) => (holder.uid, in_use(protocol, port, Some(holder))),
+                    Ok(Some(holder)) => (holder.uid, self.in_use(protocol, port, Some(holder))),
                     Err(error) => {
-                        problems.push(format!("the kernel did not list its sockets: {error}"));
+                        problems.push(not_listed(&error));
                         continue;
                     }
                 },
@@ -326,14 +342,28 @@ impl State {
     fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
         if error.source.kind() == io::ErrorKind::AddrInUse {
             let holder = self.holder(error.protocol, error.port, site).ok().flatten();
-            return Error::AddressInUse(in_use(error.protocol, error.port, holder));
+            return Error::AddressInUse(self.in_use(error.protocol, error.port, holder));
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
 
+    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+        if holder.is_some_and(|holder| self.config.marks.of_socket(holder.mark).is_some()) {
+            return outlived(protocol, port);
+        }
+        let holder = holder.map_or_else(
+            || "another program".to_owned(),
+            |holder| format!("a program of uid {}", holder.uid),
+        );
+        let protocol = request::word(protocol);
+        format!(
+            "{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)"
+        )
+    }
+
     fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
         let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
-        self.leases.next_mark(&taken).ok_or_else(|| {
+        self.leases.next_mark(self.config.marks, &taken).ok_or_else(|| {
             Error::LimitsExceeded(
                 "every slot is taken by a lease, or by a process that still holds the sockets of \
                  an ended one"
@@ -398,18 +428,6 @@ fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result
         .map_or(Ok(()), |socket| Err(Error::AddressInUse(outlived(socket.protocol, socket.port))))
 }
 
-fn in_use(protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
-    if holder.is_some_and(|holder| LeaseMark::from_socket(holder.mark).is_some()) {
-        return outlived(protocol, port);
-    }
-    let holder = holder.map_or_else(
-        || "another program".to_owned(),
-        |holder| format!("a program of uid {}", holder.uid),
-    );
-    let protocol = request::word(protocol);
-    format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
-}
-
 fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
     let protocol = request::word(protocol);
     format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
@@ -422,6 +440,15 @@ fn outlived(protocol: Protocol, port: u16) -> String {
     )
 }
 
+/// The kernel says NotFound when it lacks the module that answers, and may not load it by itself.
+fn not_listed(error: &io::Error) -> String {
+    let modules = match error.kind() {
+        io::ErrorKind::NotFound => ": load the modules inet_diag, tcp_diag and udp_diag",
+        _ => "",
+    };
+    format!("the kernel did not list its sockets: {error}{modules}")
+}
+
 fn firewall_error(error: FirewallError) -> Error {
     match error {
         FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
@@ -430,5 +457,17 @@ fn firewall_error(error: FirewallError) -> Error {
         | FirewallError::AnotherHelper => {
             Error::FirewallFailed(format!("the firewall was not changed: {error}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_list_sockets_is_told_from_one_that_will_not() {
+        let said = |errno| not_listed(&io::Error::from_raw_os_error(errno));
+        assert!(said(libc::ENOENT).ends_with("load the modules inet_diag, tcp_diag and udp_diag"));
+        assert!(!said(libc::EPERM).contains("modules"));
     }
 }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use portcullis_helper::{
+    config::Config,
     firewall::{Firewall, Nftables, Opening},
     interface::InterfaceName,
-    mark::LeaseMark,
+    mark::Marks,
 };
 use portcullis_lab::{
     need_root,
@@ -24,9 +25,9 @@ fn main() {
         nixos::start(&host, flavour, &Settings::default()).expect("the firewall");
         let (mut open, mut close) = (Vec::new(), Vec::new());
         host.run(|| {
-            let mut firewall = Nftables::new().expect("a netlink socket");
+            let mut firewall = Nftables::new(&Config::default()).expect("a netlink socket");
             let opening = Opening {
-                mark: LeaseMark::new(NonZeroU8::MIN),
+                mark: Marks::default().lease(NonZeroU8::MIN),
                 interface: InterfaceName::parse("lo").expect("a name"),
                 index: 1,
                 dhcp: true,

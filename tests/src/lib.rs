@@ -5,6 +5,7 @@
 //! ordinary tools (ip, nft, iptables, dnsmasq, QEMU). Never: pretends; without root or a tool a test
 //! says that it was skipped.
 
+pub mod boot_client;
 pub mod host;
 pub mod lan;
 pub mod machine;

@@ -191,6 +191,22 @@ fn initrd_that_cannot_be_read_is_empty_or_is_a_directory() {
 }
 
 #[test]
+fn what_the_sites_configuration_does_not_allow_is_refused_before_the_question() {
+    need_host!();
+    let scene = unasked();
+    as_root(
+        &scene,
+        "mkdir -p /etc/portcullis/helper.toml.d
+         echo 'http-ports = [\"8000-8099\"]' >/etc/portcullis/helper.toml
+         echo 'interfaces = [\"eth0\"]' >/etc/portcullis/helper.toml.d/interfaces.toml",
+    );
+    let says = ["TCP port 64172", "http-ports = [\"8000-8099\"]", "/etc/portcullis/helper.toml"];
+    refused(&scene, &["/mnt", "-i", "eth0"], 17, &says);
+    // The twin: what it allows comes as far as the question.
+    refused(&scene, &["/mnt", "-i", "eth0", "--port", "8000"], 12, &["password"]);
+}
+
+#[test]
 fn a_password_that_nobody_can_be_asked_for() {
     need_host!();
     // The twin of the scenes above: with nothing else wrong, polkit's question is what stops it.

@@ -15,7 +15,9 @@ use std::{
 };
 
 use portcullis_helper::{
-    firewall::{Backend, Firewall, FirewallError, Nftables, Standing},
+    config::{Config, Family, NamedChain},
+    firewall::{Backend, Firewall, FirewallError, Nftables, Opening, Standing},
+    mark::Marks,
     sockdiag::{self, Holder, Protocol, Tagged},
 };
 use portcullis_lab::{
@@ -616,6 +618,172 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
     }
 }
 
+/// A firewall that the helper knows only by the name of a chain: how it is (re)loaded, how the chain
+/// is printed, and what a rule of ours for UDP 67 looks like there.
+struct Named {
+    load: &'static str,
+    chain: NamedChain,
+    print: &'static str,
+    rule: &'static str,
+}
+
+fn named(family: Family, table: &str, chain: &str) -> NamedChain {
+    let name = |text: &str| text.to_owned().try_into().unwrap();
+    NamedChain { family, table: name(table), chain: name(chain) }
+}
+
+/// As Debian's /etc/nftables.conf is usually filled.
+fn plain_nftables() -> Named {
+    Named {
+        load: "nft -f - <<'END'
+flush ruleset
+table inet filter {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iifname \"lo\" accept
+    ct state established,related accept
+    ct state invalid drop
+    meta l4proto { icmp, ipv6-icmp } accept
+    tcp dport 22 accept
+  }
+  chain forward { type filter hook forward priority filter; policy drop; }
+}
+END",
+        chain: named(Family::Inet, "filter", "input"),
+        print: "nft list chain inet filter input",
+        rule: "meta nfproto ipv4 iifname \"eth0\" udp dport 67 meta mark & 0xfff00000 == 0x12300000 \
+               accept comment \"portcullis lease 1\"",
+    }
+}
+
+/// The chains of ufw, in the order in which a packet meets them, by iptables.
+fn like_ufw() -> Named {
+    Named {
+        load: "set -e
+iptables -P INPUT ACCEPT; iptables -F; iptables -X
+for chain in before-logging-input before-input after-input after-logging-input reject-input \
+             track-input user-input not-local skip-to-policy-input; do
+  iptables -N ufw-$chain
+done
+iptables -A ufw-skip-to-policy-input -j DROP
+iptables -A ufw-before-input -i lo -j ACCEPT
+iptables -A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables -A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+iptables -A ufw-before-input -p icmp --icmp-type echo-request -j ACCEPT
+iptables -A ufw-before-input -p udp --sport 67 --dport 68 -j ACCEPT
+iptables -A ufw-before-input -j ufw-not-local
+for type in LOCAL MULTICAST BROADCAST; do
+  iptables -A ufw-not-local -m addrtype --dst-type $type -j RETURN
+done
+iptables -A ufw-not-local -j DROP
+iptables -A ufw-before-input -j ufw-user-input
+iptables -A ufw-user-input -p tcp --dport 22 -j ACCEPT
+iptables -A ufw-after-input -p udp --dport 67 -j ufw-skip-to-policy-input
+for chain in before-logging-input before-input after-input after-logging-input reject-input \
+             track-input; do
+  iptables -A INPUT -j ufw-$chain
+done
+iptables -P INPUT DROP",
+        chain: named(Family::Ip, "filter", "ufw-user-input"),
+        print: "iptables -S ufw-user-input",
+        rule: "-A ufw-user-input -i eth0 -p udp -m udp --dport 67 -m mark --mark \
+               0x12300000/0xfff00000 -m comment --comment \"portcullis lease 1\" -j ACCEPT",
+    }
+}
+
+/// With a mark of the site's own, too.
+fn a_named_chain_is_opened_repaired_and_left_as_it_was(host: &Named) {
+    let scene = Scene::new(None);
+    scene.sh(host.load);
+    let before = Snapshot::take(&scene.host).unwrap();
+    let marks = Marks::new(0x1230_0000, 0xfff0_0000).unwrap();
+    let config = Config { marks, chain: Some(host.chain.clone()), ..Config::default() };
+    let opening = scene.opening(1);
+    let opening = Opening { mark: marks.lease(opening.mark.slot()), ..opening };
+    let sockets = scene.sockets(&opening);
+
+    // Not without its name.
+    let refused = inside!(scene, scene.firewall().open(&opening));
+    let Err(FirewallError::Unsupported(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("[firewall] in /etc/portcullis/helper.toml"), "{text}");
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap());
+    assert_eq!(scene.doors(&sockets), CLOSED);
+
+    let mut firewall = scene.firewall_with(&config);
+    assert_eq!(firewall.backend().unwrap(), Backend::NamedChain);
+    assert_eq!(inside!(scene, firewall.open(&opening)).unwrap(), Backend::NamedChain);
+    assert_eq!(scene.doors(&sockets), OPEN);
+    assert_eq!(firewall.standing(&opening).unwrap(), Standing::Whole);
+    // Some versions of nft print a mask of leading ones as a prefix length.
+    let printed = scene.sh(host.print);
+    let printed =
+        printed.replace("meta mark 0x12300000/12", "meta mark & 0xfff00000 == 0x12300000");
+    assert!(printed.lines().any(|line| line.trim() == host.rule), "{printed}");
+    let neighbour = probe::tcp(&scene.lan, (HOST, HTTP + 1).into()).unwrap();
+    assert_eq!(neighbour, Answer::Silent);
+
+    for _ in 0..3 {
+        scene.sh(host.load);
+        assert_eq!(scene.doors(&sockets), CLOSED);
+        assert_eq!(firewall.standing(&opening).unwrap(), Standing::ChainGone);
+        assert!(firewall.restore(&opening).unwrap());
+        assert_eq!(firewall.standing(&opening).unwrap(), Standing::Whole);
+        assert_eq!(scene.doors(&sockets), OPEN);
+    }
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert_eq!(scene.doors(&sockets), CLOSED);
+    drop(sockets);
+    inside!(scene, firewall.sweep()).unwrap();
+    let before = before.without_handles();
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap().without_handles());
+
+    // What a helper that died has left is swept, wherever it was put.
+    inside!(scene, firewall.open(&opening)).unwrap();
+    drop(firewall);
+    let mut second = scene.firewall_with(&config);
+    assert_eq!(inside!(scene, second.sweep()).unwrap(), 4);
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap().without_handles());
+}
+
+#[test]
+fn a_named_chain_of_plain_nftables_is_opened() {
+    need_root!("ip", "nft");
+    a_named_chain_is_opened_repaired_and_left_as_it_was(&plain_nftables());
+}
+
+#[test]
+fn a_named_chain_of_a_firewall_like_ufw_is_opened() {
+    need_root!("ip", "nft", "iptables");
+    a_named_chain_is_opened_repaired_and_left_as_it_was(&like_ufw());
+}
+
+#[test]
+fn a_named_chain_that_no_packet_reaches_is_refused_and_ends_its_lease() {
+    need_root!("ip", "nft", "iptables");
+    let scene = Scene::new(None);
+    scene.sh(like_ufw().load);
+    scene.sh("iptables -N unused && iptables -A unused -p tcp --dport 22 -j ACCEPT");
+    for chain in ["unused", "absent"] {
+        let chain = Some(named(Family::Ip, "filter", chain));
+        let mut firewall = scene.firewall_with(&Config { chain, ..Config::default() });
+        let refused = inside!(scene, firewall.open(&scene.opening(1)));
+        let Err(FirewallError::Unsupported(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains("no input chain leads to table ip filter, chain"), "{text}");
+    }
+    assert!(!scene.sh("nft list ruleset").contains("portcullis"));
+
+    // Once opened, and no longer reached: as a firewall that was taken down.
+    let chain = Some(like_ufw().chain);
+    let mut firewall = scene.firewall_with(&Config { chain, ..Config::default() });
+    let opening = scene.opening(1);
+    inside!(scene, firewall.open(&opening)).unwrap();
+    scene.sh("iptables -D ufw-before-input -j ufw-user-input");
+    assert_eq!(firewall.standing(&opening).unwrap(), Standing::ChainGone);
+    assert!(!firewall.restore(&opening).unwrap());
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert!(!scene.sh("nft list ruleset").contains("portcullis"));
+}
+
 #[test]
 fn p4_a_table_left_by_a_restored_listing_is_replaced_and_swept() {
     need_root!("ip", "nft");
@@ -640,14 +808,14 @@ fn tagged_sockets_and_holders_of_ports_are_seen_whoever_owns_them() {
     let scene = Scene::new(None);
     let opening = scene.opening(9);
     let index = opening.index;
-    assert_eq!(inside!(scene, sockdiag::tagged()).unwrap(), []);
+    assert_eq!(inside!(scene, sockdiag::tagged(Marks::default())).unwrap(), []);
     let sockets = scene.sockets(&opening);
     let connect = || TcpStream::connect((HOST, HTTP)).unwrap();
     let machine = scene.lan.run(connect).unwrap();
     let (accepted, _) = sockets.http.accept().unwrap();
     let _unmarked = inside!(scene, scene::udp(0, SocketAddrV4::new(HOST, 70)));
 
-    let found = inside!(scene, sockdiag::tagged()).unwrap();
+    let found = inside!(scene, sockdiag::tagged(Marks::default())).unwrap();
     let mut ports: Vec<_> = found.iter().map(|one| (one.protocol, one.port)).collect();
     ports.sort_unstable();
     let udp = |port| (Protocol::Udp, port);
@@ -669,7 +837,7 @@ fn tagged_sockets_and_holders_of_ports_are_seen_whoever_owns_them() {
     assert_eq!(holders(Protocol::Udp, 4012)[0].address, IpAddr::V6(address));
     drop((six, accepted, machine, sockets));
     let held = |one: &Tagged| one.inode != 0;
-    let found = inside!(scene, sockdiag::tagged()).unwrap();
+    let found = inside!(scene, sockdiag::tagged(Marks::default())).unwrap();
     assert!(!found.iter().any(held), "{found:?}");
 }
 
@@ -691,10 +859,10 @@ fn p10_net_admin_alone_is_enough() {
             inheritable: CapabilitySet::empty(),
         };
         rustix::thread::set_capabilities(None, sets).unwrap();
-        let mut firewall = Nftables::new().unwrap();
+        let mut firewall = Nftables::new(&Config::default()).unwrap();
         firewall.open(&opening).unwrap();
         assert_eq!(firewall.standing(&opening).unwrap(), Standing::Whole);
-        assert_eq!(sockdiag::tagged().unwrap().len(), 4);
+        assert_eq!(sockdiag::tagged(Marks::default()).unwrap().len(), 4);
         drop(sockets);
         firewall.close(&opening).unwrap();
     });

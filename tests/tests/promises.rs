@@ -39,6 +39,7 @@ const FIREWALL: &str = "tests/tests/firewall.rs";
 const KILL: &str = "tests/tests/kill.rs";
 const SYSTEM: &str = "tests/tests/system.rs";
 const AUTHORITY: &str = "helper/tests/contract/authority.rs";
+const CONFIG: &str = "helper/tests/contract/config.rs";
 const ENDING: &str = "helper/tests/contract/ending.rs";
 const OPENING: &str = "helper/tests/contract/opening.rs";
 const PROCESS: &str = "helper/tests/contract/process.rs";
@@ -275,6 +276,13 @@ const PROMISES: [Promise; 12] = [
                     "p9_list_is_limited_per_user_where_polkit_has_to_be_asked",
                 ],
             ),
+            (
+                CONFIG,
+                &[
+                    "p9_the_sites_quotas_hold",
+                    "p9_one_user_has_as_many_questions_as_the_site_allows_and_one_per_connection",
+                ],
+            ),
             (ENDING, &["p9_only_the_connection_that_has_it_is_told"]),
             (
                 OPENING,
@@ -315,6 +323,7 @@ const PROMISES: [Promise; 12] = [
                 "helper/src/request.rs",
                 &["p11_any_dictionary_is_a_request_within_limits_or_invalid"],
             ),
+            ("helper/src/config/file.rs", &["p11_any_file_is_within_limits_or_wrong"]),
             ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
         ],
         gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",

@@ -35,6 +35,8 @@ const READY: &str = "\"event\":\"ready\"";
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
 const NO_SUCH_LEASE: i32 = 21;
+const FORBIDDEN: i32 = 17;
+const NO_HELPER: i32 = 22;
 const NOT_AUTHORIZED: i32 = 10;
 const DISMISSED: i32 = 11;
 const NO_AGENT: i32 = 12;
@@ -321,6 +323,33 @@ fn p12_every_decision_is_in_the_journal() {
             let told = journal.lines().any(|line| fields.iter().all(|field| line.contains(field)));
             assert!(told, "no line with {fields:?} in:\n{journal}");
         }
+    });
+}
+
+#[test]
+fn the_sites_configuration_holds_and_a_bad_one_stops_the_helper() {
+    on_stage(Flavour::Nftables, |stage| {
+        let debian = stage.debian;
+        let example = "/usr/share/doc/portcullis/helper.toml.example";
+        let check = "/usr/libexec/portcullis-helper --check-config";
+        debian.sh(&format!("{check} {example} && {check}")).unwrap();
+        let configure = |text: &str| {
+            debian.sh("mkdir -p /etc/portcullis && systemctl stop portcullis-helper").unwrap();
+            debian.write("/etc/portcullis/helper.toml", text).unwrap();
+        };
+        configure("interfaces = [\"enp*\"]\n");
+        stage.assert_refused(BOB, FORBIDDEN, &["serving on eth0"]);
+
+        configure("leases = 3\ninterface = [\"eth0\"]\n");
+        stage.assert_refused(BOB, NO_HELPER, &[]);
+        let place = "/etc/portcullis/helper.toml:2: unknown field `interface`";
+        assert!(stage.journal().contains(place), "{}", stage.journal());
+        assert!(debian.sh(check).is_err());
+
+        configure("interfaces = [\"eth?\"]\nmax-seconds = 60\n");
+        let mut session = stage.serving(BOB);
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
     });
 }
 

@@ -13,7 +13,7 @@ use std::{
 use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT};
 
 use super::{
-    query::{BootItem, Ipxe, Port, Query},
+    query::{BootItem, Client, Ipxe, Port, Query},
     table::{self, Platform, Row},
 };
 use crate::{
@@ -161,7 +161,7 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
     if memory.local_boot {
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
-    let boot = boot(query, row(query)?, policy, memory)?;
+    let boot = boot(query, &row(query, policy)?, policy, memory)?;
     let destination = destination(query, port)?;
 
     let form = match port {
@@ -222,14 +222,20 @@ fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     }
 }
 
-/// The first architecture of the list that is known.
-fn row(query: &Query) -> Result<&'static Row, Ignore> {
-    let found = query.architectures.iter().find_map(|&arch| table::row(arch));
+/// The first architecture of the list that is known, by the table or by `--loader`.
+fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
+    // Loaders travel by TFTP.
+    let given = |arch| query.client == Client::Pxe && policy.loaders.contains(&Loader::Given(arch));
+    let found = query.architectures.iter().find_map(|&arch| {
+        table::row(arch).copied().or_else(|| given(arch).then(|| table::unnamed(arch)))
+    });
     found
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
-            let served = row.client == query.client && !row.loaders.is_empty();
-            served.then_some(row).ok_or(Ignored::NoLoader { arch: row.arch })
+            let served = !row.loaders.is_empty() || given(row.arch);
+            (row.client == query.client && served)
+                .then_some(row)
+                .ok_or(Ignored::NoLoader { arch: row.arch })
         })
         .map_err(Ignore::Machine)
 }
@@ -264,7 +270,12 @@ fn boot_firmware(
     policy: &Policy,
     memory: Memory,
 ) -> Result<Boot, Ignore> {
-    let loader = pick(row.loaders, policy, memory)
+    let given = Loader::Given(row.arch);
+    let loader = policy
+        .loaders
+        .contains(&given)
+        .then_some(given)
+        .or_else(|| pick(row.loaders, policy, memory))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.

@@ -120,7 +120,7 @@ pub struct Query {
     pub mac: MacAddr,
     /// Option 60.
     pub client: Client,
-    /// Option 93, at least one.
+    /// Option 93, at least one; that of a Raspberry Pi is put right.
     pub architectures: Vec<u16>,
     /// Options 77 and 175, if it is iPXE.
     pub ipxe: Option<Ipxe>,
@@ -136,6 +136,26 @@ pub struct Query {
     pub boot_item: Option<BootItem>,
 }
 
+/// Codes of option 93.
+const X86_BIOS: u16 = 0;
+const RASPBERRY_PI: u16 = 41;
+
+/// The first three octets of the Ethernet addresses of Raspberry Pis, whose boot ROM called itself
+/// an x86 BIOS before it had a code of its own (rpi-eeprom issue 182).
+const RASPBERRY_PI_OUIS: [[u8; 3]; 7] = [
+    [0xb8, 0x27, 0xeb],
+    [0xdc, 0xa6, 0x32],
+    [0xe4, 0x5f, 0x01],
+    [0x28, 0xcd, 0xc1],
+    [0xd8, 0x3a, 0xdd],
+    [0x2c, 0xcf, 0x67],
+    [0x88, 0xa2, 0x9e],
+];
+
+fn is_raspberry_pi(mac: MacAddr) -> bool {
+    mac.0.first_chunk().is_some_and(|oui| RASPBERRY_PI_OUIS.contains(oui))
+}
+
 /// User class of an iPXE that a script of ours has marked (`set user-class portcullis`).
 const OUR_USER_CLASS: &[u8] = b"portcullis";
 /// User class that iPXE sends by itself.
@@ -149,14 +169,18 @@ impl Query {
             Some(&[kind]) => kind,
             _ => return Err(NotBootClient::MessageType),
         };
+        let mac = name(&message);
         let client = match message.option(option::VENDOR_CLASS).as_deref() {
             Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
             Some(class) if class.starts_with(b"HTTPClient") => Client::Http,
             _ => return Err(NotBootClient::VendorClass),
         };
-        let architectures =
+        let mut architectures =
             architectures(&message.option(option::ARCHITECTURE).unwrap_or_default())
                 .ok_or(NotBootClient::Architecture)?;
+        if architectures == [X86_BIOS] && is_raspberry_pi(mac) {
+            architectures = vec![RASPBERRY_PI];
+        }
         let machine_id = message.option(option::MACHINE_ID);
         if !matches!(
             machine_id.as_deref(),
@@ -173,7 +197,7 @@ impl Query {
             ciaddr: message.ciaddr(),
             giaddr: message.giaddr(),
             chaddr: message.chaddr(),
-            mac: name(&message),
+            mac,
             client,
             architectures,
             ipxe: ipxe(&message),

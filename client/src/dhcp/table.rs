@@ -4,7 +4,10 @@
 //! Codes: IANA "Processor Architecture Types" (RFC 4578 section 2.1, RFC 5970 section 3.3).
 
 use super::query::{Client, Ipxe};
-use crate::{event::OfferForm, image::Loader};
+use crate::{
+    event::OfferForm,
+    image::{Cpu, Loader},
+};
 
 /// What runs on the machine, as far as loading goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +68,18 @@ const fn known(arch: u16, client: Client, name: &'static str, platform: Platform
 
 const X64: Row = Row {
     arch: 7,
-    client: Client::Pxe,
     name: "x64 UEFI",
-    platform: Platform::Uefi,
-    // In EDK2 a complete offer outranks those that lead to 4011.
-    offer: OfferForm::Complete,
-    loaders: &[Loader::SnponlyX64, Loader::IpxeX64],
-    ipxe_loaders: &[Loader::IpxeX64, Loader::SnponlyX64],
+    ..uefi(
+        &[Loader::Snponly(Cpu::X64), Loader::Ipxe(Cpu::X64)],
+        &[Loader::Ipxe(Cpu::X64), Loader::Snponly(Cpu::X64)],
+    )
 };
+
+/// A row of UEFI's PXE, for which iPXE is built. In EDK2 a complete offer outranks those that lead
+/// to 4011.
+const fn uefi(loaders: &'static [Loader], ipxe_loaders: &'static [Loader]) -> Row {
+    Row { loaders, ipxe_loaders, ..known(0, Client::Pxe, "", Platform::Uefi) }
+}
 
 /// Every code that has a name, with a loader or without.
 pub const ROWS: &[Row] = &[
@@ -91,9 +98,30 @@ pub const ROWS: &[Row] = &[
     Row { arch: 9, ..X64 },
     known(1, Client::Pxe, "NEC PC-98", Platform::Other),
     known(2, Client::Pxe, "Itanium UEFI", Platform::Uefi),
-    known(6, Client::Pxe, "x86 UEFI (32 bit)", Platform::Uefi),
-    known(10, Client::Pxe, "arm32 UEFI", Platform::Uefi),
-    known(11, Client::Pxe, "arm64 UEFI", Platform::Uefi),
+    Row {
+        arch: 6,
+        name: "x86 UEFI (32 bit)",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Ia32), Loader::Ipxe(Cpu::Ia32)],
+            &[Loader::Ipxe(Cpu::Ia32), Loader::Snponly(Cpu::Ia32)],
+        )
+    },
+    Row {
+        arch: 10,
+        name: "arm32 UEFI",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Arm32), Loader::Ipxe(Cpu::Arm32)],
+            &[Loader::Ipxe(Cpu::Arm32), Loader::Snponly(Cpu::Arm32)],
+        )
+    },
+    Row {
+        arch: 11,
+        name: "arm64 UEFI",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Arm64), Loader::Ipxe(Cpu::Arm64)],
+            &[Loader::Ipxe(Cpu::Arm64), Loader::Snponly(Cpu::Arm64)],
+        )
+    },
     known(12, Client::Pxe, "PowerPC Open Firmware", Platform::Other),
     known(13, Client::Pxe, "PowerPC ePAPR", Platform::Other),
     known(14, Client::Pxe, "PowerPC OPAL", Platform::Other),
@@ -106,9 +134,23 @@ pub const ROWS: &[Row] = &[
     known(22, Client::Pxe, "arm64 U-Boot", Platform::Other),
     known(23, Client::Http, "arm32 U-Boot HTTP boot", Platform::Other),
     known(24, Client::Http, "arm64 U-Boot HTTP boot", Platform::Other),
-    known(25, Client::Pxe, "RISC-V 32 UEFI", Platform::Uefi),
+    Row {
+        arch: 25,
+        name: "RISC-V 32 UEFI",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Riscv32), Loader::Ipxe(Cpu::Riscv32)],
+            &[Loader::Ipxe(Cpu::Riscv32), Loader::Snponly(Cpu::Riscv32)],
+        )
+    },
     known(26, Client::Http, "RISC-V 32 UEFI HTTP boot", Platform::Uefi),
-    known(27, Client::Pxe, "RISC-V 64 UEFI", Platform::Uefi),
+    Row {
+        arch: 27,
+        name: "RISC-V 64 UEFI",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Riscv64), Loader::Ipxe(Cpu::Riscv64)],
+            &[Loader::Ipxe(Cpu::Riscv64), Loader::Snponly(Cpu::Riscv64)],
+        )
+    },
     known(28, Client::Http, "RISC-V 64 UEFI HTTP boot", Platform::Uefi),
     known(29, Client::Pxe, "RISC-V 128 UEFI", Platform::Uefi),
     known(30, Client::Http, "RISC-V 128 UEFI HTTP boot", Platform::Uefi),
@@ -120,10 +162,23 @@ pub const ROWS: &[Row] = &[
     known(36, Client::Pxe, "Sunway 64 UEFI", Platform::Uefi),
     known(37, Client::Pxe, "LoongArch 32 UEFI", Platform::Uefi),
     known(38, Client::Http, "LoongArch 32 UEFI HTTP boot", Platform::Uefi),
-    known(39, Client::Pxe, "LoongArch 64 UEFI", Platform::Uefi),
+    Row {
+        arch: 39,
+        name: "LoongArch 64 UEFI",
+        ..uefi(
+            &[Loader::Snponly(Cpu::Loong64), Loader::Ipxe(Cpu::Loong64)],
+            &[Loader::Ipxe(Cpu::Loong64), Loader::Snponly(Cpu::Loong64)],
+        )
+    },
     known(40, Client::Http, "LoongArch 64 UEFI HTTP boot", Platform::Uefi),
     known(41, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other),
 ];
+
+/// The row for a code that has no name and for which the user names a loader.
+#[must_use]
+pub const fn unnamed(arch: u16) -> Row {
+    known(arch, Client::Pxe, "unknown architecture", Platform::Other)
+}
 
 /// The row of a code, whatever kind of client sends it. Codes are unique in the table.
 #[must_use]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Fact, Firmware, Ignored, OfferForm},
-    image::Loader,
+    image::{Cpu, Loader},
     mac::MacAddr,
     wire::{
         dhcp::{COOKIE, HEADER, Options},
@@ -30,7 +30,13 @@ fn policy() -> Policy {
         once: false,
         count: None,
         initrds: 1,
-        loaders: [Loader::Undionly, Loader::IpxePxe, Loader::SnponlyX64, Loader::IpxeX64].into(),
+        loaders: [
+            Loader::Undionly,
+            Loader::IpxePxe,
+            Loader::Snponly(Cpu::X64),
+            Loader::Ipxe(Cpu::X64),
+        ]
+        .into(),
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
@@ -203,12 +209,91 @@ fn wire_06_the_first_known_architecture_of_the_list_wins() {
     );
     assert_eq!(silence(&[0, 11]), Ignore::Machine(Ignored::NoLoader { arch: 11 }));
     assert_eq!(silence(&[0, 11]).to_string(), "arm64 UEFI (11): no loader");
+    assert_eq!(silence(&[0, 2]), Ignore::Machine(Ignored::NoLoader { arch: 2 }));
     // UEFI HTTP boot has no row with a loader, and no loader is offered to it by mistake.
     for arch in [16, 7] {
         let bytes = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016"), (93, &[0, arch])]);
         let arch = u16::from(arch);
         assert_eq!(ignored(on_67(&bytes)), Ignore::Machine(Ignored::NoLoader { arch }));
     }
+}
+
+#[test]
+fn wire_06_each_processor_gets_its_own_loader() {
+    let uefi = |cpu| [Loader::Snponly(cpu), Loader::Ipxe(cpu)];
+    let loaders = Cpu::ALL.into_iter().flat_map(uefi).collect();
+    let policy = Policy { loaders, ..policy() };
+    let first = |class: u16, memory| {
+        let vendor_class = format!("PXEClient:Arch:{class:05}:UNDI:003016");
+        let bytes = message(&[DISCOVER, (60, vendor_class.as_bytes()), (93, &class.to_be_bytes())]);
+        offered(ask(&bytes, Port::Dhcp, &policy, memory)).1
+    };
+    let failed = Memory { failed_loaders: 1, ..Memory::default() };
+    for (arch, snponly, ipxe) in [
+        (6, "snponly-i386.efi", "ipxe-i386.efi"),
+        (7, "snponly.efi", "ipxe.efi"),
+        (9, "snponly.efi", "ipxe.efi"),
+        (10, "snponly-arm32.efi", "ipxe-arm32.efi"),
+        (11, "snponly-arm64.efi", "ipxe-arm64.efi"),
+        (25, "snponly-riscv32.efi", "ipxe-riscv32.efi"),
+        (27, "snponly-riscv64.efi", "ipxe-riscv64.efi"),
+        (39, "snponly-loong64.efi", "ipxe-loong64.efi"),
+    ] {
+        let folder = "52-54-00-77-00-09";
+        assert_eq!(first(arch, Memory::default()), format!("{folder}/{snponly}"), "{arch}");
+        assert_eq!(first(arch, failed), format!("{folder}/{ipxe}"), "{arch}");
+    }
+}
+
+#[test]
+fn wire_06_a_named_loader_overrides_the_table_and_serves_codes_that_are_not_in_it() {
+    let given = |arch: u16, loaders: &[Loader]| {
+        let policy = Policy { loaders: loaders.iter().copied().collect(), ..policy() };
+        let bytes = message(&[DISCOVER, PXE, (93, &arch.to_be_bytes())]);
+        ask(&bytes, Port::Dhcp, &policy, Memory::default())
+    };
+    for arch in [7, 11, 29, 37, 300] {
+        let loaders = [Loader::Snponly(Cpu::X64), Loader::Given(arch)];
+        let file = format!("52-54-00-77-00-09/loader-{arch}");
+        assert_eq!(offered(given(arch, &loaders)), (OfferForm::Complete, file));
+    }
+    // It is for that code only.
+    let other = [Loader::Given(299)];
+    let unknown = Ignored::UnknownArchitecture { arch: 300 };
+    assert_eq!(ignored(given(300, &other)), Ignore::Machine(unknown));
+    assert_eq!(ignored(given(29, &other)), Ignore::Machine(Ignored::NoLoader { arch: 29 }));
+    // An HTTP client does not speak TFTP.
+    let policy = Policy { loaders: [Loader::Given(16)].into(), ..policy() };
+    let bytes = message(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])]);
+    let http = ignored(ask(&bytes, Port::Dhcp, &policy, Memory::default()));
+    assert_eq!(http, Ignore::Machine(Ignored::NoLoader { arch: 16 }));
+}
+
+#[test]
+fn wire_21_a_raspberry_pi_is_known_by_its_code_or_its_address_and_gets_no_pcs_loader() {
+    let from = |mac: [u8; 6], arch: [u8; 2]| {
+        let mut bytes =
+            message(&[DISCOVER, (60, b"PXEClient:Arch:00000:UNDI:002001"), (93, &arch)]);
+        bytes[28..34].copy_from_slice(&mac);
+        on_67(&bytes)
+    };
+    let no_loader = Ignore::Machine(Ignored::NoLoader { arch: 41 });
+    assert_eq!(ignored(from(MAC.0, [0, 41])), no_loader);
+    for oui in [
+        [0xb8, 0x27, 0xeb],
+        [0xdc, 0xa6, 0x32],
+        [0xe4, 0x5f, 0x01],
+        [0x28, 0xcd, 0xc1],
+        [0xd8, 0x3a, 0xdd],
+        [0x2c, 0xcf, 0x67],
+        [0x88, 0xa2, 0x9e],
+    ] {
+        let mac = [oui[0], oui[1], oui[2], 1, 2, 3];
+        assert_eq!(ignored(from(mac, [0, 0])), no_loader);
+        // Its UEFI is a UEFI as any other.
+        assert_eq!(ignored(from(mac, [0, 11])), Ignore::Machine(Ignored::NoLoader { arch: 11 }));
+    }
+    assert_eq!(offered(from(MAC.0, [0, 0])).1, "52-54-00-77-00-09/undionly.kpxe");
 }
 
 #[test]
@@ -306,6 +391,88 @@ fn wire_10_octets_of_the_hardware_address_beyond_its_length_are_not_echoed() {
 }
 
 #[test]
+fn wire_11_every_answer_has_its_type_first_and_names_its_server() {
+    for bytes in [&[DISCOVER, PXE, BIOS][..], &[DISCOVER, PXE, X64], &[DISCOVER, PXE, BIOS, IPXE]] {
+        let offer = options(&reply(on_67(&message(bytes))).0);
+        assert_eq!(offer[..2], [(53, vec![2]), (54, vec![10, 77, 0, 1])]);
+        let ack = options(&reply(on_4011(&message(bytes))).0);
+        assert_eq!(ack[..2], [(53, vec![5]), (54, vec![10, 77, 0, 1])]);
+    }
+}
+
+#[test]
+fn wire_12_the_bare_class_comes_back_and_identifiers_octet_by_octet_or_not_at_all() {
+    let client_id = [0, 0xff, 1, 2, 0, 3];
+    let query = message(&[DISCOVER, (61, &client_id), PXE, X64, (97, &GUID)]);
+    let with = reply(on_67(&query)).0;
+    assert_eq!(option(&with, 60), Some(b"PXEClient".to_vec()));
+    assert_eq!(option(&with, 97), Some(GUID.to_vec()));
+    assert_eq!(option(&with, 61), Some(client_id.to_vec()));
+    let without = reply(on_67(&message(&[DISCOVER, PXE, X64, (61, &[])]))).0;
+    assert!(!options(&without).iter().any(|(code, _)| [61, 97].contains(code)));
+}
+
+#[test]
+fn wire_14_the_file_stands_in_the_header_and_in_67_which_ends_in_nul() {
+    for query in [
+        &[DISCOVER, PXE, BIOS][..],
+        &[DISCOVER, PXE, X64],
+        &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE],
+    ] {
+        for bytes in [reply(on_67(&message(query))).0, reply(on_4011(&message(query))).0] {
+            let file = option(&bytes, 67).unwrap();
+            let (nul, name) = file.split_last().unwrap();
+            assert_eq!(*nul, 0);
+            assert!(!name.is_empty() && !name.contains(&0));
+            assert_eq!(&bytes[108..108 + name.len()], name);
+            assert!(bytes[108 + name.len()..236].iter().all(|&octet| octet == 0));
+            assert_eq!(bytes[20..24], [10, 77, 0, 1]);
+            assert_eq!(bytes[44..54], *b"10.77.0.1\0");
+            assert_eq!(option(&bytes, 66), None);
+        }
+    }
+}
+
+#[test]
+fn wire_16_a_complete_uefi_offer_says_that_nobody_else_need_be_asked() {
+    let (bytes, _, fact) = reply(on_67(&message(&[DISCOVER, PXE, X64])));
+    assert_eq!(option(&bytes, 43), Some(vec![6, 1, 8, 255]));
+    assert_eq!(bytes[20..24], [10, 77, 0, 1]);
+    let file = "52-54-00-77-00-09/snponly.efi".to_owned();
+    assert_eq!(fact, Fact::Offered { form: OfferForm::Complete, file });
+}
+
+#[test]
+fn wire_18_vendor_options_say_what_to_load_and_end() {
+    let item = (43, &[71, 4, 0x80, 0, 0, 0, 255][..]);
+    let asked = [
+        on_67(&message(&[DISCOVER, PXE, BIOS])),
+        on_67(&message(&[DISCOVER, PXE, X64])),
+        on_67(&message(&[DISCOVER, PXE, BIOS, IPXE])),
+        on_4011(&message(&[REQUEST, PXE, BIOS, item])),
+    ];
+    for decision in asked {
+        let vendor = option(&reply(decision).0, 43).unwrap();
+        assert_eq!(vendor.last(), Some(&255));
+        // MTFTP's, 1 to 5, make EDK2 throw the offer away.
+        assert!([6, 71].contains(&vendor[0]), "{vendor:?}");
+        assert_eq!(usize::from(vendor[1]), vendor.len() - 3);
+    }
+}
+
+#[test]
+fn wire_27_what_other_servers_say_is_not_answered_and_what_is_meant_for_them_is_left() {
+    let mut offer = message(&[(53, &[2]), (54, &[10, 77, 0, 2]), PXE, BIOS]);
+    offer[0] = 2;
+    assert!(matches!(Query::parse(&offer), Err(NotBootClient::Malformed(_))));
+    let theirs = (54, &[10, 77, 0, 2][..]);
+    for port in [Port::Dhcp, Port::BootServer { asker: ASKER }] {
+        let bytes = message(&[REQUEST, theirs, PXE, BIOS]);
+        assert!(matches!(ask(&bytes, port, &policy(), Memory::default()), Decision::Ignore(_)));
+    }
+}
+
+#[test]
 fn wire_13_a_proxy_hands_out_no_lease() {
     for query in [&[DISCOVER, PXE, BIOS][..], &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]] {
         let codes: Vec<u8> =
@@ -385,7 +552,7 @@ fn the_next_loader_is_tried_after_one_that_came_to_nothing() {
         let query = message(&[DISCOVER, PXE, X64]);
         offered(ask(&query, Port::Dhcp, &policy, memory)).1
     };
-    let both = [Loader::SnponlyX64, Loader::IpxeX64];
+    let both = [Loader::Snponly(Cpu::X64), Loader::Ipxe(Cpu::X64)];
     assert_eq!(file(0, &both), "52-54-00-77-00-09/snponly.efi");
     assert_eq!(file(1, &both), "52-54-00-77-00-09/ipxe.efi");
     assert_eq!(file(2, &both), "52-54-00-77-00-09/snponly.efi");
@@ -592,6 +759,14 @@ fn wire_29_and_30_the_question_that_ovmf_asks_on_4011_is_answered() {
     assert_eq!(answer[12..16], [10, 77, 0, 61]);
     let file = "52-54-00-77-01-02/snponly.efi".to_owned();
     assert_eq!(fact, Fact::BootServer { file });
+}
+
+#[test]
+fn wire_33_what_is_no_boot_client_is_dropped_on_4011() {
+    let class: (u8, &[u8]) = (60, b"MSFT 5.0");
+    for query in [&[REQUEST, class, X64][..], &[REQUEST, X64], &[REQUEST, PXE], &[PXE, X64]] {
+        assert!(Query::parse(&message(query)).is_err(), "{query:?}");
+    }
 }
 
 #[test]

@@ -51,8 +51,18 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             return plain(StatusCode::NOT_FOUND, &format!("{refusal}\n"));
         }
     };
-    if role == Role::Script {
-        return script(server, request, mac, &generation);
+    match role {
+        Role::Script => match ipxe::script(&generation, &server.base, mac) {
+            Ok(text) => return script(server, request, mac, Role::Script, text),
+            Err(error) => {
+                return plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"));
+            }
+        },
+        Role::Autoexec => {
+            let url = ipxe::machine_url(&generation, &server.base, mac) + "/boot.ipxe";
+            return script(server, request, mac, Role::Autoexec, ipxe::autoexec(&url));
+        }
+        _ => {}
     }
     match payload(&generation, role, &file) {
         Some(Payload::Local(blob)) => {
@@ -77,6 +87,7 @@ fn parse_path(path: &str, token: &str) -> Option<(MacAddr, String)> {
 fn find(file: &str) -> Option<Role> {
     match file {
         "boot.ipxe" => Some(Role::Script),
+        "autoexec.ipxe" => Some(Role::Autoexec),
         "kernel" => Some(Role::Kernel),
         _ => match number(file, "initrd") {
             Some(number) => Some(Role::Initrd(number)),
@@ -96,16 +107,14 @@ fn payload<'a>(generation: &'a Generation, role: Role, file: &str) -> Option<&'a
         Role::Kernel => generation.kernel.as_ref(),
         Role::Initrd(number) => generation.initrds.get(number),
         Role::Other => generation.others.get(number(file, "other")?),
-        Role::Loader | Role::Script => None,
+        Role::Loader | Role::Script | Role::Autoexec => None,
     }
 }
 
-/// No such file. `autoexec.ipxe` is what every iPXE looks for: no news.
+/// No such file.
 fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
-    if file != "autoexec.ipxe" {
-        let fact = Fact::NotFound { protocol: Protocol::Http, file: printable(file.as_bytes()) };
-        server.witness.fact(mac, fact);
-    }
+    let fact = Fact::NotFound { protocol: Protocol::Http, file: printable(file.as_bytes()) };
+    server.witness.fact(mac, fact);
     plain(StatusCode::NOT_FOUND, "not found\n")
 }
 
@@ -158,20 +167,14 @@ fn script(
     server: &Server,
     request: &Parts,
     mac: MacAddr,
-    generation: &Generation,
+    role: Role,
+    text: String,
 ) -> Response<Body> {
-    match ipxe::script(generation, &server.base, mac) {
-        Ok(script) => {
-            let mut hasher = DefaultHasher::new();
-            script.hash(&mut hasher);
-            let content = Content::Text {
-                etag: format!("\"{:016x}\"", hasher.finish()),
-                text: script.into(),
-            };
-            respond(server, request, mac, Role::Script, &content)
-        }
-        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-    }
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let content =
+        Content::Text { etag: format!("\"{:016x}\"", hasher.finish()), text: text.into() };
+    respond(server, request, mac, role, &content)
 }
 
 fn respond(

@@ -76,7 +76,7 @@ struct Server {
 /// Serves what `source` has for each machine on `listener` until the future is dropped, which cuts
 /// every connection.
 ///
-/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `kernel`, `initrd<N>` or `other<N>`.
+/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>` or `other<N>`.
 /// Every GET that reaches the end of a file is told to `witness` as one download of the file's
 /// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
 /// is done when the last one was handed over. HEAD, and a range that stops short of the end, are

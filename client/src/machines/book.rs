@@ -173,7 +173,7 @@ impl Machine {
             Role::Kernel | Role::Initrd(_) if self.step != Step::HandedOver => {
                 self.reach(now, Step::Images);
             }
-            Role::Kernel | Role::Initrd(_) | Role::Other => {}
+            Role::Kernel | Role::Initrd(_) | Role::Autoexec | Role::Other => {}
         }
     }
 
@@ -197,7 +197,7 @@ impl Machine {
             Some(Role::Initrd(number)) if number < initrds => {
                 self.initrds.insert(number);
             }
-            Some(Role::Initrd(_) | Role::Other) | None => {}
+            Some(Role::Initrd(_) | Role::Autoexec | Role::Other) | None => {}
         }
         let whole = self.kernel && self.initrds.len() == initrds && self.step == Step::Images;
         if whole {

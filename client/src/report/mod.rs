@@ -59,11 +59,11 @@ pub struct Ready<'a> {
     /// Kernel command line.
     pub cmdline: String,
     /// Names of the loaders.
-    pub loaders: Vec<&'static str>,
+    pub loaders: Vec<String>,
     /// Machines that can be served.
-    pub can: Vec<&'static str>,
+    pub can: Vec<String>,
     /// Machines that cannot, for want of a loader.
-    pub cannot: Vec<&'static str>,
+    pub cannot: Vec<String>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
     pub only: Vec<String>,
 }

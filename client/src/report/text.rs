@@ -10,6 +10,7 @@ use super::{
     units::{ports, rate, size, time},
 };
 use crate::{
+    dhcp::table,
     event::{Event, Fact, Firmware, Ignored, OfferForm, Protocol, Role, Statement, What},
     exit::Failure,
     interfaces::Interface,
@@ -143,6 +144,10 @@ fn firewall(name: &str) -> String {
         }
         backend::NIXOS_IPTABLES => {
             "opened (NixOS, iptables); closes when this program ends".to_owned()
+        }
+        backend::NAMED_CHAIN => {
+            "opened (the chain that this host's configuration names); closes when this program ends"
+                .to_owned()
         }
         backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
         other => format!("opened ({}); closes when this program ends", other.escape_default()),
@@ -295,14 +300,16 @@ impl Narrator {
                 Ignored::NoLoader { arch } => Some(Line::toned(
                     Tone::Attention,
                     format!(
-                        "asks, and cannot be served: no boot loader for {}",
+                        "asks, and cannot be served: no boot loader for {} (architecture {arch}; \
+                         see --ipxe-dir and --loader)",
                         architecture(*arch)
                     ),
                 )),
                 Ignored::UnknownArchitecture { arch } => Some(Line::toned(
                     Tone::Attention,
                     format!(
-                        "asks, and cannot be served: unknown kind of machine (architecture {arch})"
+                        "asks, and cannot be served: unknown kind of machine (architecture {arch}; \
+                         see --loader)"
                     ),
                 )),
                 Ignored::Source { reason } => plain(format!("left alone: {reason}")),
@@ -410,6 +417,7 @@ fn role(role: Role) -> String {
     match role {
         Role::Loader => "boot loader".to_owned(),
         Role::Script => "script".to_owned(),
+        Role::Autoexec => "autoexec.ipxe".to_owned(),
         Role::Kernel => "kernel".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
@@ -429,7 +437,10 @@ fn architecture(number: u16) -> String {
         16 => "64-bit UEFI, HTTP",
         18 => "32-bit ARM UEFI, HTTP",
         19 => "64-bit ARM UEFI, HTTP",
-        other => return format!("architecture {other}"),
+        other => match table::row(other) {
+            Some(row) => row.name,
+            None => return format!("architecture {other}"),
+        },
     }
     .to_owned()
 }
@@ -597,7 +608,14 @@ mod tests {
         assert_eq!(lines[0].text, "stopped fetching the file after 2.0 KiB: no answer");
         let refused = Fact::Ignored(Ignored::NoLoader { arch: 11 });
         let lines = Narrator::new(false, false).tell(&at(5, refused));
-        assert!(lines[0].text.ends_with("no boot loader for 64-bit ARM UEFI"), "{lines:?}");
+        assert_eq!(
+            lines[0].text,
+            "asks, and cannot be served: no boot loader for 64-bit ARM UEFI (architecture 11; see \
+             --ipxe-dir and --loader)"
+        );
+        let unknown = Fact::Ignored(Ignored::UnknownArchitecture { arch: 300 });
+        let lines = Narrator::new(false, false).tell(&at(5, unknown));
+        assert!(lines[0].text.contains("(architecture 300; see --loader)"), "{lines:?}");
     }
 
     #[test]

@@ -93,6 +93,22 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
     })
 }
 
+/// A text of our own making as a file in memory.
+///
+/// # Errors
+/// No descriptor or memory is left.
+pub fn text_blob(name: &str, text: &str) -> io::Result<Blob> {
+    let file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all_at(text.as_bytes(), 0)?;
+    Ok(Blob {
+        name: name.to_owned(),
+        file: Arc::new(file),
+        length: u64::try_from(text.len()).unwrap_or(u64::MAX),
+        etag: String::new(),
+        last_modified: String::new(),
+    })
+}
+
 /// The first octets of a file, at most `limit`.
 ///
 /// # Errors

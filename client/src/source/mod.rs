@@ -21,8 +21,8 @@ use std::{
 use axum::http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
-pub use file::{OpenError, open_blob, read_head};
-pub use kernel::is_x64_efi;
+pub use file::{OpenError, open_blob, read_head, text_blob};
+pub use kernel::pe_machine;
 
 use crate::{
     exit::{Code, Failure},

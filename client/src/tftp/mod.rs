@@ -1,4 +1,4 @@
-//! TFTP: first-stage loaders for firmware, read only.
+//! TFTP: first-stage loaders for firmware, and the script beside them, read only.
 //!
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
@@ -21,9 +21,11 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use crate::{
     admission::Admission,
-    event::{Fact, Protocol, Witness},
-    image::Loaders,
+    event::{Fact, Protocol, Role, Witness},
+    image::{Blob, Loaders},
+    ipxe,
     mac::MacAddr,
+    source::text_blob,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
@@ -42,12 +44,15 @@ pub struct Settings {
     pub interface: String,
     /// The interface's MTU, octets: limits the block size.
     pub mtu: u16,
+    /// URL of the folder that holds a folder for each machine, with its script.
+    pub scripts: String,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
-/// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]). A download is told to
+/// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
+/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
 ///
@@ -116,8 +121,9 @@ impl Server {
     fn read(&mut self, request: Request, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
         let missing = Some((ErrorCode::NotFound, "no such file"));
         let (mac, loader) = match Name::parse(&request.file, &self.files) {
-            Name::Loader(mac, loader) => (mac, loader),
-            Name::Autoexec => return missing,
+            Name::Loader(mac, loader) => (mac, Some(loader)),
+            Name::Autoexec(Some(mac)) => (mac, None),
+            Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
                 if let Some(mac) = mac {
                     self.not_found(mac, file);
@@ -128,8 +134,14 @@ impl Server {
         if !self.admission.admitted(mac) {
             return missing;
         }
-        let blob = self.files.0.get(&loader)?.clone();
-        let mut job = Job { request, mac, blob };
+        let (role, blob) = match loader {
+            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
+            None => match self.autoexec(mac) {
+                Ok(blob) => (Role::Autoexec, blob),
+                Err(_) => return Some((ErrorCode::Undefined, "no memory for the script")),
+            },
+        };
+        let mut job = Job { request, mac, role, blob };
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
                 // Full: the session has a newer request already.
@@ -149,6 +161,11 @@ impl Server {
             receiver,
         ));
         None
+    }
+
+    fn autoexec(&self, mac: MacAddr) -> io::Result<Blob> {
+        let url = format!("{}/{}/boot.ipxe", self.settings.scripts, mac.hyphenated());
+        text_blob("autoexec.ipxe", &ipxe::autoexec(&url))
     }
 
     fn not_found(&self, mac: MacAddr, file: String) {

@@ -10,9 +10,9 @@ use crate::{download::printable, image::Loader, image::Loaders, mac::MacAddr};
 pub(super) enum Name {
     /// `<mac>/<loader>`.
     Loader(MacAddr, Loader),
-    /// `autoexec.ipxe` in any folder: every iPXE looks for it and goes on at once when it is
-    /// refused.
-    Autoexec,
+    /// `<mac>/autoexec.ipxe`, which an iPXE looks for beside its own binary; or in any other folder,
+    /// where it looks next, and goes on at once when it is refused.
+    Autoexec(Option<MacAddr>),
     /// Anything else.
     Unknown {
         /// If the name begins with one.
@@ -41,7 +41,8 @@ impl Name {
             .and_then(|part| part.parse().ok());
         let climbs = parts.contains(&&b".."[..]);
         match (mac, parts.as_slice()) {
-            (_, [.., b"autoexec.ipxe"]) if !climbs => return Self::Autoexec,
+            (mac, [_, b"autoexec.ipxe"]) if !climbs => return Self::Autoexec(mac),
+            (_, [.., b"autoexec.ipxe"]) if !climbs => return Self::Autoexec(None),
             (Some(mac), [_, file]) => {
                 let found = loaders
                     .0
@@ -127,13 +128,14 @@ mod tests {
 
     #[test]
     fn wire_39_autoexec_in_any_folder() {
-        for name in [
-            &b"autoexec.ipxe"[..],
-            b"/autoexec.ipxe",
-            b"52-54-00-12-34-fe/AUTOEXEC.ipxe",
-            b"some\\where\\autoexec.ipxe",
+        for (name, mac) in [
+            (&b"autoexec.ipxe"[..], None),
+            (b"/autoexec.ipxe", None),
+            (b"52-54-00-12-34-fe/AUTOEXEC.ipxe", Some(MAC)),
+            (b"some\\autoexec.ipxe", None),
+            (b"52-54-00-12-34-fe/sub/autoexec.ipxe", None),
         ] {
-            assert_eq!(Name::parse(name, &loaders()), Name::Autoexec, "{name:?}");
+            assert_eq!(Name::parse(name, &loaders()), Name::Autoexec(mac), "{name:?}");
         }
     }
 

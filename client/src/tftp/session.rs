@@ -34,6 +34,7 @@ const SAME_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Job {
     pub request: Request,
     pub mac: MacAddr,
+    pub role: Role,
     pub blob: Blob,
 }
 
@@ -49,7 +50,7 @@ pub(super) async fn run(
     while let Some(job) = next {
         let length = job.blob.length;
         let download =
-            Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, Role::Loader, length);
+            Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, job.role, length);
         next = match open_socket(&settings) {
             Ok(socket) => {
                 let session =

@@ -176,8 +176,17 @@ fn wire_39_what_is_not_there_is_404_at_once() {
     let unwanted = path("kernel").replace("52-54-00-12-34-fe", UNWANTED);
     let no_mac = format!("/{TOKEN}/kernel");
     let climbing = path("../../etc/passwd");
-    let quiet =
-        ["/", "/kernel", "/favicon.ico", &wrong_token, &unwanted, &no_mac, &path("autoexec.ipxe")];
+    let unwanted_script = path("autoexec.ipxe").replace("52-54-00-12-34-fe", UNWANTED);
+    let quiet = [
+        "/",
+        "/kernel",
+        "/favicon.ico",
+        "/autoexec.ipxe",
+        &wrong_token,
+        &unwanted,
+        &unwanted_script,
+        &no_mac,
+    ];
     for file in quiet {
         let (header, body) = server.raw("GET", file, "");
         assert!(header.starts_with("http/1.1 404"), "{file}: {header}");
@@ -188,6 +197,16 @@ fn wire_39_what_is_not_there_is_404_at_once() {
     assert!(header.starts_with("http/1.1 404"), "{header}");
     let not_found = Fact::NotFound { protocol: Protocol::Http, file: "../../etc/passwd".into() };
     assert_eq!(server.facts.wait(1), [not_found]);
+}
+
+#[test]
+fn wire_20_autoexec_beside_the_loader_leads_to_the_machines_script() {
+    let server = serve(blob(b"kernel"));
+    let (header, body) = server.raw("GET", &path("autoexec.ipxe"), "");
+    assert!(header.starts_with("http/1.1 200"), "{header}");
+    assert_eq!(body, portcullis::ipxe::autoexec(&server.url("boot.ipxe")).into_bytes());
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Autoexec, .. }), "{facts:?}");
 }
 
 #[test]

@@ -26,7 +26,12 @@ struct Server {
 fn serve(blob: Blob) -> Server {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
-    let settings = Settings { address: Ipv4Addr::LOCALHOST, interface: "lo".into(), mtu: 1500 };
+    let settings = Settings {
+        address: Ipv4Addr::LOCALHOST,
+        interface: "lo".into(),
+        mtu: 1500,
+        scripts: "http://127.0.0.1:1/token".into(),
+    };
     let facts = Arc::new(Facts::default());
     let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
     let runtime = runtime();
@@ -142,6 +147,7 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
     let missing = &b"\0\x05\0\x01no such file\0"[..];
     let illegal = &b"\0\x05\0\x04not a read request\0"[..];
     let unwanted = format!("\0\x01{UNWANTED}/undionly.kpxe\0octet\0");
+    let unwanted_script = format!("\0\x01{UNWANTED}/autoexec.ipxe\0octet\0");
     for (packet, answer) in [
         (&b"\0\x02f\0octet\0"[..], &b"\0\x05\0\x02files are read only\0"[..]),
         (b"\0\x09", illegal),
@@ -153,7 +159,8 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
         (b"\0\x01undionly.kpxe\0octet\0", missing),
         (b"\0\x01../../etc/passwd\0octet\0", missing),
         (b"\0\x01autoexec.ipxe\0octet\0", missing),
-        (b"\0\x0152-54-00-12-34-fe/autoexec.ipxe\0octet\0", missing),
+        (b"\0\x01efi/boot/autoexec.ipxe\0octet\0", missing),
+        (unwanted_script.as_bytes(), missing),
         (unwanted.as_bytes(), missing),
     ] {
         let machine = Machine::new();
@@ -172,6 +179,39 @@ fn wire_43_what_is_not_a_read_request_for_a_file_is_refused() {
     let not_found =
         Fact::NotFound { protocol: Protocol::Tftp, file: "52-54-00-12-34-fe/x.efi".into() };
     assert_eq!(server.facts.wait(1), [not_found]);
+}
+
+#[test]
+fn wire_20_autoexec_beside_the_loader_leads_to_the_machines_script() {
+    let server = serve(blob(b"loader"));
+    let machine = Machine::new();
+    // As iPXE asks: block size and true size.
+    let name = "52-54-00-12-34-fe/autoexec.ipxe";
+    machine.ask(&server, name, b"blksize\x001432\0tsize\x000\0");
+    let (oack, from) = machine.receive();
+    let text = portcullis::ipxe::autoexec("http://127.0.0.1:1/token/52-54-00-12-34-fe/boot.ipxe");
+    assert_eq!(oack, format!("\0\x06blksize\x001432\0tsize\0{}\0", text.len()).into_bytes());
+    machine.send(b"\0\x04\0\0", from);
+    assert_eq!(machine.receive().0, [b"\0\x03\0\x01", text.as_bytes()].concat());
+    machine.send(b"\0\x04\0\x01", from);
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Autoexec, .. }), "{facts:?}");
+    assert!(matches!(facts[1], Fact::TransferDone { .. }), "{facts:?}");
+}
+
+#[test]
+fn wire_53_each_transfer_has_its_own_port_on_the_address_that_was_asked() {
+    let server = serve(blob(b"loader"));
+    let machines = [Machine::new(), Machine::new()];
+    let ports = machines.each_ref().map(|machine| {
+        machine.ask(&server, NAME, b"");
+        let (data, from) = machine.receive();
+        assert_eq!(data, b"\0\x03\0\x01loader");
+        assert_eq!(from.ip(), server.address.ip());
+        from.port()
+    });
+    assert_ne!(ports[0], ports[1]);
+    assert!(!ports.contains(&server.address.port()));
 }
 
 #[test]

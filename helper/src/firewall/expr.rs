@@ -10,7 +10,7 @@ use netlink_packet_netfilter::nftables::{
     Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
-use crate::{interface::InterfaceName, limits, mark, sockdiag::Protocol};
+use crate::{interface::InterfaceName, limits, mark::Marks, sockdiag::Protocol};
 
 /// One expression.
 pub type Expr = ListAttribute<ExpressionAttribute>;
@@ -112,9 +112,9 @@ pub fn source_is_our_own() -> Vec<Expr> {
 
 /// `socket mark & MASK == TAG`. Sockets that are not whole (TIME_WAIT, a connection that is being
 /// opened) have no mark to the kernel, and the rule ends.
-pub fn socket_is_tagged() -> Vec<Expr> {
+pub fn socket_is_tagged(marks: Marks) -> Vec<Expr> {
     let mut out = vec![socket_mark()];
-    out.extend(tagged(Operator::Equal));
+    out.extend(tagged(marks));
     out
 }
 
@@ -134,17 +134,17 @@ pub fn socket_mark_in(set: &str, within: bool) -> Vec<Expr> {
 }
 
 /// `meta mark & MASK == TAG`
-pub fn packet_is_tagged() -> Vec<Expr> {
+pub fn packet_is_tagged(marks: Marks) -> Vec<Expr> {
     let mut out = vec![meta(MetaKey::Mark)];
-    out.extend(tagged(Operator::Equal));
+    out.extend(tagged(marks));
     out
 }
 
 /// `meta mark set meta mark & ~MASK | bits`
-pub fn set_tag_bits(bits: u32) -> Vec<Expr> {
+pub fn set_tag_bits(marks: Marks, bits: u32) -> Vec<Expr> {
     vec![
         meta(MetaKey::Mark),
-        mask(&(!mark::MASK).to_ne_bytes(), &bits.to_ne_bytes()),
+        mask(&(!marks.mask()).to_ne_bytes(), &bits.to_ne_bytes()),
         Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(REGISTER)]).into(),
     ]
 }
@@ -152,6 +152,12 @@ pub fn set_tag_bits(bits: u32) -> Vec<Expr> {
 /// `notrack`
 pub fn notrack() -> Vec<Expr> {
     vec![raw("notrack", &[])]
+}
+
+/// An expression that no kernel has.
+#[cfg(test)]
+pub fn unknown() -> Vec<Expr> {
+    vec![raw("portcullis", &[])]
 }
 
 /// `reject with tcp reset`
@@ -229,8 +235,9 @@ fn mask(mask: &[u8], xor: &[u8]) -> Expr {
     .into()
 }
 
-fn tagged(operator: Operator) -> Vec<Expr> {
-    vec![mask(&mark::MASK.to_ne_bytes(), &[0; 4]), compare(operator, &mark::TAG.to_ne_bytes())]
+fn tagged(marks: Marks) -> Vec<Expr> {
+    let tag = compare(Operator::Equal, &marks.tag().to_ne_bytes());
+    vec![mask(&marks.mask().to_ne_bytes(), &[0; 4]), tag]
 }
 
 fn socket_mark() -> Expr {

@@ -17,7 +17,10 @@ use super::{
     nft::{self, Change, Family, Place},
     table,
 };
-use crate::mark::LeaseMark;
+use crate::{
+    config::{self, NamedChain},
+    mark::LeaseMark,
+};
 
 /// Where a chain is: family, table, name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,20 @@ const NIXOS_NFTABLES_OUTPUT: Path = path(Family::Inet, "nixos-fw", "output");
 /// The same for NixOS' iptables firewall.
 pub const NIXOS_IPTABLES: Path = path(Family::IPv4, "filter", "nixos-fw");
 const NIXOS_IPTABLES_BASE: Path = path(Family::IPv4, "filter", "INPUT");
+
+impl Path {
+    /// The chain that the configuration names. Its names live as long as the process, as those of
+    /// the firewalls that are known do: there is one configuration.
+    pub fn named(chain: &NamedChain) -> Self {
+        let family = match chain.family {
+            config::Family::Ip => Family::IPv4,
+            config::Family::Inet => Family::Inet,
+        };
+        let [table, chain] =
+            [&chain.table, &chain.chain].map(|name| &*name.as_str().to_owned().leak());
+        path(family, table, chain)
+    }
+}
 
 const fn path(family: Family, table: &'static str, chain: &'static str) -> Path {
     Path { family, table, chain }
@@ -92,7 +109,12 @@ impl Chain {
 
     /// Whether it is the chain at this place.
     pub fn is(&self, path: Path) -> bool {
-        self.family == path.family && self.table == path.table && self.name == path.chain
+        self.is_beside(path) && self.name == path.chain
+    }
+
+    /// Whether it is in the table of this place.
+    fn is_beside(&self, path: Path) -> bool {
+        self.family == path.family && self.table == path.table
     }
 }
 
@@ -243,17 +265,36 @@ fn until_nul(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Chains whose rules decide which firewall this is.
-pub fn decisive(chain: &Chain) -> bool {
+pub fn decisive(chain: &Chain, named: Option<Path>) -> bool {
     let ours = chain.family == table::FAMILY && chain.table == table::NAME;
     let known = [NIXOS_NFTABLES, NIXOS_NFTABLES_OUTPUT, NIXOS_IPTABLES];
-    !ours && (chain.input || known.into_iter().any(|path| chain.is(path)))
+    // The way from the hook to a named chain may lead through any other of its table.
+    !ours
+        && (chain.input
+            || known.into_iter().any(|path| chain.is(path))
+            || named.is_some_and(|path| chain.is_beside(path)))
 }
 
-/// Which firewall this is: the back end, and the chain that our rules go into.
+/// Which firewall this is: the back end, and the chain that our rules go into. A named chain is the
+/// administrator's word, and counts alone.
 ///
 /// # Errors
 /// `Unsupported`, with what was found.
-pub fn judge(listing: &[(Chain, Vec<Rule>)]) -> Result<(Backend, Option<Path>), FirewallError> {
+pub fn judge(
+    listing: &[(Chain, Vec<Rule>)],
+    named: Option<Path>,
+) -> Result<(Backend, Option<Path>), FirewallError> {
+    if let Some(path) = named {
+        return match is_reached(listing, path) {
+            true => Ok((Backend::NamedChain, Some(path))),
+            false => Err(FirewallError::Unsupported(format!(
+                "no input chain leads to {}, which [firewall] in {} names: it is not there, or no \
+                 rule jumps to it (jumps in a verdict map do not count)",
+                place(path.family, path.table, path.chain),
+                config::FILE
+            ))),
+        };
+    }
     let find = |path| listing.iter().find(|(chain, _)| chain.is(path));
     let nftables = find(NIXOS_NFTABLES).is_some()
         && find(NIXOS_NFTABLES_BASE).is_some_and(|(base, _)| base.input);
@@ -286,19 +327,45 @@ pub fn judge(listing: &[(Chain, Vec<Rule>)]) -> Result<(Backend, Option<Path>), 
     }
 }
 
+/// Whether packets for this host come to a chain: it is a base chain at hook input, or one from
+/// which rules jump there.
+fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path) -> bool {
+    let beside = || listing.iter().filter(|(chain, _)| chain.is_beside(path));
+    let base = beside().filter(|(chain, _)| chain.input);
+    let mut reached: Vec<&str> = base.map(|(chain, _)| chain.name.as_str()).collect();
+    let mut seen = 0_usize;
+    while let Some(name) = reached.get(seen).copied() {
+        let rules = beside().filter(|(chain, _)| chain.name == name).flat_map(|(_, rules)| rules);
+        for jump in rules.flat_map(|rule| &rule.jumps) {
+            if !reached.contains(&jump.as_str()) {
+                reached.push(jump);
+            }
+        }
+        seen = seen.saturating_add(1);
+    }
+    reached.contains(&path.chain)
+}
+
+fn place(family: Family, table: &str, chain: &str) -> String {
+    let family = if family == Family::Inet { "inet" } else { "ip" };
+    format!("table {family} {table}, chain {chain}")
+}
+
 /// Why this chain may refuse packets, in words.
 fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
     if !chain.input {
         return None;
     }
-    let family = if chain.family == Family::Inet { "inet" } else { "ip" };
-    let place = format!("table {family} {}, chain {}", chain.table, chain.name);
+    let place = place(chain.family, &chain.table, &chain.name);
     if chain.table == "firewalld" {
         return Some(format!(
             "firewalld is active ({place}), and this version cannot ask it to open ports"
         ));
     }
-    let known = "this version opens the firewall of NixOS only";
+    let known = format!(
+        "the helper opens the firewall of NixOS, or the chain that [firewall] in {} names",
+        config::FILE
+    );
     if chain.drops {
         return Some(format!("{place} drops by policy, and {known}"));
     }
@@ -331,7 +398,7 @@ pub fn head_rules(opening: &Opening, path: Path) -> Vec<Change> {
             expr::iifname(&opening.interface),
             expr::protocol(protocol),
             expr::dport(port),
-            expr::packet_is_tagged(),
+            expr::packet_is_tagged(opening.mark.marks()),
             expr::accept(),
         ];
         let place = (path.table, path.chain);
@@ -364,6 +431,7 @@ mod tests {
     use netlink_packet_netfilter::nftables::Register;
 
     use super::*;
+    use crate::mark::Marks;
 
     fn chain(path: Path, input: bool, drops: bool) -> Chain {
         Chain {
@@ -454,9 +522,9 @@ mod tests {
                 (chain(NIXOS_IPTABLES, false, false), vec![]),
             ]
         };
-        let found = judge(&listing(vec![jump])).unwrap();
+        let found = judge(&listing(vec![jump]), None).unwrap();
         assert_eq!(found, (Backend::NixosIptables, Some(NIXOS_IPTABLES)));
-        let stopped = judge(&listing(vec![])).unwrap();
+        let stopped = judge(&listing(vec![]), None).unwrap();
         assert_eq!(stopped, (Backend::None, None));
     }
 
@@ -464,13 +532,51 @@ mod tests {
     fn an_nftables_firewall_counts_only_with_its_base_chain() {
         let allow = (chain(NIXOS_NFTABLES, false, false), vec![]);
         let base = (chain(NIXOS_NFTABLES_BASE, true, true), vec![]);
-        let found = judge(&[base.clone(), allow.clone()]).unwrap();
+        let found = judge(&[base.clone(), allow.clone()], None).unwrap();
         assert_eq!(found, (Backend::NixosNftables, Some(NIXOS_NFTABLES)));
-        assert_eq!(judge(&[allow]).unwrap(), (Backend::None, None));
-        let Err(FirewallError::Unsupported(text)) = judge(&[base]) else {
+        assert_eq!(judge(&[allow], None).unwrap(), (Backend::None, None));
+        let Err(FirewallError::Unsupported(text)) = judge(&[base], None) else {
             panic!("a base chain that drops was taken for none");
         };
         assert!(text.contains("inet nixos-fw, chain input drops by policy"), "{text}");
+    }
+
+    #[test]
+    fn a_named_chain_counts_only_where_the_input_hook_leads_to_it() {
+        let in_filter = |name| path(Family::IPv4, "filter", name);
+        let to = |name: &str| vec![Rule { jumps: vec![name.to_owned()], ..Rule::default() }];
+        let listing = |rules: [Vec<Rule>; 3]| {
+            let [input, before, user] = rules;
+            [
+                (chain(in_filter("INPUT"), true, true), input),
+                (chain(in_filter("before"), false, false), before),
+                (chain(in_filter("user"), false, false), user),
+                // One of the same name elsewhere leads nowhere.
+                (chain(path(Family::Inet, "filter", "before"), true, true), to("user")),
+            ]
+        };
+        let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)));
+        let through = || [to("before"), to("user"), to("before")];
+        for name in ["INPUT", "before", "user"] {
+            let found = judged(through(), name).unwrap();
+            assert_eq!(found, (Backend::NamedChain, Some(in_filter(name))));
+        }
+        for (rules, name) in [
+            (through(), "absent"),
+            ([to("before"), vec![], vec![]], "user"),
+            ([vec![], to("user"), vec![]], "user"),
+        ] {
+            let Err(FirewallError::Unsupported(text)) = judged(rules, name) else {
+                panic!("{name} is not reached");
+            };
+            assert!(text.contains(&format!("table ip filter, chain {name}, which [firewall]")));
+        }
+        // It counts alone: an administrator who names one has decided.
+        let nixos = [
+            (chain(NIXOS_NFTABLES, false, false), vec![]),
+            (chain(NIXOS_NFTABLES_BASE, true, true), vec![]),
+        ];
+        assert!(judge(&nixos, Some(in_filter("INPUT"))).is_err());
     }
 
     #[test]
@@ -479,6 +585,6 @@ mod tests {
         let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
         let changes = delete_rules(Family::Inet, "t", &rules, |slot| slot == 2);
         assert_eq!(changes, [nft::delete_rule(Family::Inet, ("t", "c"), 6)]);
-        assert_eq!(count(&rules, LeaseMark::new(NonZeroU8::MIN)), 1);
+        assert_eq!(count(&rules, Marks::default().lease(NonZeroU8::MIN)), 1);
     }
 }

@@ -15,11 +15,18 @@ use super::{
     nft::{self, Change, Family, Ruleset},
     table,
 };
-use crate::{limits, mark::LeaseMark, sockdiag};
+use crate::{
+    config::Config,
+    limits,
+    mark::{LeaseMark, Marks},
+    sockdiag,
+};
 
 /// nf_tables, through one netlink socket that owns our table.
 pub struct Nftables {
     ruleset: Ruleset,
+    marks: Marks,
+    named: Option<Path>,
     open: BTreeMap<LeaseMark, Option<Identity>>,
 }
 
@@ -79,14 +86,33 @@ fn busy() -> io::Error {
     io::Error::other("others keep changing the firewall at the same time: try again")
 }
 
+/// A rule that the kernel does not know is one whose module it lacks and may not load by itself.
+/// (What a transaction names is there: it is for the ruleset that was read.)
+fn name_modules(error: FirewallError) -> FirewallError {
+    match error {
+        FirewallError::Kernel { step, source }
+            if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) =>
+        {
+            FirewallError::Unsupported(format!(
+                "the kernel refused to {step} ({source}): it lacks a part of nf_tables. Load the \
+                 modules nft_socket, nf_socket_ipv4, nft_fib_inet, nft_ct and nft_reject_inet, at \
+                 each start of this host (modules-load.d(5); on NixOS boot.kernelModules)"
+            ))
+        }
+        other => other,
+    }
+}
+
 impl Nftables {
     /// Opens the netlink socket. Changes nothing.
     ///
     /// # Errors
     /// `Kernel` when there is no nf_tables or no permission.
-    pub fn new() -> Result<Self, FirewallError> {
+    pub fn new(config: &Config) -> Result<Self, FirewallError> {
         Ok(Self {
             ruleset: Ruleset::open().map_err(kernel("open a netlink socket"))?,
+            marks: config.marks,
+            named: config.chain.as_ref().map(Path::named),
             open: BTreeMap::new(),
         })
     }
@@ -110,7 +136,7 @@ impl Nftables {
         let mut listing = Vec::new();
         for (family, attributes) in self.ruleset.chains()? {
             let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
-            if host::decisive(&chain) {
+            if host::decisive(&chain, self.named) {
                 let rules = self.rules(family, &chain.table, Some(&chain.name))?;
                 listing.push((chain, rules));
             }
@@ -174,8 +200,8 @@ impl Nftables {
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
         let mut changes = self.ended(table::FAMILY, table::NAME, own);
-        for path in [host::NIXOS_NFTABLES, host::NIXOS_IPTABLES] {
-            changes.extend(self.ended(path.family, path.table, survey.rules(path)));
+        for (chain, rules) in &survey.listing {
+            changes.extend(self.ended(chain.family, &chain.table, rules));
         }
         changes
     }
@@ -201,7 +227,7 @@ impl Nftables {
         let own = self.own_rules()?;
         // Asked once and first: only the helper makes such sockets. Without a table of ours there
         // is nothing to ask for.
-        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held());
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held(self.marks));
         self.transact("remove rules that are no longer needed", |this, survey| {
             let mut changes = this.leftovers(survey, &own);
             let rules = changes.len();
@@ -219,14 +245,14 @@ impl Nftables {
 }
 
 /// Whether some process holds a socket with our tag. When the kernel does not say: yes.
-fn is_any_held() -> bool {
-    sockdiag::tagged().map_or(true, |found| found.iter().any(|socket| socket.inode != 0))
+fn is_any_held(marks: Marks) -> bool {
+    sockdiag::tagged(marks).map_or(true, |found| found.iter().any(|socket| socket.inode != 0))
 }
 
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
         let (_, survey) = self.survey()?;
-        host::judge(&survey.listing).map(|(backend, _)| backend)
+        host::judge(&survey.listing, self.named).map(|(backend, _)| backend)
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
@@ -235,23 +261,24 @@ impl Firewall for Nftables {
             return Err(kernel(step)(io::ErrorKind::AlreadyExists.into()));
         }
         let own = self.own_rules()?;
-        let (backend, identity) = self.transact(step, |this, survey| {
-            let (backend, path) = host::judge(&survey.listing)?;
+        let opened = self.transact(step, |this, survey| {
+            let (backend, path) = host::judge(&survey.listing, this.named)?;
             let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
                 Holder::Ourselves => {}
                 Holder::Leftover => {
                     changes.push(nft::delete_table(table::FAMILY, table::NAME));
-                    changes.extend(table::skeleton());
+                    changes.extend(table::skeleton(this.marks));
                 }
-                Holder::Nobody => changes.extend(table::skeleton()),
+                Holder::Nobody => changes.extend(table::skeleton(this.marks)),
             }
             changes.extend(table::lease(opening));
             changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
             let identity = path.and_then(|path| survey.identity(path));
             Ok((changes, (backend, identity)))
-        })?;
+        });
+        let (backend, identity) = opened.map_err(name_modules)?;
         self.open.insert(opening.mark, identity);
         Ok(backend)
     }
@@ -273,7 +300,7 @@ impl Firewall for Nftables {
             return Ok(Standing::Revoked);
         };
         let (_, survey) = self.survey()?;
-        let now = match host::judge(&survey.listing) {
+        let now = match host::judge(&survey.listing, self.named) {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
         };
@@ -296,8 +323,8 @@ impl Firewall for Nftables {
             return Ok(false);
         };
         let slot = opening.mark.slot().get();
-        let restored = self.transact("open the ports again", |_, survey| {
-            let path = match host::judge(&survey.listing) {
+        let restored = self.transact("open the ports again", |this, survey| {
+            let path = match host::judge(&survey.listing, this.named) {
                 Ok((_, Some(path))) => path,
                 Ok((_, None)) if before.is_none() => return Ok((Vec::new(), Some(None))),
                 Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {
@@ -326,5 +353,43 @@ impl Firewall for Nftables {
             return Err(FirewallError::AnotherHelper);
         }
         self.tidy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::{expr, nft::Place};
+
+    /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
+    /// not there, told of one that no module has.
+    #[test]
+    fn a_module_that_the_kernel_lacks_is_named() {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIPPED: a_module_that_the_kernel_lacks_is_named: needs root: {error}");
+            return;
+        }
+        let mut ruleset = Ruleset::open().unwrap();
+        let (family, table) = (Family::Inet, "t");
+        let rule = |expressions| {
+            let changes = [
+                nft::add_owned_table(family, table),
+                nft::add_chain(family, table, "c", None),
+                nft::add_rule(family, (table, "c"), Place::End, None, expressions),
+            ];
+            ruleset.commit(&changes, None).map_err(kernel("open the ports"))
+        };
+        let mut rule = rule;
+        let refused = rule(expr::unknown()).unwrap_err();
+        let FirewallError::Unsupported(text) = name_modules(refused) else {
+            panic!("the modules are not named");
+        };
+        for part in ["open the ports", "nft_socket", "nft_fib_inet", "modules-load.d"] {
+            assert!(text.contains(part), "{text}");
+        }
+        rule(expr::notrack()).unwrap();
+        // Any other refusal keeps its own words.
+        let refused = rule(expr::notrack()).unwrap_err();
+        assert!(matches!(name_modules(refused), FirewallError::Kernel { .. }));
     }
 }

@@ -44,6 +44,8 @@ pub enum Backend {
     NixosNftables,
     /// `table ip filter`, chain `nixos-fw` (iptables, nf_tables variant).
     NixosIptables,
+    /// The chain that the site's configuration names.
+    NamedChain,
     /// No input chain that drops.
     None,
 }

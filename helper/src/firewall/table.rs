@@ -38,7 +38,10 @@ use super::{
     expr::{self, Expr},
     nft::{self, At, Change, Family, Place},
 };
-use crate::{mark, sockdiag::Protocol};
+use crate::{
+    mark::{LeaseMark, Marks},
+    sockdiag::Protocol,
+};
 
 /// Family of our table.
 pub const FAMILY: Family = Family::Inet;
@@ -71,7 +74,7 @@ const BOOTP_MOST: u16 = 479;
 const TFTP_MOST: u16 = 1480;
 
 /// The comment of every rule that belongs to a lease.
-pub fn comment(mark: mark::LeaseMark) -> String {
+pub fn comment(mark: LeaseMark) -> String {
     format!("portcullis lease {}", mark.slot())
 }
 
@@ -90,10 +93,10 @@ fn udp_ports(opening: &Opening) -> Vec<u16> {
 }
 
 /// The table without any lease.
-pub fn skeleton() -> Vec<Change> {
+pub fn skeleton(marks: Marks) -> Vec<Change> {
     let udp = || expr::protocol(Protocol::Udp);
     let tcp = || expr::protocol(Protocol::Tcp);
-    let tagged = expr::socket_is_tagged;
+    let tagged = || expr::socket_is_tagged(marks);
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
     let answer = |kind: u8| {
@@ -109,7 +112,7 @@ pub fn skeleton() -> Vec<Change> {
     const OFFER: u8 = 2;
     const ACK: u8 = 5;
     let not_live = || expr::socket_mark_in(LIVE, false);
-    let untag = || expr::set_tag_bits(0);
+    let untag = || expr::set_tag_bits(marks, 0);
     vec![
         nft::add_owned_table(FAMILY, NAME),
         nft::add_mark_set(FAMILY, NAME, LIVE),
@@ -120,7 +123,7 @@ pub fn skeleton() -> Vec<Change> {
         base(UNTRACK_IN, At::PreRouting, RAW),
         base(UNTRACK_OUT, At::LocalOut, RAW),
         base(GUARD, At::LocalOut, LATE),
-        rule(INPUT, None, [expr::packet_is_tagged(), untag()]),
+        rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
@@ -138,6 +141,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     let comment = comment(opening.mark);
     let rule = |chain, expressions: Vec<Vec<Expr>>| rule(chain, Some(&comment), expressions);
     let index = opening.index;
+    let marks = opening.mark.marks();
     let udp = || expr::protocol(Protocol::Udp);
     let mut out = vec![nft::add_mark(FAMILY, NAME, LIVE, opening.mark.value())];
     for (protocol, port) in ports(opening) {
@@ -148,7 +152,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
             expr::iif(index),
             expr::protocol(protocol),
             expr::dport(port),
-            expr::set_tag_bits(mark::TAG),
+            expr::set_tag_bits(marks, marks.tag()),
             expr::accept(),
         ];
         out.push(rule(ADMIT, admitted));
@@ -228,6 +232,6 @@ fn rule(
 }
 
 /// Takes a lease out of `live`: nothing goes in or out for it any more.
-pub fn kill(mark: mark::LeaseMark) -> Change {
+pub fn kill(mark: LeaseMark) -> Change {
     nft::delete_mark(FAMILY, NAME, LIVE, mark.value())
 }

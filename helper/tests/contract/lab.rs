@@ -14,6 +14,7 @@ use std::{
 use futures_util::StreamExt;
 use portcullis_dbus::{Error, Netboot1Proxy, action, keys};
 use portcullis_helper::{
+    config::{self, Config},
     firewall::{Backend, Firewall, FirewallError, Opening, Standing},
     interface::{InterfaceName, Link, Master},
     kernel::Kernel,
@@ -567,9 +568,15 @@ pub struct Helper {
 
 impl Helper {
     pub async fn start(bus: &Bus) -> Self {
+        Self::start_with(bus, Config::default()).await
+    }
+
+    /// On a host with this configuration.
+    async fn start_with(bus: &Bus, config: Config) -> Self {
         let world = World::new();
         let connection = bus.connect().await;
-        let state = State::new(Box::new(Fake(world.clone())), Box::new(Fake(world.clone())));
+        let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
+        let state = State::new(config, Box::new(kernel), Box::new(firewall));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let stop = async {
@@ -609,9 +616,16 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// On a host with this configuration.
+    pub async fn start_with(config: &str) -> Self {
         let bus = Bus::start();
         let polkit = Polkit::start(&bus).await;
-        let helper = Helper::start(&bus).await;
+        let file = bus.directory.path().join("helper.toml");
+        std::fs::write(&file, config).unwrap();
+        let helper = Helper::start_with(&bus, config::check(&file).unwrap()).await;
         Self { helper, polkit, bus }
     }
 

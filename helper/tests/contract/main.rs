@@ -16,6 +16,7 @@
 )]
 
 mod authority;
+mod config;
 mod ending;
 mod lab;
 mod netns;

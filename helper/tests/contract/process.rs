@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use portcullis_dbus::keys::reason;
+use portcullis_dbus::{Error, keys::reason};
 use tempfile::TempDir;
 
 use crate::{
@@ -211,13 +211,73 @@ fn root_without_the_helpers_user_is_told_how_to_make_it() {
     assert!(said.contains("sysusers"), "{said}");
 }
 
+/// Lets the calling thread, and what it starts, see a copy of /etc with this configuration.
+fn configure(files: &TempDir, text: &str) {
+    let etc = files.path().join("etc");
+    let etc = etc.display();
+    sh(&format!(
+        "mkdir -p {etc} && cp -a /etc/. {etc} && mkdir -p {etc}/portcullis && mount --bind {etc} /etc"
+    ));
+    fs::write("/etc/portcullis/helper.toml", text).unwrap();
+}
+
+#[tokio::test]
+async fn a_bad_configuration_stops_the_helper_and_a_good_one_holds() {
+    let Some((_peer, files)) = machine_with_user() else {
+        return;
+    };
+    configure(&files, "leases = 3\ninterfaces = [\"pc-svc1\"]\ncolour = 1\n");
+    let bus = Bus::start_for(UID);
+    let _polkit = Polkit::start(&bus).await;
+    let mut command = Command::new(HELPER);
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address);
+    let said = refused(&mut command);
+    assert!(said.contains("/etc/portcullis/helper.toml:3: unknown field `colour`"), "{said}");
+    // The sweep after a crash is done all the same.
+    let sweep = Command::new(HELPER).arg("--sweep").output().unwrap();
+    assert!(sweep.status.success(), "{}", String::from_utf8_lossy(&sweep.stderr));
+
+    fs::write("/etc/portcullis/helper.toml", "interfaces = [\"pc-svc1\"]\n").unwrap();
+    let _process = Process::start(&bus.address, &[]);
+    appears(&bus).await;
+    let client = Client::new(&bus).await;
+    let error = client.open("pc-svc0").await.unwrap_err();
+    assert!(matches!(error, Error::ForbiddenByPolicy(_)), "{error:?}");
+    client.open("pc-svc1").await.unwrap();
+}
+
+#[test]
+fn a_configuration_is_checked_by_anybody_before_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let file = directory.path().join("new.toml");
+    let check = || {
+        let mut command = Command::new(HELPER);
+        command.arg("--check-config").arg(&file);
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534);
+        }
+        command
+    };
+    fs::write(&file, "leases = 3\n").unwrap();
+    let Output { status, stdout, .. } = check().output().unwrap();
+    let said = String::from_utf8_lossy(&stdout).into_owned();
+    assert_eq!((status.code(), said), (Some(0), format!("{}: good\n", file.display())));
+    fs::write(&file, "leases = 3\n\nleases-per-user = 0\n").unwrap();
+    let said = refused(&mut check());
+    assert!(said.contains("new.toml:3: this number is 1 to 128"), "{said}");
+    fs::remove_file(&file).unwrap();
+    let said = refused(&mut check());
+    assert!(said.contains("new.toml: cannot be read"), "{said}");
+}
+
 #[test]
 fn the_command_line_is_as_small_as_it_looks() {
     let run = |arguments: &[&str]| Command::new(HELPER).args(arguments).uid(65534).output();
     let version = run(&["--version"]).unwrap();
     assert!(String::from_utf8_lossy(&version.stdout).starts_with("portcullis-helper 0."));
     assert!(String::from_utf8_lossy(&run(&["--help"]).unwrap().stdout).contains("--sweep"));
-    for wrong in [&["--verbose"][..], &["--sweep", "now"], &["-h"]] {
+    for wrong in [&["--verbose"][..], &["--sweep", "now"], &["-h"], &["--check-config", "a", "b"]] {
         assert_eq!(run(wrong).unwrap().status.code(), Some(2), "{wrong:?}");
     }
 }

@@ -6,9 +6,10 @@ use std::{net::UdpSocket, num::NonZeroU8, os::fd::OwnedFd, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use portcullis_dbus::{Error, keys::reason};
 use portcullis_helper::{
+    config::Config,
     firewall::Nftables,
     kernel::{Kernel, Linux},
-    mark::LeaseMark,
+    mark::Marks,
     notify::Notifier,
     run,
     state::State,
@@ -43,8 +44,10 @@ struct Real {
 async fn start() -> Real {
     let bus = Bus::start();
     let polkit = Polkit::start(&bus).await;
-    let firewall = Nftables::new().unwrap();
-    let state = State::new(Box::new(Linux), Box::new(firewall));
+    let config = Config::default();
+    let linux = Linux(config.marks);
+    let firewall = Nftables::new(&config).unwrap();
+    let state = State::new(config, Box::new(linux), Box::new(firewall));
     let connection = bus.connect().await;
     let helper = tokio::spawn(async move {
         run::run(connection, state, &Notifier::default(), std::future::pending()).await
@@ -69,9 +72,9 @@ async fn p4_a_lease_lives_and_leaves_the_firewall_as_it_was() {
     let (lease, sockets, facts) = client.open("pc-svc0").await.unwrap();
     assert_eq!(*facts["backend"], zbus::Variant::from("nixos-nftables"));
     assert_ne!(ruleset(), before);
-    let tagged = Linux.tagged().unwrap();
+    let tagged = Linux::default().tagged().unwrap();
     assert_eq!(tagged.len(), 4);
-    assert!(tagged.iter().all(|socket| socket.mark == LeaseMark::new(NonZeroU8::MIN)));
+    assert!(tagged.iter().all(|socket| socket.mark == Marks::default().lease(NonZeroU8::MIN)));
     // It stands, whenever it is looked at.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(closed.next().now_or_never().is_none());
@@ -93,7 +96,7 @@ async fn p4_a_lease_lives_and_leaves_the_firewall_as_it_was() {
     drop(sockets);
     client.leave().await;
     until("the table goes", || ruleset() == before).await;
-    assert_eq!(Linux.tagged().unwrap(), []);
+    assert_eq!(Linux::default().tagged().unwrap(), []);
     assert!(!real.helper.is_finished());
 }
 

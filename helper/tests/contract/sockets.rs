@@ -14,7 +14,7 @@ use portcullis_helper::{
     firewall::Opening,
     interface::{InterfaceName, Link},
     kernel::{Kernel, Linux},
-    mark::LeaseMark,
+    mark::Marks,
     sockdiag::Protocol,
     sockets::{self, Bound},
 };
@@ -25,12 +25,12 @@ use crate::netns::{Peer, sh, two_wires};
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 fn link(name: &str) -> Option<Link> {
-    Linux.link(&InterfaceName::parse(name).unwrap()).unwrap()
+    Linux::default().link(&InterfaceName::parse(name).unwrap()).unwrap()
 }
 
 fn opening() -> Opening {
     Opening {
-        mark: LeaseMark::new(NonZeroU8::new(7).unwrap()),
+        mark: Marks::default().lease(NonZeroU8::new(7).unwrap()),
         interface: InterfaceName::parse("pc-svc0").unwrap(),
         index: link("pc-svc0").unwrap().index,
         dhcp: true,
@@ -110,7 +110,7 @@ fn p8_sockets_are_marked_confined_and_locked() {
         assert!(placeholder.detach_filter().is_err());
     }
     // What the kernel lists is what we made, and the placeholders are not among it.
-    let tagged = Linux.tagged().unwrap();
+    let tagged = Linux::default().tagged().unwrap();
     assert_eq!(tagged.len(), 4);
     assert!(
         tagged.iter().all(|socket| socket.mark == opening.mark && socket.ifindex == opening.index)
@@ -156,7 +156,7 @@ fn p7_nothing_comes_in_by_another_interface_not_even_unbound() {
     drop(bound);
     send(&peer, "198.51.100.2", "192.0.2.1:4011", 1);
     assert_eq!(received(&socket, 0), 0);
-    let moved = Linux.tagged().unwrap();
+    let moved = Linux::default().tagged().unwrap();
     assert_eq!(moved.len(), 1);
     assert_eq!((moved[0].port, moved[0].ifindex), (4011, 0));
 }
@@ -212,7 +212,7 @@ fn a_squatter_on_the_wildcard_is_in_the_way_and_one_on_the_loopback_is_not() {
     // What was bound before it is free again.
     drop(UdpSocket::bind("0.0.0.0:67").unwrap());
     drop(UdpSocket::bind("0.0.0.0:4011").unwrap());
-    let holders = Linux.holders(Protocol::Tcp, 64172).unwrap();
+    let holders = Linux::default().holders(Protocol::Tcp, 64172).unwrap();
     assert_eq!(holders.len(), 1);
     assert!(holders[0].address.is_unspecified());
     drop(squatter);

@@ -7,9 +7,10 @@ use std::{
 };
 
 use portcullis_helper::{
+    config::Config,
     firewall::{Nftables, Opening},
     interface::InterfaceName,
-    mark::LeaseMark,
+    mark::Marks,
 };
 use portcullis_lab::{
     netns::Netns,
@@ -58,7 +59,7 @@ impl Scene {
     /// Everything for proxy DHCP on `eth0`, in this slot.
     pub fn opening(&self, slot: u8) -> Opening {
         Opening {
-            mark: LeaseMark::new(NonZeroU8::new(slot).unwrap()),
+            mark: Marks::default().lease(NonZeroU8::new(slot).unwrap()),
             interface: InterfaceName::parse("eth0").unwrap(),
             index: self.host.index("eth0").unwrap(),
             dhcp: true,
@@ -71,7 +72,12 @@ impl Scene {
 
     /// A helper's firewall in the host.
     pub fn firewall(&self) -> Nftables {
-        self.host.run(|| Nftables::new().unwrap()).unwrap()
+        self.firewall_with(&Config::default())
+    }
+
+    /// A helper's firewall in the host, with this configuration.
+    pub fn firewall_with(&self, config: &Config) -> Nftables {
+        self.host.run(|| Nftables::new(config).unwrap()).unwrap()
     }
 
     /// The sockets of a lease.

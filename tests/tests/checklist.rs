@@ -1,0 +1,95 @@
+//! The wire checklist: docs/wire.md has a row for every number, and what a row names is there.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+/// Items of the checklist.
+const ITEMS: u32 = 60;
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
+}
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory of sources").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The names of all test functions.
+fn tests() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    for part in ["client", "helper", "dbus", "tests"] {
+        for folder in ["src", "tests"] {
+            let directory = workspace().join(part).join(folder);
+            if directory.is_dir() {
+                sources(&directory, &mut files);
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source is text");
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        names.extend(lines.windows(2).filter_map(|pair| {
+            let (name, _) =
+                pair[1].trim_start_matches("async ").strip_prefix("fn ")?.split_once('(')?;
+            // Or it is in the list of a macro that makes a test of it.
+            let is_test = pair[0] == "#[test]"
+                || pair[0].starts_with("#[tokio::test")
+                || lines.contains(&format!("{name},").as_str());
+            is_test.then(|| name.to_owned())
+        }));
+    }
+    names
+}
+
+/// Names in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The rows of the first table as number, text.
+fn rows() -> Vec<(u32, String)> {
+    let text = std::fs::read_to_string(workspace().join("docs/wire.md")).expect("docs/wire.md");
+    text.lines()
+        .take_while(|line| !line.starts_with("## "))
+        .filter_map(|line| {
+            let (number, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+            Some((number.parse().ok()?, rest.to_owned()))
+        })
+        .collect()
+}
+
+#[test]
+fn every_item_of_the_wire_checklist_has_a_test_or_a_reason() {
+    let tests = tests();
+    let rows = rows();
+    let numbers: Vec<u32> = rows.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (1..=ITEMS).collect::<Vec<_>>(), "one row for each item, in order");
+    for (number, row) in &rows {
+        let named: Vec<&str> =
+            quoted(row).filter(|word| word.starts_with("wire_") || is_promise(word)).collect();
+        for name in &named {
+            assert!(tests.contains(*name), "item {number}: there is no test {name}");
+        }
+        assert!(
+            !named.is_empty() || row.contains("Not here: "),
+            "item {number} names no test and gives no reason"
+        );
+    }
+}
+
+/// `p2_client_killed`.
+fn is_promise(word: &str) -> bool {
+    word.strip_prefix('p').and_then(|rest| rest.split_once('_')).is_some_and(|(number, _)| {
+        !number.is_empty() && number.bytes().all(|octet| octet.is_ascii_digit())
+    })
+}
