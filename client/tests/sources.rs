@@ -603,3 +603,28 @@ fn https_is_checked_against_the_certificates_of_the_system() {
     assert_eq!(code, 30, "{said}");
     assert!(said.contains("certificate"), "{said}");
 }
+
+#[test]
+fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = std::fs::read_to_string(root.join("../docs/pixiecore.md")).unwrap();
+    let named = table.split('`').filter_map(|word| word.split_once("::"));
+    let mut count = 0;
+    for (file, test) in named {
+        let path = match file {
+            "cli" | "template" | "ipxe" => format!("src/{file}.rs"),
+            "source" => "src/source/mod.rs".to_owned(),
+            "api" | "quick" => format!("src/source/{file}.rs"),
+            "boot" => "../tests/tests/boot.rs".to_owned(),
+            other => format!("tests/{other}.rs"),
+        };
+        let text = std::fs::read_to_string(root.join(path)).unwrap();
+        assert!(
+            text.contains(&format!("#[test]\nfn {test}()"))
+                || text.contains(&format!("#[test]\n    fn {test}()")),
+            "{file}::{test}"
+        );
+        count += 1;
+    }
+    assert!(count > 30, "{count} tests are named");
+}
