@@ -51,6 +51,7 @@ test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour)
 	@ROUNDS=1000 tests/scripts/levels 4 kill
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
+	@ROUNDS=100 tests/scripts/levels 4 reload
 
 install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	@for program in portcullis portcullis-helper; do \

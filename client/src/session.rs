@@ -266,7 +266,8 @@ impl End {
                 (format!("the address of {interface} changed"), Some("run it again"))
             }
             reason::REVOKED => (
-                "an administrator removed the rule that lets machines in from the firewall"
+                "an administrator took the permission back: a rule of polkit says no now, or the \
+                 rule that lets machines in was removed from the firewall"
                     .to_owned(),
                 None,
             ),

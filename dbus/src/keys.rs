@@ -109,7 +109,7 @@ pub mod reason {
     pub const INTERFACE_CHANGED: &str = "interface-changed";
     /// The interface's address changed.
     pub const ADDRESS_CHANGED: &str = "address-changed";
-    /// An administrator removed the rule that opens the ports.
+    /// An administrator removed the rule that opens the ports, or polkit allows it no more.
     pub const REVOKED: &str = "revoked";
     /// The firewall was taken down and did not come back.
     pub const FIREWALL_GONE: &str = "firewall-gone";

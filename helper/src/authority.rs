@@ -4,12 +4,16 @@
 //! process id; every failure (absent, slow, not understood) is a refusal; a question whose caller
 //! left, or whose time is over, is withdrawn. Trusts polkit's answer. Never remembers one.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{
+    collections::HashMap,
+    future::{self, Future},
+    time::Duration,
+};
 
-use portcullis_dbus::{Error, action};
-use zbus::{Connection, message::Header, proxy::CacheProperties};
+use portcullis_dbus::{Error, INTERFACE, OBJECT_PATH, action};
+use zbus::{Connection, Message, message::Header, names::UniqueName, proxy::CacheProperties};
 use zbus_polkit::policykit1::{
-    AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
+    AuthorityProxy, AuthorizationResult, ChangedStream, CheckAuthorizationFlags, Subject,
 };
 
 use crate::{limits, request::Details};
@@ -77,6 +81,25 @@ impl Authority {
             Answer::CallerLeft => Answer::CallerLeft,
             _ => Answer::No,
         }
+    }
+
+    /// Asks again, without a dialog, about a caller that `open` was granted to earlier.
+    pub async fn ask_again(&self, caller: &UniqueName<'_>, details: &Details) -> Answer {
+        // A subject is made from the header of a message alone; this one is never sent.
+        let message = Message::method_call(OBJECT_PATH, "Open").interface(INTERFACE).sender(caller);
+        let Ok(message) = message.build(&()) else {
+            return Answer::Unavailable;
+        };
+        let (header, never) = (message.header(), Dialog::Never);
+        self.ask(&header, action::OPEN, Some(details), never, future::pending()).await
+    }
+
+    /// Hears whenever polkit's rules, or what they look at, may have changed.
+    ///
+    /// # Errors
+    /// When the bus does not take the subscription.
+    pub async fn changes(&self) -> zbus::Result<ChangedStream> {
+        self.proxy().await?.receive_changed().await
     }
 
     async fn ask_once(

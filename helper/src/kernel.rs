@@ -73,3 +73,17 @@ impl Kernel for Linux {
         Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// proc(5): /proc/uptime counts what no setting of the clock moves, suspend included.
+    #[test]
+    fn the_clock_of_leases_is_the_one_that_nobody_sets() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let difference = Linux(Marks::default()).boottime().as_secs_f64() - uptime;
+        assert!(difference.abs() < 5.0, "{difference} s apart");
+    }
+}

@@ -30,3 +30,4 @@ pub mod sockets;
 mod sockopt;
 pub mod state;
 mod upkeep;
+mod watch;

@@ -46,6 +46,9 @@ pub const IDLE: Duration = Duration::from_secs(10);
 /// How often leases are held against the world: interface, address, sockets, firewall, end. Half of
 /// the second within which a reload of the firewall has to be repaired.
 pub const TICK: Duration = Duration::from_millis(500);
+/// How long changes of the firewall are gathered before it is looked at, so that a burst of them (a
+/// reload by iptables is about eighty) costs a few looks.
+pub const BURST: Duration = Duration::from_millis(20);
 /// How soon a firewall that is being reloaded, or has something of ours left, is looked at again; and
 /// how long a helper that leaves waits for calls that are already here.
 pub const SOON: Duration = Duration::from_millis(100);

@@ -4,7 +4,10 @@
 //! its loss ends the helper; every lease is closed before a regular end. Leaving for idleness gives
 //! the name back first, then answers what was on its way, and stays if that was a request.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{self, Future},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use portcullis_dbus::{BUS_NAME, OBJECT_PATH};
@@ -19,6 +22,7 @@ use crate::{
     notify::{self, Notifier},
     service::Netboot,
     state::{CannotClose, State},
+    watch::Watch,
 };
 
 /// Why the helper ended before anybody told it to.
@@ -71,12 +75,16 @@ async fn look_after(
 ) -> Result<(), Failure> {
     let mut stop = std::pin::pin!(stop);
     let watchdog = notify::watchdog().unwrap_or(Duration::MAX);
+    let mut heed_polkit = std::pin::pin!(netboot.heed_polkit());
+    let watch = Watch::open().inspect_err(|error| log::kernel("watch the firewall", error)).ok();
     loop {
         let next_tick = netboot.state().next_tick().min(watchdog);
         tokio::select! {
             () = &mut stop => return Ok(()),
             _ = lost.next() => return Err(Failure::NameLost),
             () = connection.closed() => return Err(Failure::NameLost),
+            () = &mut heed_polkit => {}
+            () = firewall_changed(watch.as_ref()) => {}
             () = tokio::time::sleep(next_tick) => {}
         }
         notifier.alive();
@@ -88,6 +96,16 @@ async fn look_after(
             return Ok(());
         }
     }
+}
+
+/// Never completes when the firewall cannot be watched: the tick sees the change then.
+async fn firewall_changed(watch: Option<&Watch>) {
+    if let Some(watch) = watch
+        && watch.changed().await.is_ok()
+    {
+        return;
+    }
+    future::pending().await
 }
 
 /// Gives the name back. Once the bus has confirmed that, every call that was sent to the name is

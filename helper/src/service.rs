@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::StreamExt;
 use portcullis_dbus::{
     Error, INTERFACE, OBJECT_PATH, action,
     keys::{authorization, fact, reason},
@@ -30,7 +31,8 @@ use crate::{
     authority::{Answer, Authority, Dialog},
     caller::{Caller, Departure},
     facts::{self, Facts},
-    lease::{Relation, no_such_lease},
+    lease::{Lease, Relation, no_such_lease},
+    limits,
     log::{self, Decision},
     request::{self, Details},
     state::{Ended, State},
@@ -173,6 +175,33 @@ impl Netboot {
                     &(lease, reason),
                 )
                 .await;
+        }
+    }
+
+    /// Asks polkit again, whenever its rules change, about every lease, and ends those that are
+    /// refused now. A password that would be asked for is no refusal: it may have been given. Never
+    /// completes.
+    pub async fn heed_polkit(&self) {
+        if let Ok(mut changes) = self.authority.changes().await {
+            while changes.next().await.is_some() {
+                self.ask_again().await;
+            }
+        }
+        future::pending().await
+    }
+
+    async fn ask_again(&self) {
+        let question = |(id, lease): (u64, &Lease)| {
+            let whole = lease.ends.saturating_sub(lease.opened).as_secs();
+            let seconds = u32::try_from(whole).unwrap_or(limits::MAX_SECONDS_CEILING);
+            (id, lease.owner.name.clone(), Details::of_lease(&lease.opening, seconds))
+        };
+        let leases: Vec<_> = self.state().leases.iter().map(question).collect();
+        for (id, owner, details) in leases {
+            if self.authority.ask_again(&owner, &details).await == Answer::No {
+                let ended = self.state().end(id, reason::REVOKED);
+                self.tell(ended.into_iter().collect()).await;
+            }
         }
     }
 

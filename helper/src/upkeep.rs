@@ -70,10 +70,17 @@ pub fn firewall_changed(
     let whole = match firewall.standing(&lease.opening) {
         Ok(Standing::Whole) => true,
         Ok(Standing::Revoked) => return Some(reason::REVOKED),
-        Ok(Standing::ChainGone) => firewall
-            .restore(&lease.opening)
-            .inspect_err(|error| log::firewall("restore", error))
-            .unwrap_or(false),
+        Ok(Standing::ChainGone) => {
+            let restored = firewall
+                .restore(&lease.opening)
+                .inspect_err(|error| log::firewall("restore", error))
+                .unwrap_or(false);
+            if restored {
+                // The host may have changed to its other firewall.
+                lease.backend = firewall.backend().unwrap_or(lease.backend);
+            }
+            restored
+        }
         Err(error) => {
             log::firewall("look at", &error);
             false

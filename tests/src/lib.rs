@@ -6,6 +6,7 @@
 //! says that it was skipped.
 
 pub mod boot_client;
+pub mod download;
 pub mod host;
 pub mod lan;
 pub mod machine;

@@ -456,6 +456,29 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
         assert!(said.contains("helper-stopping"), "{said}");
         stage.assert_closed();
 
+        // Upgraded while it serves: the old program ends its leases, the next is served by the new.
+        let mut session = stage.serving(BOB);
+        let old = stage.helper();
+        debian
+            .sh("cd /usr/libexec
+                 cp portcullis-helper new
+                 mv new portcullis-helper
+                 systemctl daemon-reload
+                 systemctl restart portcullis-helper")
+            .unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        let said = session.said().unwrap();
+        assert!(said.contains("helper-stopping"), "{said}");
+        stage.assert_closed();
+        let mut session = stage.serving(BOB);
+        let new = stage.helper();
+        assert_ne!(new, old);
+        let program = debian.sh(&format!("readlink /proc/{new}/exe")).unwrap();
+        assert_eq!(program.trim(), "/usr/libexec/portcullis-helper");
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        stage.assert_closed();
+
         // Idle: it stays a while and then goes by itself.
         let mut session = stage.serving(BOB);
         session.kill("TERM").unwrap();

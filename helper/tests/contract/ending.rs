@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use portcullis_dbus::{Error, keys::reason};
-use portcullis_helper::firewall::Standing;
+use portcullis_helper::firewall::{Backend, Standing};
 
 use crate::lab::{Bus, Client, Helper, Lab, Mood, PATIENCE, World, request, until};
 
@@ -149,6 +149,56 @@ async fn p6_a_reload_is_repaired_and_a_revocation_is_not() {
 
     let ends = ends_by(&lab, "eth1", |world| world.standing = Standing::Revoked).await;
     assert_eq!(ends, reason::REVOKED);
+}
+
+#[tokio::test]
+async fn the_other_firewall_of_the_host_is_announced() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    let (_, _sockets, _) = client.open("eth0").await.unwrap();
+    {
+        let mut world = lab.helper.world();
+        (world.standing, world.restorable) = (Standing::ChainGone, true);
+        world.backend = Backend::NixosIptables;
+    }
+    until("it is put there", || lab.helper.world().restored == 1).await;
+    let listed = client.proxy.list().await.unwrap();
+    assert_eq!(*listed[0].1["backend"], zbus::Variant::from("nixos-iptables"));
+}
+
+#[tokio::test]
+async fn p1_a_permission_that_is_withdrawn_ends_its_leases() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    let mut closed = client.proxy.receive_lease_ended().await.unwrap();
+    let (lease, _sockets, _) = client.open("eth0").await.unwrap();
+    // What is no refusal ends nothing: a password may have been given, polkit may be restarting.
+    for (questions, mood) in [Mood::Yes, Mood::Challenge, Mood::Failing].into_iter().enumerate() {
+        lab.polkit.answers(mood);
+        until_asked(&lab, questions + 2).await;
+    }
+    client.proxy.list().await.unwrap();
+    assert!(closed.next().now_or_never().is_none());
+    let asked = lab.polkit.log().asked.clone();
+    for again in &asked[1..] {
+        assert_eq!((&again.subject, &again.details), (&asked[0].subject, &asked[0].details));
+        assert!(!again.interactive);
+    }
+
+    lab.polkit.answers(Mood::No);
+    lab.polkit.changes().await;
+    let signal = tokio::time::timeout(PATIENCE, closed.next()).await.unwrap().unwrap();
+    let args = signal.args().unwrap();
+    assert_eq!((args.lease, args.reason.as_str()), (lease, reason::REVOKED));
+    assert!(lab.helper.world().open.is_empty());
+}
+
+/// Lets polkit change until it was asked so often: the helper may just be about to listen.
+async fn until_asked(lab: &Lab, questions: usize) {
+    while lab.polkit.log().asked.len() < questions {
+        lab.polkit.changes().await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

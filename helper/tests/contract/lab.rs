@@ -6,6 +6,7 @@ use std::{
     io::{self, Read},
     net::{IpAddr, Ipv4Addr},
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -45,6 +46,23 @@ impl Bus {
 
     /// For a helper that runs as this user.
     pub fn start_for(helper: u32) -> Self {
+        Self::launch(helper, Command::new("dbus-daemon"))
+    }
+
+    /// With these accounts besides those of the machine, since a bus serves nobody whom it does not
+    /// know; needs root.
+    pub fn start_with_accounts(users: std::ops::Range<u32>) -> Self {
+        let mut accounts = std::fs::read_to_string("/etc/passwd").unwrap();
+        accounts.extend(users.map(|uid| format!("user{uid}:x:{uid}:65534::/:/bin/false\n")));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), accounts).unwrap();
+        let script = "mount --bind \"$0\" /etc/passwd && exec dbus-daemon \"$@\"";
+        let mut daemon = Command::new("unshare");
+        daemon.args(["--mount", "sh", "-c", script]).arg(file.path());
+        Self::launch(nix::unistd::getuid().as_raw(), daemon)
+    }
+
+    fn launch(helper: u32, mut daemon: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users must reach the socket.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -80,7 +98,7 @@ impl Bus {
         );
         let file = directory.path().join("bus.conf");
         std::fs::write(&file, config).unwrap();
-        let mut daemon = Command::new("dbus-daemon")
+        let mut daemon = daemon
             .arg(format!("--config-file={}", file.display()))
             .args(["--nofork", "--nosyslog", "--print-address"])
             .stdout(Stdio::piped())
@@ -101,9 +119,14 @@ impl Bus {
         zbus::connection::Builder::address(self.address.as_str()).build().await.unwrap()
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("bus")
+    }
+
     /// A connection of another user; needs root.
-    async fn connect_as(&self, user: u32) -> Connection {
-        let socket = self.directory.path().join("bus");
+    pub async fn connect_as(&self, user: u32) -> Connection {
+        let socket = self.socket();
         let connect = move || {
             // The kernel notes who connects. This changes the thread alone, which ends here.
             let user = rustix::thread::Uid::from_raw(user);
@@ -256,6 +279,13 @@ impl Polkit {
         }
     }
 
+    /// Tells everybody that its rules may have changed.
+    pub async fn changes(&self) {
+        let authority = "org.freedesktop.PolicyKit1.Authority";
+        let path = "/org/freedesktop/PolicyKit1/Authority";
+        self.connection.emit_signal(None::<&str>, path, authority, "Changed", &()).await.unwrap();
+    }
+
     pub fn answers(&self, mood: Mood) {
         *self.open.lock().unwrap() = mood;
     }
@@ -371,7 +401,7 @@ impl World {
         Arc::new(Mutex::new(world))
     }
 
-    fn add_link(&mut self, number: u8) {
+    pub fn add_link(&mut self, number: u8) {
         let link = Link {
             index: u32::from(number) + 2,
             name: format!("eth{number}"),
@@ -660,7 +690,7 @@ impl Client {
         Self::over(bus.connect().await).await
     }
 
-    async fn over(connection: Connection) -> Self {
+    pub async fn over(connection: Connection) -> Self {
         let proxy = Netboot1Proxy::new(&connection).await.unwrap();
         Self { connection, proxy }
     }

@@ -17,6 +17,7 @@
 
 mod authority;
 mod config;
+mod crowd;
 mod ending;
 mod lab;
 mod netns;
