@@ -20,6 +20,7 @@ INSTALLED = \
 	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
 	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
 	$(PREFIX)/lib/sysusers.d/portcullis.conf \
+	$(PREFIX)/lib/systemd/catalog/portcullis.catalog \
 	$(datadir)/doc/portcullis/helper.toml.example \
 	$(addprefix $(datadir)/man/man1/,portcullis.1 portcullis-boot.1 portcullis-status.1 \
 		portcullis-close.1 portcullis-interfaces.1) \
@@ -64,6 +65,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	install -Dm644 polkit/org.portcullis.netboot1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy
 	install -Dm644 polkit/50-portcullis.rules $(DESTDIR)$(datadir)/polkit-1/rules.d/50-portcullis.rules
 	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
+	install -Dm644 systemd/portcullis.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/portcullis.catalog
 	install -Dm644 systemd/helper.toml $(DESTDIR)$(datadir)/doc/portcullis/helper.toml.example
 	install -d $(DESTDIR)$(datadir)/dbus-1/system-services $(DESTDIR)$(PREFIX)/lib/systemd/system
 	tests/scripts/substitute dbus/org.portcullis.Netboot1.service.in \
@@ -78,7 +80,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 		install -Dm644 -t $(DESTDIR)$(datadir)/zsh/site-functions _portcullis; \
 		install -Dm644 -t $(DESTDIR)$(datadir)/fish/vendor_completions.d portcullis.fish; \
 	fi
-	@test -n "$(DESTDIR)" || echo "now: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus"
+	@test -n "$(DESTDIR)" || echo "now: systemd-sysusers && journalctl --update-catalog && systemctl daemon-reload && systemctl reload dbus"
 
 uninstall: ## Removes what was installed
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))

@@ -444,14 +444,21 @@ fn nothing_is_asked_for_arguments_that_are_wrong() {
     let bare = empty.path().to_str().unwrap();
     for (arguments, code) in [
         (vec!["boot", &directory, "--port", "x"], 2),
+<<<<<<< HEAD
         (vec!["boot", &directory, "--ipxe-efi32", "f"], 31),
         (vec!["api", "host"], 2),
+=======
+        (vec!["boot", &directory, "--loader", "arm64=f"], 2),
+        (vec!["api", "http://host"], 2),
+>>>>>>> main
         (vec!["boot", &initrd], 30),
         (vec!["boot", &kernel, bare], 30),
         (vec!["boot", bare], 30),
         (vec!["boot", &kernel, "/nonexistent"], 30),
         (vec!["boot", &kernel, &initrd, "--cmdline", "a=${net0/mac}"], 30),
         (vec!["boot", &kernel, "--ipxe-bios", "/nonexistent"], 31),
+        (vec!["boot", &kernel, "--ipxe-efi32", "/nonexistent"], 31),
+        (vec!["boot", &kernel, "--loader", "11=/nonexistent"], 31),
         (vec!["boot", &kernel, "--ipxe-dir", &directory, "--listen-addr", "192.0.2.77"], 32),
     ] {
         let output = lab.run(&mut lab.command(&arguments));

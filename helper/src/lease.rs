@@ -160,10 +160,9 @@ impl Leases {
     }
 
     /// Records a lease and gives it an id.
-    pub fn insert(&mut self, lease: Lease) -> u64 {
+    pub fn insert(&mut self, lease: Lease) -> (u64, &Lease) {
         self.last_id = self.last_id.saturating_add(1);
-        self.open.insert(self.last_id, lease);
-        self.last_id
+        (self.last_id, self.open.entry(self.last_id).or_insert(lease))
     }
 
     /// Notes the task that waits for the owner of a lease to leave; it ends with the lease.

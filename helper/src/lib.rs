@@ -12,6 +12,7 @@ pub mod config;
 pub mod facts;
 pub mod firewall;
 pub mod interface;
+mod journal;
 pub mod kernel;
 pub mod lease;
 pub mod limits;

@@ -1,19 +1,26 @@
-//! Log lines on standard error, with the priority prefix of sd-daemon(3): one per decision.
+//! What the helper tells an administrator: one entry for each decision, and lines about itself.
 //!
-//! Guarantees: fixed keys; every value is a number, a word of ours, or a name that was validated.
-//! Never a text that a client chose. A line that cannot be written is given up.
+//! Guarantees: decisions have fixed fields (JOURNAL.md), in the journal or, where it is not there or
+//! takes nothing, as a line on standard error with the priority prefix of sd-daemon(3); every value
+//! is a number, a word of ours, or a name that was validated. Never a text that a client chose, and
+//! never waits: what cannot be written at once is given up.
 
 use std::{
     fmt::Display,
     io::{self, Write},
+    os::fd::AsFd,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_dbus::Error;
 use zbus::DBusError;
 
 use crate::{
     caller::Caller,
-    request::{self, Request},
+    facts, journal,
+    lease::Lease,
+    request::{self, Details, Request},
+    sockdiag::Protocol,
 };
 
 /// What was decided.
@@ -30,55 +37,126 @@ pub enum Decision<'d> {
     },
     /// The end of a lease was moved.
     Extended {
-        /// Which.
-        lease: u64,
         /// To so many seconds from now.
         seconds: u32,
     },
-    /// Somebody with the manage action ends another's lease; its own line follows.
-    Managed {
-        /// Which.
-        lease: u64,
-    },
+    /// Somebody with the manage action ends another's lease; its own entry follows.
+    Managed,
     /// A lease is over.
     Ended {
-        /// Which.
-        lease: u64,
         /// Why.
         reason: &'static str,
+        /// How long it was open, seconds.
+        seconds: u64,
     },
 }
 
-/// One decision about a caller; `request` where it was understood.
-pub fn decision(decision: &Decision<'_>, caller: &Caller, request: Option<&Request>) {
-    let what = match decision {
-        Decision::Granted => "decision=granted".to_owned(),
+impl Decision<'_> {
+    /// The word for it, and the MESSAGE_ID by which it is found and explained (portcullis.catalog).
+    fn kind(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Granted => ("granted", "150783d880d24208a7a0727e1e2059db"),
+            Self::Refused { .. } => ("refused", "506650eaaac842b595f7f99b47b9d6f5"),
+            Self::Extended { .. } => ("extended", "a6334bb2ffe845c7a5877183e59ad0e5"),
+            Self::Managed => ("managed", "d83e5d10a8d443908b21d4dc4d88ddbb"),
+            Self::Ended { .. } => ("ended", "e3995dcf1c554863a80cba7b874ef6ff"),
+        }
+    }
+}
+
+/// What a decision is about, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub enum About<'a> {
+    /// A request that was not understood.
+    Nothing,
+    /// A request.
+    Request(&'a Request),
+    /// The number that was given for a lease.
+    Number(u64),
+    /// A lease and its number.
+    Lease(u64, &'a Lease),
+}
+
+/// One decision about a caller.
+pub fn decision(decision: &Decision<'_>, caller: &Caller, about: About<'_>) {
+    let (kind, id) = decision.kind();
+    let fields = fields(decision, caller, about);
+    let message = message(kind, &fields);
+    let priority = NOTICE.to_string();
+    let mut entry = vec![
+        ("MESSAGE", message.as_str()),
+        ("MESSAGE_ID", id),
+        ("PRIORITY", &priority),
+        ("SYSLOG_IDENTIFIER", "portcullis-helper"),
+        ("PORTCULLIS_DECISION", kind),
+    ];
+    entry.extend(fields.iter().map(|(name, value)| (*name, value.as_str())));
+    if journal::send(&entry).is_err() {
+        write(NOTICE, &message);
+    }
+}
+
+/// Names and values, apart from those that every entry of the journal has.
+type Fields = Vec<(&'static str, String)>;
+
+fn fields(decision: &Decision<'_>, caller: &Caller, about: About<'_>) -> Fields {
+    let mut fields = vec![
+        ("PORTCULLIS_UID", caller.uid.to_string()),
+        ("PORTCULLIS_SENDER", caller.name.to_string()),
+    ];
+    if let About::Number(id) | About::Lease(id, _) = about {
+        fields.push(("PORTCULLIS_LEASE", id.to_string()));
+    }
+    let known = match about {
+        About::Nothing | About::Number(_) => None,
+        About::Request(request) => Some((request.details(), ports(request.ports()))),
+        About::Lease(_, lease) => {
+            let seconds = lease.ends.saturating_sub(lease.opened).as_secs();
+            let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+            fields.push(("PORTCULLIS_BACKEND", facts::backend(lease.backend).to_owned()));
+            Some((Details::of_lease(&lease.opening, seconds), ports(lease.ports())))
+        }
+    };
+    let mut seconds = None;
+    if let Some((details, ports)) = known {
+        fields.push(("PORTCULLIS_INTERFACE", details.interface));
+        fields.push(("PORTCULLIS_DHCP", details.dhcp.to_owned()));
+        fields.push(("PORTCULLIS_HTTP_PORT", details.http_port));
+        fields.push(("PORTCULLIS_PORTS", ports));
+        seconds = Some(details.max_seconds);
+    }
+    match decision {
+        Decision::Granted | Decision::Managed => {}
         Decision::Refused { method, error } => {
             let name = error.name();
             let result = name.rsplit('.').next().unwrap_or_default();
-            format!("decision=refused method={method} result={result}")
+            fields.push(("PORTCULLIS_METHOD", (*method).to_owned()));
+            fields.push(("PORTCULLIS_RESULT", result.to_owned()));
         }
-        Decision::Extended { lease, seconds } => {
-            format!("decision=extended lease={lease} seconds={seconds}")
+        Decision::Extended { seconds: new } => seconds = Some(new.to_string()),
+        Decision::Ended { reason, seconds: lasted } => {
+            seconds = Some(lasted.to_string());
+            fields.push(("PORTCULLIS_REASON", (*reason).to_owned()));
         }
-        Decision::Managed { lease } => format!("decision=managed lease={lease}"),
-        Decision::Ended { lease, reason } => {
-            format!("decision=ended lease={lease} reason={reason}")
-        }
-    };
-    let asked = request.map_or_else(String::new, |request| {
-        let ports: Vec<String> = request
-            .ports()
-            .map(|(protocol, port)| format!("{}/{port}", request::word(protocol)))
-            .collect();
-        format!(
-            " interface={} ports={} seconds={}",
-            request.interface(),
-            ports.join(","),
-            request.max_seconds()
-        )
-    });
-    write(NOTICE, &format!("{what} uid={} sender={}{asked}", caller.uid, caller.name));
+    }
+    fields.extend(seconds.map(|seconds| ("PORTCULLIS_SECONDS", seconds)));
+    fields
+}
+
+fn ports(ports: impl Iterator<Item = (Protocol, u16)>) -> String {
+    let words: Vec<String> =
+        ports.map(|(protocol, port)| format!("{}/{port}", request::word(protocol))).collect();
+    words.join(",")
+}
+
+/// The same as one line: `decision=granted uid=1000 ...`.
+fn message(kind: &str, fields: &Fields) -> String {
+    let mut line = format!("decision={kind}");
+    for (name, value) in fields {
+        let key = name.trim_start_matches("PORTCULLIS_").to_lowercase().replace('_', "-");
+        line.push_str(&format!(" {key}={value}"));
+    }
+    line
 }
 
 /// The kernel did not do what it was asked for; the helper goes on.
@@ -101,8 +179,13 @@ pub fn fatal(error: &dyn Display) {
     write(ERROR, &format!("{error}"));
 }
 
+/// Waits for nobody: a journal that is stuck must not stop the helper.
 fn write(priority: u8, line: &str) {
-    let _ = writeln!(io::stderr().lock(), "<{priority}>{line}");
+    let stderr = io::stderr();
+    let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        let _ = stderr.lock().write_all(format!("<{priority}>{line}\n").as_bytes());
+    }
 }
 
 // sd-daemon(3)
@@ -110,3 +193,40 @@ const ERROR: u8 = 3;
 const WARNING: u8 = 4;
 const NOTICE: u8 = 5;
 const INFO: u8 = 6;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Decision;
+    use crate::request;
+
+    /// Names of fields in a text.
+    fn names(text: &str) -> BTreeSet<&str> {
+        text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
+            .filter(|word| word.len() > "PORTCULLIS_".len() && word.starts_with("PORTCULLIS_"))
+            .collect()
+    }
+
+    #[test]
+    fn p12_every_field_and_kind_is_documented_and_no_other_is() {
+        let documented = include_str!("../JOURNAL.md");
+        let catalogue = include_str!("../../systemd/portcullis.catalog");
+        let here = include_str!("log.rs");
+        assert!(names(here).len() > 10);
+        assert_eq!(names(here), names(documented));
+        assert!(names(catalogue).is_subset(&names(here)));
+        let error = &request::parse_seconds(0).unwrap_err();
+        for decision in [
+            Decision::Granted,
+            Decision::Refused { method: "Open", error },
+            Decision::Extended { seconds: 10 },
+            Decision::Managed,
+            Decision::Ended { reason: "closed", seconds: 10 },
+        ] {
+            let (kind, id) = decision.kind();
+            assert!(documented.contains(&format!("| `{kind}` | `{id}` |")), "{kind} {id}");
+            assert!(catalogue.contains(&format!("-- {id}\n")), "{kind} {id}");
+        }
+    }
+}

@@ -33,8 +33,8 @@ use crate::{
     facts::{self, Facts},
     lease::{Lease, Relation, no_such_lease},
     limits,
-    log::{self, Decision},
-    request::{self, Details},
+    log::{self, About, Decision},
+    request::{self, Details, Request},
     state::{Ended, State},
 };
 
@@ -68,8 +68,12 @@ impl Netboot {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let caller = self.caller(&header).await?;
+        let request = self
+            .state()
+            .parse(&request)
+            .inspect_err(|error| refused("Open", error, &caller, About::Nothing))?;
         let outcome = self.open_for(&caller, &request, &header).await;
-        outcome.inspect_err(|error| refused("Open", error, &caller))
+        outcome.inspect_err(|error| refused("Open", error, &caller, About::Request(&request)))
     }
 
     /// Asks again, by the same rules as `Open`, and moves the end of a lease of this connection to
@@ -82,7 +86,7 @@ impl Netboot {
     ) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
         let outcome = self.extend_for(&caller, lease, seconds, &header).await;
-        outcome.inspect_err(|error| refused("Extend", error, &caller))
+        outcome.inspect_err(|error| refused("Extend", error, &caller, About::Number(lease)))
     }
 
     /// Ends a lease. One of the caller's user is ended without a question, and ending it again
@@ -90,7 +94,7 @@ impl Netboot {
     async fn close(&self, lease: u64, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
         let outcome = self.close_for(&caller, lease, &header).await;
-        outcome.inspect_err(|error| refused("Close", error, &caller))
+        outcome.inspect_err(|error| refused("Close", error, &caller, About::Number(lease)))
     }
 
     /// Says what `Open` would do with this request. Opens nothing and never shows a dialog.
@@ -215,16 +219,15 @@ impl Netboot {
     async fn open_for(
         &self,
         caller: &Caller,
-        request: &HashMap<String, OwnedVariant>,
+        request: &Request,
         header: &Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let _question = self.begin_question(caller)?;
         let mut departure = Departure::watch(&self.connection, &caller.name).await?;
-        let request = self.state().parse(request)?;
-        let site = self.state().admit(&request, caller.uid)?;
+        let site = self.state().admit(request, caller.uid)?;
         self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
-        let granted = self.state().grant(&request, &site, caller)?;
+        let granted = self.state().grant(request, &site, caller)?;
         self.end_when_left(granted.lease, departure);
         let sockets = granted.sockets.into_iter();
         let sockets = sockets.map(|(key, socket)| (key.to_owned(), socket.into())).collect();
@@ -251,8 +254,9 @@ impl Netboot {
         departure.still_here().await?;
         let mut state = self.state();
         let ends = state.now().saturating_add(std::time::Duration::from_secs(seconds.into()));
-        state.leases.own(lease, &caller.name)?.ends = ends;
-        log::decision(&Decision::Extended { lease, seconds }, caller, None);
+        let own = state.leases.own(lease, &caller.name)?;
+        own.ends = ends;
+        log::decision(&Decision::Extended { seconds }, caller, About::Lease(lease, own));
         Ok(())
     }
 
@@ -280,7 +284,7 @@ impl Netboot {
                 if question.await != Answer::Yes {
                     return Err(no_such_lease());
                 }
-                log::decision(&Decision::Managed { lease }, caller, None);
+                log::decision(&Decision::Managed, caller, About::Number(lease));
                 reason::MANAGER
             }
         };
@@ -358,6 +362,6 @@ fn word_for(answer: Answer) -> &'static str {
     }
 }
 
-fn refused(method: &'static str, error: &Error, caller: &Caller) {
-    log::decision(&Decision::Refused { method, error }, caller, None);
+fn refused(method: &'static str, error: &Error, caller: &Caller, about: About<'_>) {
+    log::decision(&Decision::Refused { method, error }, caller, about);
 }

@@ -23,7 +23,7 @@ use crate::{
     kernel::Kernel,
     lease::{Lease, Leases},
     limits,
-    log::{self, Decision},
+    log::{self, About, Decision},
     mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
@@ -204,8 +204,9 @@ impl State {
             placeholders: bound.placeholders,
         };
         let facts = facts::of_lease(&lease);
-        log::decision(&Decision::Granted, caller, Some(request));
-        Ok(Granted { lease: self.leases.insert(lease), sockets: bound.handed, facts })
+        let (id, lease) = self.leases.insert(lease);
+        log::decision(&Decision::Granted, caller, About::Lease(id, lease));
+        Ok(Granted { lease: id, sockets: bound.handed, facts })
     }
 
     /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
@@ -213,7 +214,8 @@ impl State {
         let lease = self.leases.remove(id)?;
         self.touch();
         self.close(&lease.opening);
-        log::decision(&Decision::Ended { lease: id, reason }, &lease.owner, None);
+        let seconds = self.now().saturating_sub(lease.opened).as_secs();
+        log::decision(&Decision::Ended { reason, seconds }, &lease.owner, About::Lease(id, &lease));
         Some(Ended { lease: id, owner: lease.owner.name, reason })
     }
 

@@ -552,6 +552,21 @@ fn p2_without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_de
 }
 
 #[test]
+fn p4_without_a_firewall_nothing_is_left() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(None);
+    let before = Snapshot::take(&scene.host).unwrap();
+    let opening = scene.opening(1);
+    let sockets = scene.sockets(&opening);
+    let mut firewall = scene.firewall();
+    inside!(scene, firewall.open(&opening)).unwrap();
+    assert_ne!(Snapshot::take(&scene.host).unwrap(), before);
+    drop(sockets);
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap());
+}
+
+#[test]
 fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
     need_root!("ip", "nft", "iptables");
     let accepting = [

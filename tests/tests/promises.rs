@@ -1,8 +1,9 @@
-//! Which test proves which promise, on which firewall: README's table is made here.
+//! Which test proves which promise, on which firewall: README's table is made here. And the lines that
+//! the helper's audit rests on.
 //!
 //! Guarantees: every test that the table names is in the sources, is a test, is not ignored, is run
 //! by `tests/scripts/levels`, and runs behind the firewall of its column; README shows what is
-//! written here. After a change: `UPDATE=1 cargo test -p portcullis-tests --test promises`.
+//! written here; each line that helper/README.md quotes is where it says. After a change: `UPDATE=1 cargo test -p portcullis-tests --test promises`.
 //! Trusts that a test shows what its name says.
 
 // A test speaks by failing.
@@ -202,7 +203,7 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
         ],
-        none: &[],
+        none: &[(FIREWALL, &["p4_without_a_firewall_nothing_is_left"])],
         apart: &[],
         gap: "Every test of `kill.rs` and `system.rs` compares the ruleset, too.",
     },
@@ -374,8 +375,17 @@ const PROMISES: [Promise; 12] = [
         text: "Every decision is in the journal with fixed fields: who, what, where, how long, why it ended.",
         nftables: &[(SYSTEM, &["p12_every_decision_is_in_the_journal"])],
         iptables: &[],
-        none: &[],
-        apart: &[],
+        none: &[(
+            PROCESS,
+            &[
+                "p12_each_decision_is_one_entry_with_its_fields",
+                "p12_a_standard_error_that_nobody_reads_does_not_stop_the_helper",
+            ],
+        )],
+        apart: &[(
+            "helper/src/log.rs",
+            &["p12_every_field_and_kind_is_documented_and_no_other_is"],
+        )],
         gap: "",
     },
 ];
@@ -391,6 +401,11 @@ const NO_FIREWALL: (&str, &[&str]) = ("", &["(None)", "two_wires()", "machine_wi
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Whether the pages are to be made right instead of being found wrong.
+fn updating() -> bool {
+    std::env::var_os("UPDATE").is_some_and(|value| value == "1")
 }
 
 fn read(path: &str) -> String {
@@ -489,7 +504,7 @@ fn cell(proofs: Proofs) -> String {
 
 fn table() -> String {
     let mut text = "\
-| | promise | NixOS nftables | NixOS iptables | no firewall | without a part of the firewall's | not proven, or more |
+| | promise | NixOS nftables | NixOS iptables | no firewall | any firewall | what is open |
 |---|---|---|---|---|---|---|
 "
     .to_owned();
@@ -553,23 +568,76 @@ fn the_readme_shows_this_table() {
     let (before, rest) = readme.split_once(BEGIN).unwrap();
     let (shown, after) = rest.split_once(END).unwrap();
     let table = table();
-    if shown != table && std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
+    if shown != table && updating() {
         let text = [before, BEGIN, &table, END, after].concat();
         return fs::write(workspace().join("README.md"), text).unwrap();
     }
     assert_eq!(shown, table, "UPDATE=1 writes it");
 }
 
-/// Links in the repository's own pages lead to files that are there. Pictures aside: they are made.
+/// The anchors of a page: `[FILE:LINE](FILE#LLINE) `WORDS``, where exactly one line of the file, this
+/// one, has the words. Gives the page with the right numbers, and how many anchors it has.
+fn with_right_lines(page: &str, source: impl Fn(&str) -> String) -> (String, usize) {
+    let mut parts = page.split("#L");
+    let mut right = parts.next().unwrap().to_owned();
+    let mut count = 0;
+    for part in parts {
+        let (_, quote) = part.split_once(") `").unwrap();
+        let (quote, rest) = quote.split_once('`').unwrap();
+        let label = right.rfind('[').unwrap();
+        let (file, _) = right[label + 1..].split_once(':').unwrap();
+        let file = file.to_owned();
+        let text = source(&file);
+        let mut lines = (1..).zip(text.lines()).filter(|(_, line)| line.contains(quote));
+        let (line, _) = lines.next().unwrap_or_else(|| panic!("{file} has no line with {quote}"));
+        assert_eq!(lines.next(), None, "{file} has more than one line with {quote}");
+        right.truncate(label);
+        right += &format!("[{file}:{line}]({file}#L{line}) `{quote}`{rest}");
+        count += 1;
+    }
+    (right, count)
+}
+
+#[test]
+fn an_anchor_follows_its_words() {
+    let source = |file: &str| {
+        assert_eq!(file, "src/a.rs");
+        "one\ntwo\n".to_owned()
+    };
+    let page = "a [src/a.rs:9](src/a.rs#L8) `two`, b";
+    let (right, count) = with_right_lines(page, source);
+    assert_eq!((right.as_str(), count), ("a [src/a.rs:2](src/a.rs#L2) `two`, b", 1));
+    for wrong in ["`o`", "`three`"] {
+        let page = page.replace("`two`", wrong);
+        let result = std::panic::catch_unwind(|| with_right_lines(&page, source));
+        assert!(result.is_err(), "{wrong}");
+    }
+}
+
+/// The auditor's questions are answered by lines that are there and say what is quoted.
+#[test]
+fn the_audit_names_lines_that_are_there() {
+    let page = read("helper/README.md");
+    let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
+    assert!(count > 30, "{count} anchors are not all");
+    if right != page && updating() {
+        return fs::write(workspace().join("helper/README.md"), right).unwrap();
+    }
+    assert_eq!(page, right, "UPDATE=1 writes it");
+}
+
+/// Links in the repository's own pages lead to files that are there.
 #[test]
 fn links_lead_somewhere() {
     let mut seen = 0;
-    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "helper/README.md"] {
+    for page in
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "helper/README.md", "helper/JOURNAL.md"]
+    {
         let text = read(page);
         let folder = workspace().join(page).parent().unwrap().to_path_buf();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap();
-            if target.is_empty() || target.contains("://") || target.ends_with(".svg") {
+            if target.is_empty() || target.contains("://") {
                 continue;
             }
             assert!(folder.join(target).exists(), "{page}: {target}");

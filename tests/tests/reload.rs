@@ -27,6 +27,10 @@ use portcullis_lab::{
 /// took is printed; on an idle one it is a fraction of a second.
 const BACK: Duration = Duration::from_secs(10);
 
+/// Between two reloads. One after the other, the firewall itself would be closed most of the time,
+/// and a TFTP server rightly gives up.
+const PAUSE: Duration = Duration::from_millis(700);
+
 fn rounds() -> usize {
     std::env::var("ROUNDS").map_or(10, |text| text.parse().expect("ROUNDS is a number"))
 }
@@ -82,6 +86,7 @@ fn reloaded_under_downloads(flavour: Flavour) {
             let done = Instant::now();
             wait_until(BACK, || served(&scene));
             times.push(done.elapsed());
+            std::thread::sleep(PAUSE);
             Ok(())
         });
         over.store(true, Ordering::Relaxed);

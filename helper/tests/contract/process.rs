@@ -1,9 +1,19 @@
 //! The helper's own process: what it may, how it starts, how it dies.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram, process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        linux::fs::MetadataExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixStream},
+            process::CommandExt,
+        },
+    },
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +26,7 @@ use portcullis_dbus::{Error, keys::reason};
 use tempfile::TempDir;
 
 use crate::{
-    lab::{Bus, Client, Polkit, appears, until},
+    lab::{Bus, Client, Mood, Polkit, appears, request, until},
     netns::{Peer, sh, skipped, two_wires},
     real::NIXOS,
 };
@@ -54,20 +64,26 @@ struct Process {
 
 impl Process {
     fn start(bus: &str, arguments: &[&str]) -> Self {
+        Self::start_with(bus, arguments, |_| {})
+    }
+
+    fn start_with(bus: &str, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("notify");
         let notifications = UnixDatagram::bind(&socket).unwrap();
         notifications.set_nonblocking(true).unwrap();
         fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).unwrap();
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let child = Command::new(HELPER)
+        let mut command = Command::new(HELPER);
+        command
             .args(arguments)
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus)
             .env("NOTIFY_SOCKET", &socket)
             .env("WATCHDOG_USEC", "400000")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null());
+        prepare(&mut command);
+        let child = command.spawn().unwrap();
         Self { child, notifications, _directory: directory }
     }
 
@@ -280,4 +296,163 @@ fn the_command_line_is_as_small_as_it_looks() {
     for wrong in [&["--verbose"][..], &["--sweep", "now"], &["-h"], &["--check-config", "a", "b"]] {
         assert_eq!(run(wrong).unwrap().status.code(), Some(2), "{wrong:?}");
     }
+}
+
+/// The fields of an entry in journald's native protocol: name, newline, length, value, newline.
+fn fields(mut entry: &[u8]) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    while !entry.is_empty() {
+        let (name, rest) = entry.split_at(entry.iter().position(|byte| *byte == b'\n').unwrap());
+        let (length, rest) = rest[1..].split_first_chunk().unwrap();
+        let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+        entry = rest.strip_prefix(b"\n").unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        assert_eq!(fields.insert(text(name), text(value)), None);
+    }
+    fields
+}
+
+#[tokio::test]
+async fn p12_each_decision_is_one_entry_with_its_fields() {
+    let Some((_peer, files)) = machine_with_user() else {
+        return;
+    };
+    // A journal of this machine's own, and a standard error that goes to it.
+    sh("mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal");
+    let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+    journal.set_nonblocking(true).unwrap();
+    sh("chmod 666 /run/systemd/journal/socket");
+    let path = files.path().join("stderr");
+    let stderr = fs::File::create(&path).unwrap();
+    let metadata = stderr.metadata().unwrap();
+    let stream = format!("{}:{}", metadata.st_dev(), metadata.st_ino());
+    let bus = Bus::start_for(UID);
+    let polkit = Polkit::start(&bus).await;
+    let _helper = Process::start_with(&bus.address, &[], |command| {
+        command.env("JOURNAL_STREAM", stream).stderr(stderr);
+    });
+    appears(&bus).await;
+    let client = Client::new(&bus).await;
+    let sender = client.connection.unique_name().unwrap().to_string();
+    let told = |expected: &[(&str, &str)]| {
+        let mut buffer = [0; 4096];
+        let length = journal.recv(&mut buffer).unwrap();
+        let entry = fields(&buffer[..length]);
+        let all = [
+            ("PRIORITY", "5"),
+            ("SYSLOG_IDENTIFIER", "portcullis-helper"),
+            ("PORTCULLIS_UID", "0"),
+            ("PORTCULLIS_SENDER", &sender),
+        ];
+        let mut rest = entry.clone();
+        for (name, value) in all.iter().chain(expected) {
+            assert_eq!(rest.remove(*name).as_deref(), Some(*value), "{name} of {entry:?}");
+        }
+        let message = rest.remove("MESSAGE").unwrap();
+        let (_, decision) = expected[1];
+        assert!(message.starts_with(&format!("decision={decision} uid=0 sender={sender}")));
+        assert!(rest.is_empty(), "more than is documented: {rest:?}");
+        assert!(journal.recv(&mut buffer).is_err(), "one entry for each decision");
+    };
+    let wanted = [
+        ("PORTCULLIS_INTERFACE", "pc-svc0"),
+        ("PORTCULLIS_DHCP", "bind"),
+        ("PORTCULLIS_HTTP_PORT", "64172"),
+        ("PORTCULLIS_PORTS", "udp/67,udp/69,udp/4011,tcp/64172"),
+    ];
+    let whole = |kind: &[(&'static str, &'static str)]| [kind, &wanted[..]].concat();
+
+    let (lease, sockets, _) = client.open("pc-svc0").await.unwrap();
+    told(&whole(&[
+        ("MESSAGE_ID", "150783d880d24208a7a0727e1e2059db"),
+        ("PORTCULLIS_DECISION", "granted"),
+        ("PORTCULLIS_LEASE", "1"),
+        ("PORTCULLIS_SECONDS", "43200"),
+        ("PORTCULLIS_BACKEND", "none"),
+    ]));
+    client.proxy.extend(lease, 600).await.unwrap();
+    told(&whole(&[
+        ("MESSAGE_ID", "a6334bb2ffe845c7a5877183e59ad0e5"),
+        ("PORTCULLIS_DECISION", "extended"),
+        ("PORTCULLIS_LEASE", "1"),
+        ("PORTCULLIS_SECONDS", "600"),
+        ("PORTCULLIS_BACKEND", "none"),
+    ]));
+    client.proxy.close(lease).await.unwrap();
+    told(&whole(&[
+        ("MESSAGE_ID", "e3995dcf1c554863a80cba7b874ef6ff"),
+        ("PORTCULLIS_DECISION", "ended"),
+        ("PORTCULLIS_LEASE", "1"),
+        ("PORTCULLIS_SECONDS", "0"),
+        ("PORTCULLIS_BACKEND", "none"),
+        ("PORTCULLIS_REASON", "closed"),
+    ]));
+    drop(sockets);
+
+    polkit.answers(Mood::No);
+    client.open("pc-svc0").await.unwrap_err();
+    told(&whole(&[
+        ("MESSAGE_ID", "506650eaaac842b595f7f99b47b9d6f5"),
+        ("PORTCULLIS_DECISION", "refused"),
+        ("PORTCULLIS_METHOD", "Open"),
+        ("PORTCULLIS_RESULT", "NotAuthorized"),
+        ("PORTCULLIS_SECONDS", "43200"),
+    ]));
+    // What was not understood is not repeated.
+    let mut odd = request("pc-svc0");
+    odd.insert("interface", "x\nPORTCULLIS_UID=0".into());
+    client.proxy.open(odd).await.unwrap_err();
+    told(&[
+        ("MESSAGE_ID", "506650eaaac842b595f7f99b47b9d6f5"),
+        ("PORTCULLIS_DECISION", "refused"),
+        ("PORTCULLIS_METHOD", "Open"),
+        ("PORTCULLIS_RESULT", "InvalidRequest"),
+    ]);
+    client.proxy.close(99).await.unwrap_err();
+    told(&[
+        ("MESSAGE_ID", "506650eaaac842b595f7f99b47b9d6f5"),
+        ("PORTCULLIS_DECISION", "refused"),
+        ("PORTCULLIS_METHOD", "Close"),
+        ("PORTCULLIS_RESULT", "NoSuchLease"),
+        ("PORTCULLIS_LEASE", "99"),
+    ]);
+    assert!(!fs::read_to_string(&path).unwrap().contains("decision="));
+
+    // The journal is gone: a line on standard error instead, and the helper goes on.
+    fs::remove_file("/run/systemd/journal/socket").unwrap();
+    client.proxy.close(98).await.unwrap_err();
+    let line = format!("<5>decision=refused uid=0 sender={sender} lease=98 method=Close");
+    let said = fs::read_to_string(&path).unwrap();
+    assert!(said.contains(&line), "{said}");
+    // It is there and reads nothing: the same.
+    let stuck = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+    sh("chmod 666 /run/systemd/journal/socket");
+    for number in 100..150 {
+        client.proxy.close(number).await.unwrap_err();
+    }
+    let said = fs::read_to_string(&path).unwrap();
+    assert!(said.contains("lease=149"), "the last ones found no room:\n{said}");
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn p12_a_standard_error_that_nobody_reads_does_not_stop_the_helper() {
+    let Some(_machine) = machine_with_user() else {
+        return;
+    };
+    let (unread, stderr) = UnixStream::pair().unwrap();
+    socket2::SockRef::from(&stderr).set_send_buffer_size(1).unwrap();
+    let bus = Bus::start_for(UID);
+    let _helper = Process::start_with(&bus.address, &[], |command| {
+        command.stderr(OwnedFd::from(stderr));
+    });
+    appears(&bus).await;
+    let client = Client::new(&bus).await;
+    for number in 0..200 {
+        let closing = client.proxy.close(number);
+        let answer = tokio::time::timeout(Duration::from_secs(10), closing).await;
+        assert!(matches!(answer, Ok(Err(Error::NoSuchLease(_)))), "{number}: {answer:?}");
+    }
+    drop(unread);
+    client.proxy.close(200).await.unwrap_err();
 }
