@@ -8,20 +8,18 @@ use std::{path::Path, time::Duration};
 use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
-    host::{Client, SOON, Site},
+    host::Site,
     lan::dissect,
     machine::{self, Firmware, Machine, OVMF},
     need_host,
     netns::Netns,
     nixos::Flavour,
-    process::{mortal, wait_until},
+    process::mortal,
     scene::{CLOSED, Scene},
     snapshot::Snapshot,
 };
 
 const MAC: &str = "02:00:00:00:00:01";
-/// The image's own command line.
-const OWN: &str = "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4";
 /// What is added to the image's own command line.
 const WORD: &str = "portcullis.test=\"a b\" quiet";
 
@@ -39,24 +37,14 @@ fn boots(
     arguments: &[&str],
     meanwhile: impl FnOnce(&Scene),
 ) -> Vec<String> {
-    let mut arguments = arguments.to_vec();
-    arguments.extend(["--cmdline", WORD]);
-    boots_from(scene, firmware, |scene| scene.serve(&arguments).unwrap(), meanwhile)
-}
-
-/// As [`boots`], with what `serve` starts.
-fn boots_from(
-    scene: &Scene,
-    firmware: Firmware,
-    serve: impl FnOnce(&Scene) -> Client,
-    meanwhile: impl FnOnce(&Scene),
-) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("capture");
     assert_eq!(scene.try_ports().unwrap(), CLOSED, "before");
 
     let capture = scene.lan.capture(&file, "udp").unwrap();
-    let mut client = serve(scene);
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["--cmdline", WORD]);
+    let mut client = scene.serve(&arguments).unwrap();
     let during = Snapshot::take(scene.host.netns()).unwrap();
     assert_ne!(scene.before.changes(&during), "", "something was opened");
     meanwhile(scene);
@@ -72,7 +60,7 @@ fn boots_from(
             scene.host.log()
         ),
     };
-    println!("{firmware:?}: {time:.1?} to userspace");
+    println!("{firmware:?} {arguments:?}: {time:.1?} to userspace");
     let image = machine::image().unwrap();
     // iPXE hands an EFI program its own name as the first word, as a shell does.
     let own = match firmware {
@@ -84,7 +72,12 @@ fn boots_from(
         // For the loader and the kernel's EFI stub; its form is not ours.
         .filter(|word| !word.starts_with("initrd="))
         .collect();
-    assert_eq!(words.join(" "), format!("{OWN} {WORD}"));
+    assert_eq!(
+        words.join(" "),
+        format!(
+            "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4 {WORD}"
+        )
+    );
     let marker = machine::marker(&image).unwrap();
     assert_eq!(machine.initrd().unwrap(), marker);
 
@@ -170,38 +163,4 @@ fn p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_n
     });
     assert_eq!(lease_of(&bystander), alone);
     assert!(!scene.rival.leases().is_empty());
-}
-
-#[test]
-fn section_7_a_machine_boots_what_an_api_says_from_files_of_another_server() {
-    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::Tool("busybox"));
-    let mut scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let answer = serde_json::json!({
-        "kernel": "k",
-        "initrd": ["/i"],
-        "cmdline": format!("{OWN} {WORD}"),
-        "message": "hello",
-    });
-    let mut command = scene.host.command(None, "sh");
-    command.args([
-        "-c",
-        "mkdir -p /run/www/v1/boot && cd /run/www && ln -s /mnt/bzImage k && ln -s /mnt/initrd i && printf %s \"$1\" >\"v1/boot/$2\" && chmod -R a+rX /run/www",
-        "sh",
-        &answer.to_string(),
-        MAC,
-    ]);
-    scene.host.netns().finish(command).unwrap();
-    let mut command = scene.host.command(Some("alice"), "busybox");
-    command.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", "/run/www"]);
-    let _service = scene.host.netns().spawn(command).unwrap();
-    let listens = || scene.host.sockets().unwrap().contains("127.0.0.1:8000");
-    assert!(wait_until(SOON, listens), "the service does not listen");
-    scene.sockets = scene.host.sockets().unwrap();
-    let serve = |scene: &Scene| {
-        let words = ["api", "http://127.0.0.1:8000", "-i", "eth0", "--json", "--no-ask-password"];
-        let mut client = scene.host.client("alice", &words).unwrap();
-        client.ready().unwrap();
-        client
-    };
-    boots_from(&scene, Firmware::Bios, serve, |_| {});
 }
