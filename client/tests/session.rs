@@ -444,7 +444,7 @@ fn nothing_is_asked_for_arguments_that_are_wrong() {
     let bare = empty.path().to_str().unwrap();
     for (arguments, code) in [
         (vec!["boot", &directory, "--port", "x"], 2),
-        (vec!["boot", &directory, "--ipxe-efi32", "f"], 31),
+        (vec!["boot", &directory, "--loader", "arm64=f"], 2),
         (vec!["api", "host"], 2),
         (vec!["boot", &initrd], 30),
         (vec!["boot", &kernel, bare], 30),
