@@ -105,8 +105,9 @@ pub enum UefiOffer {
 #[derive(Debug, Args)]
 pub struct Boot {
     /// The kernel (a file, or an http or https address), or a directory that a NixOS netboot build
-    /// made (bzImage or Image, initrd, netboot.ipxe).
-    #[arg(value_name = "KERNEL|DIR")]
+    /// made (bzImage or Image, initrd, netboot.ipxe), or an EFI program with everything in it (a
+    /// unified kernel image).
+    #[arg(value_name = "KERNEL|DIR|EFI")]
     pub kernel: PathBuf,
     /// Initial ramdisks (files or addresses), in the order in which the kernel gets them.
     #[arg(value_name = "INITRD")]
@@ -220,6 +221,10 @@ pub struct Serving {
     /// iPXE for 32-bit UEFI machines.
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi32: Option<PathBuf>,
+    /// systemd's boot stub, which makes kernel and initrds one program for UEFI HTTP boot [default:
+    /// the system's].
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub stub: Option<PathBuf>,
     /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
@@ -417,7 +422,7 @@ mod tests {
             ("boot k --loader 11=", "11=grubaa64.efi"),
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
-            ("boot", "KERNEL|DIR"),
+            ("boot", "KERNEL|DIR|EFI"),
         ] {
             let words = std::iter::once("portcullis").chain(arguments.split_whitespace());
             let error = Cli::try_parse_from(words).err();

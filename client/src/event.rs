@@ -37,6 +37,8 @@ pub enum OfferForm {
     BootServer,
     /// iPXE is given the URL of its script.
     Script,
+    /// UEFI HTTP boot is given the URL of an EFI program.
+    Http,
 }
 
 /// Why a machine that asked was not answered.
@@ -49,6 +51,18 @@ pub enum Ignored {
     AlreadyBooted,
     /// No loader for its architecture (DHCP option 93, RFC 4578 section 2.1).
     NoLoader {
+        /// The architecture's number.
+        arch: u16,
+    },
+    /// Asks by UEFI HTTP boot, and there is no EFI program for it.
+    NoEfiImage {
+        /// The architecture's number.
+        arch: u16,
+        /// Why there is none, with what to do.
+        reason: String,
+    },
+    /// An EFI program is served, and this machine cannot run it.
+    OtherPlatform {
         /// The architecture's number.
         arch: u16,
     },
@@ -86,6 +100,8 @@ pub enum Role {
     Autoexec,
     /// Kernel.
     Kernel,
+    /// EFI program with everything in it.
+    Efi,
     /// The initrd with this number, from 0.
     Initrd(usize),
     /// Any other.
@@ -180,7 +196,7 @@ pub enum Fact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "statement")]
 pub enum Statement {
-    /// It has the kernel and every initrd: the rest is the image's own work.
+    /// It has the kernel and every initrd, or the EFI program: the rest is the image's own work.
     HandedOver,
     /// Nothing has come from it for a while.
     Stalled {

@@ -5,22 +5,23 @@
 //! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
 //! at the start, so that a file that changed there is not passed on.
 
-use std::{borrow::Cow, fs::File, sync::Arc};
+use std::borrow::Cow;
 
 use axum::http::Uri;
 
 use crate::{
     fetch::{Facts, Fetcher},
+    read::Content,
     template::Template,
 };
 
-/// One open file.
+/// One open file, or several that read as one.
 #[derive(Clone, Debug)]
 pub struct Blob {
     /// Last part of the path, for people.
     pub name: String,
-    /// The descriptor. Read with positioned reads only: many machines share it.
-    pub file: Arc<File>,
+    /// The octets. Read with positioned reads only: many machines share them.
+    pub content: Content,
     /// Octets.
     pub length: u64,
     /// Strong entity tag with its quotes (RFC 9110 section 8.8.3), made from device, inode, length
@@ -85,7 +86,7 @@ impl From<Blob> for Payload {
 }
 
 /// Kernel, initrds and command line that belong together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Generation {
     /// Unguessable path element of this run's URLs: 32 hexadecimal digits.
     pub token: String,
@@ -101,6 +102,73 @@ pub struct Generation {
     pub message: Option<String>,
     /// An iPXE script that is run as it stands, instead of one made from the above.
     pub script: Option<Template>,
+    /// What UEFI machines can load without iPXE.
+    pub efi: Result<EfiImage, NoEfiImage>,
+}
+
+impl Default for Generation {
+    /// Nothing but what a script could name.
+    fn default() -> Self {
+        Self {
+            token: String::new(),
+            kernel: None,
+            initrds: Vec::new(),
+            cmdline: Template::default(),
+            others: Vec::new(),
+            message: None,
+            script: None,
+            efi: Err(NoEfiImage::Script),
+        }
+    }
+}
+
+/// Of what an EFI program is made that brings everything along: what UEFI HTTP boot loads. The
+/// program itself is each machine's own ([`crate::source::efi_program`]), since the command line may
+/// name the machine's addresses.
+#[derive(Clone, Debug)]
+pub struct EfiImage {
+    /// Machine type of its PE/COFF header.
+    pub machine: u16,
+    /// systemd's boot stub, in memory: kernel, initrds and command line are added to it. Without
+    /// one the kernel is such a program itself.
+    pub stub: Option<Blob>,
+}
+
+impl EfiImage {
+    /// It is what the user named, so that machines that cannot run it get nothing.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.stub.is_none()
+    }
+}
+
+/// Why there is no [`EfiImage`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEfiImage {
+    /// There is none for this kernel's machine type on the system.
+    #[error(
+        "systemd's boot stub {0} was not found (Debian, Ubuntu: apt install systemd-boot-efi; \
+         NixOS has it beside its systemd; else --stub FILE)"
+    )]
+    NoStub(&'static str),
+    /// The one that was found will not do.
+    #[error("{0}")]
+    BadStub(String),
+    /// Not a PE/COFF image of a known machine type.
+    #[error("the kernel is not an EFI program (it needs CONFIG_EFI_STUB)")]
+    Kernel,
+    /// A PE/COFF image counts its octets with 32 bits.
+    #[error("kernel and initrds together are larger than the 4 GiB of an EFI program")]
+    TooLarge,
+    /// It is put together from open files only.
+    #[error(
+        "kernel or initrd lies on another web server, and such a program is made of files of this \
+         computer: download them, and name the files"
+    )]
+    Remote,
+    /// There is no kernel to make it of.
+    #[error("an iPXE script is served, and only iPXE runs it")]
+    Script,
 }
 
 /// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images
@@ -179,7 +247,7 @@ impl Cpu {
     }
 }
 
-/// A first-stage loader that is fetched by TFTP.
+/// A program that firmware fetches by TFTP and starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loader {
     /// x86 BIOS, iPXE over the card's own UNDI driver.
@@ -192,6 +260,8 @@ pub enum Loader {
     Ipxe(Cpu),
     /// What the user named for an architecture (DHCP option 93), whatever it is.
     Given(u16),
+    /// No loader but the whole image: the program made of the generation's [`EfiImage`].
+    Image,
 }
 
 impl Loader {
@@ -207,6 +277,7 @@ impl Loader {
             Self::Snponly(cpu) => format!("snponly-{}.efi", cpu.name()).into(),
             Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
             Self::Given(arch) => format!("loader-{arch}").into(),
+            Self::Image => plain("boot.efi"),
         }
     }
 }

@@ -157,19 +157,19 @@ fn quote(cmdline: &str) -> Result<String, CmdlineError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::Arc};
+    use std::collections::HashMap;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{image::Blob, template::Template};
+    use crate::{image::Blob, read::Content, template::Template};
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
 
     fn generation(initrds: usize, cmdline: &str) -> Generation {
         let blob = Blob {
             name: "file".into(),
-            file: Arc::new(tempfile::tempfile().unwrap()),
+            content: Content::new(Vec::new()),
             length: 0,
             etag: String::new(),
             last_modified: String::new(),

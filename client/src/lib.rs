@@ -27,4 +27,5 @@ pub mod session;
 pub mod source;
 pub mod template;
 pub mod tftp;
+pub mod uki;
 pub mod wire;

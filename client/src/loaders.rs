@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     dhcp::table::architecture_name,
     exit::{Code, Failure},
-    image::{Blob, Cpu, Loader, Loaders},
+    image::{Blob, Cpu, EfiImage, Loader, Loaders, NoEfiImage},
     source::{open_blob, pe_machine, read_head},
 };
 
@@ -33,6 +33,8 @@ pub struct Wishes {
     pub efi32: Option<PathBuf>,
     /// For an architecture (DHCP option 93), whatever it is.
     pub given: Vec<(u16, PathBuf)>,
+    /// None at all will do as well, because there are machines that need none.
+    pub optional: bool,
 }
 
 impl Wishes {
@@ -42,7 +44,8 @@ impl Wishes {
             Loader::IpxePxe => self.ipxe.as_ref(),
             Loader::Snponly(Cpu::X64) | Loader::Ipxe(Cpu::X64) => self.efi64.as_ref(),
             Loader::Snponly(Cpu::Ia32) | Loader::Ipxe(Cpu::Ia32) => self.efi32.as_ref(),
-            Loader::Snponly(_) | Loader::Ipxe(_) => None,
+            // The image is made with the generation.
+            Loader::Snponly(_) | Loader::Ipxe(_) | Loader::Image => None,
             // The last one counts, as with other flags.
             Loader::Given(arch) => {
                 self.given.iter().rev().find(|(given, _)| *given == arch).map(|(_, path)| path)
@@ -64,7 +67,7 @@ fn places(loader: Loader) -> Vec<String> {
     let (stem, cpu) = match loader {
         Loader::Snponly(cpu) => ("snponly", cpu),
         Loader::Ipxe(cpu) => ("ipxe", cpu),
-        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) => {
+        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) | Loader::Image => {
             return vec![loader.file_name().into_owned()];
         }
     };
@@ -83,7 +86,7 @@ fn places(loader: Loader) -> Vec<String> {
 /// Finds the loaders.
 ///
 /// # Errors
-/// [`Code::NoLoader`]: none was found, or a file that the user named will not do.
+/// [`Code::NoLoader`]: none was found and one is needed, or a file that the user named will not do.
 pub fn find(wishes: &Wishes) -> Result<Loaders, Failure> {
     let directories: Vec<&Path> = wishes
         .directory
@@ -117,7 +120,7 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
             loaders.0.insert(loader, blob);
         }
     }
-    if loaders.0.is_empty() {
+    if loaders.0.is_empty() && !wishes.optional {
         let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         return Err(Failure::new(
             Code::NoLoader,
@@ -145,31 +148,47 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     }
 }
 
-/// Machines that can be served with these loaders, and those that cannot. Only ordinary PCs are
-/// named among the latter.
+/// Machines that can be served with these loaders and this EFI program, and those that cannot, with
+/// why. Only ordinary PCs and HTTP boot are named among the latter. `efi` is `None` if each machine
+/// may be given another program or none.
 #[must_use]
-pub fn coverage(loaders: &Loaders) -> (Vec<String>, Vec<String>) {
+pub fn coverage(
+    loaders: &Loaders,
+    efi: Option<&Result<EfiImage, NoEfiImage>>,
+) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
+    let image = efi.and_then(|efi| efi.as_ref().ok());
     let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
-    let uefi =
-        Cpu::ALL.map(|cpu| (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu))));
+    let uefi = Cpu::ALL.map(|cpu| {
+        let runs = image.is_some_and(|image| image.machine == cpu.pe_machine());
+        (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu)) || runs)
+    });
     let (can, cannot): (Vec<_>, Vec<_>) =
         std::iter::once(bios).chain(uefi).partition(|(_, served)| *served);
     let given = loaders.0.keys().filter_map(|loader| match loader {
         Loader::Given(arch) => Some(architecture_name(*arch)),
         _ => None,
     });
+    let http = "UEFI HTTP boot";
+    let can = can.into_iter().map(|(name, _)| name.to_owned()).chain(given);
+    let can = can.chain(image.map(|_| http.to_owned()));
+    let why = if image.is_some_and(EfiImage::is_named) {
+        "what is served does not run there"
+    } else {
+        "no iPXE for them was found (see --ipxe-dir)"
+    };
     let ordinary = ["BIOS PCs", Cpu::X64.machines()];
-    let names = |list: Vec<(&'static str, bool)>| list.into_iter().map(|(name, _)| name.to_owned());
-    (
-        names(can).chain(given).collect(),
-        names(cannot).filter(|name| ordinary.contains(&name.as_str())).collect(),
-    )
+    let cannot = cannot.into_iter().filter(|(name, _)| ordinary.contains(name));
+    let cannot = cannot.map(|(name, _)| format!("{name}: {why}"));
+    let no_http = efi.and_then(|efi| efi.as_ref().err());
+    let no_http = no_http.map(|reason| format!("{http}: {reason}"));
+    (can.collect(), cannot.chain(no_http).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::text_blob;
 
     fn efi(machine: u16) -> Vec<u8> {
         let mut head = vec![0; 512];
@@ -234,9 +253,10 @@ mod tests {
         };
         let loaders = find_in(&wishes, &[]).unwrap();
         assert_eq!(names(&loaders), ["loader-41", "loader-300"]);
-        let (can, cannot) = coverage(&loaders);
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
         assert_eq!(can, ["Raspberry Pi boot ROM (41)", "unknown architecture (300)"]);
-        assert_eq!(cannot, ["BIOS PCs", "64-bit UEFI PCs"]);
+        assert!(cannot[0].starts_with("BIOS PCs: no iPXE"), "{cannot:?}");
+        assert!(cannot[1].starts_with("64-bit UEFI PCs: no iPXE"), "{cannot:?}");
         let wishes = Wishes { given: given(&[(41, &missing)]), ..Wishes::default() };
         assert_eq!(find_in(&wishes, &[]).unwrap_err().code, 31);
     }
@@ -268,9 +288,35 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
+        assert_eq!(can, ["64-bit UEFI PCs"]);
         assert_eq!(
-            coverage(&loaders),
-            (vec!["64-bit UEFI PCs".to_owned()], vec!["BIOS PCs".to_owned()])
+            cannot,
+            [
+                "BIOS PCs: no iPXE for them was found (see --ipxe-dir)",
+                "UEFI HTTP boot: the kernel is not an EFI program (it needs CONFIG_EFI_STUB)",
+            ]
+        );
+    }
+
+    #[test]
+    fn with_an_efi_image_none_is_needed() {
+        let empty = tempfile::tempdir().unwrap();
+        let optional = Wishes { optional: true, ..Wishes::default() };
+        let loaders = find_in(&optional, &[empty.path()]).unwrap();
+        let image = |machine, stub| Ok(EfiImage { machine, stub });
+        let stub = text_blob("stub", String::new());
+        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))));
+        assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);
+        assert_eq!(cannot, ["BIOS PCs: no iPXE for them was found (see --ipxe-dir)"]);
+        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)));
+        assert_eq!(can, ["arm64 UEFI machines", "UEFI HTTP boot"]);
+        assert_eq!(
+            cannot,
+            [
+                "BIOS PCs: what is served does not run there",
+                "64-bit UEFI PCs: what is served does not run there",
+            ]
         );
     }
 

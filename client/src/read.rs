@@ -1,30 +1,119 @@
-//! Positioned reads from a shared descriptor: many machines read one file, none moves its offset.
+//! Positioned reads from what is served: many machines read one file, none moves its offset.
+//!
+//! Guarantees: a [`Content`] reads as the concatenation of its pieces, whatever part is asked for;
+//! its length never changes, and a file that became shorter is an error, never filled up.
 
-use std::{fs::File, io};
+use std::{fs::File, io, sync::Arc};
 
+use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
 
-/// Reads exactly `count` octets at `offset` into `buffer`, whose old content is dropped and whose
-/// memory is used again. Blocks: call it off the runtime's own threads.
-///
-/// # Errors
-/// The file cannot be read, or has become shorter.
-pub fn read_at(file: &File, offset: u64, count: usize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
-    buffer.clear();
-    buffer.reserve_exact(count);
+/// A part of a [`Content`].
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Octets in memory: headers and padding.
+    Memory(Bytes),
+    /// The first `length` octets of an open file.
+    File {
+        /// The descriptor.
+        file: Arc<File>,
+        /// Octets.
+        length: u64,
+    },
+}
+
+impl Piece {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
+            Self::File { length, .. } => *length,
+        }
+    }
+
+    /// Appends `count` octets from `offset` on to `buffer`.
+    fn append(&self, offset: u64, count: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Memory(octets) => {
+                let part = usize::try_from(offset).ok().and_then(|start| {
+                    let end = start.checked_add(count)?;
+                    octets.get(start..end)
+                });
+                buffer.extend_from_slice(part.ok_or_else(shorter)?);
+                Ok(())
+            }
+            Self::File { file, .. } => append(file, offset, count, buffer),
+        }
+    }
+}
+
+/// The octets of something that is served: one file, or several pieces that read as one.
+#[derive(Clone, Debug)]
+pub struct Content(Arc<[Piece]>);
+
+impl Content {
+    /// These pieces, one after the other.
+    #[must_use]
+    pub fn new(pieces: Vec<Piece>) -> Self {
+        Self(pieces.into())
+    }
+
+    /// The first `length` octets of a file.
+    #[must_use]
+    pub fn file(file: File, length: u64) -> Self {
+        Self::new(vec![Piece::File { file: Arc::new(file), length }])
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.0
+    }
+
+    /// Octets.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.0.iter().map(Piece::length).fold(0, u64::saturating_add)
+    }
+
+    /// Reads exactly `count` octets at `offset` into `buffer`, whose old content is dropped and
+    /// whose memory is used again. Blocks: call it off the runtime's own threads.
+    ///
+    /// # Errors
+    /// A file cannot be read, or has become shorter.
+    pub fn read_at(&self, offset: u64, count: usize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        buffer.clear();
+        buffer.reserve_exact(count);
+        // Where the rest begins, counted from the piece at hand.
+        let mut offset = offset;
+        for piece in &*self.0 {
+            let Some(rest) = piece.length().checked_sub(offset) else {
+                offset -= piece.length();
+                continue;
+            };
+            let wanted = count - buffer.len();
+            let wanted = usize::try_from(rest).map_or(wanted, |rest| rest.min(wanted));
+            piece.append(offset, wanted, &mut buffer)?;
+            offset = 0;
+        }
+        if buffer.len() == count { Ok(buffer) } else { Err(shorter()) }
+    }
+}
+
+fn append(file: &File, offset: u64, count: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut at = offset;
-    while buffer.len() < count {
-        // The kernel writes into memory that was never set to zero first. It may be more than
-        // `count`, if the old buffer was larger.
-        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+    let end = buffer.len() + count;
+    while buffer.len() < end {
+        // The kernel writes into memory that was never set to zero first. It may be more than is
+        // wanted, if there is more room.
+        match rustix::io::pread(file, spare_capacity(buffer), at) {
             Ok(0) => return Err(shorter()),
             Ok(read) => at = at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX)),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    buffer.truncate(count);
-    Ok(buffer)
+    buffer.truncate(end);
+    Ok(())
 }
 
 fn shorter() -> io::Error {
@@ -35,17 +124,69 @@ fn shorter() -> io::Error {
 mod tests {
     use std::io::Write;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn file(octets: &[u8], length: usize) -> Piece {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(octets).unwrap();
+        Piece::File { file: Arc::new(file), length: length as u64 }
+    }
 
     #[test]
     fn exactly_what_was_asked() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
-        assert_eq!(read_at(&file, 3, 4, Vec::new()).unwrap(), b"3456");
+        let content = Content::new(vec![file(b"0123456789", 10)]);
+        assert_eq!(content.read_at(3, 4, Vec::new()).unwrap(), b"3456");
         let large = Vec::with_capacity(100);
-        assert_eq!(read_at(&file, 8, 2, large).unwrap(), b"89");
-        assert_eq!(read_at(&file, 10, 0, b"old".to_vec()).unwrap(), b"");
-        let error = read_at(&file, 8, 3, Vec::new()).unwrap_err();
+        assert_eq!(content.read_at(8, 2, large).unwrap(), b"89");
+        assert_eq!(content.read_at(10, 0, b"old".to_vec()).unwrap(), b"");
+        let error = content.read_at(8, 3, Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_not_filled_up_with_the_next_piece() {
+        let next = Piece::Memory(Bytes::from_static(b"next"));
+        let content = Content::new(vec![file(b"012", 5), next]);
+        assert_eq!(content.length(), 9);
+        assert_eq!(content.read_at(0, 3, Vec::new()).unwrap(), b"012");
+        let error = content.read_at(0, 9, Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(content.read_at(5, 4, Vec::new()).unwrap(), b"next");
+    }
+
+    proptest! {
+        /// Files are longer than their pieces: what lies behind the end must not show.
+        #[test]
+        fn any_part_of_pieces_reads_as_their_concatenation(
+            pieces in proptest::collection::vec(
+                (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..40), 0_usize..8),
+                0..6,
+            ),
+            offset in 0_usize..100,
+            count in 0_usize..100,
+            room in 0_usize..200,
+        ) {
+            let mut whole = Vec::new();
+            let mut made = Vec::new();
+            for (in_file, octets, behind) in pieces {
+                let cut = octets.len().saturating_sub(behind);
+                whole.extend_from_slice(&octets[..cut]);
+                made.push(if in_file {
+                    file(&octets, cut)
+                } else {
+                    Piece::Memory(octets[..cut].to_vec().into())
+                });
+            }
+            let content = Content::new(made);
+            prop_assert_eq!(content.length(), whole.len() as u64);
+            let read = content.read_at(offset as u64, count, Vec::with_capacity(room));
+            match whole.get(offset..offset + count) {
+                Some(part) => prop_assert_eq!(read.unwrap(), part),
+                None if count == 0 => prop_assert_eq!(read.unwrap(), b""),
+                None => prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+            }
+        }
     }
 }

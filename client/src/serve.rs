@@ -28,7 +28,7 @@ use crate::{
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
-    image::{Generation, Loaders, Payload},
+    image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
     inhibit, ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
@@ -80,6 +80,19 @@ impl Content<'_> {
             Self::Api(..) => None,
         }
     }
+
+    /// The EFI program that is the same for every machine but for its command line.
+    fn efi(&self) -> Option<&EfiImage> {
+        self.generation().and_then(|generation| generation.efi.as_ref().ok())
+    }
+}
+
+impl Plan<'_> {
+    /// What firmware can be given by TFTP.
+    fn loaders(&self) -> impl Iterator<Item = Loader> {
+        let image = self.content.efi().map(|_| Loader::Image);
+        self.loaders.0.keys().copied().chain(image)
+    }
 }
 
 /// `boot`: returns when the user ends it.
@@ -92,7 +105,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let opening =
         source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
     let generation = runtime.block_on(opening)?;
-    serve(&boot.serving, same(generation)?, runtime, report)
+    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -118,7 +131,7 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         }
     };
     let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, same(generation)?, runtime, report)
+    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -127,7 +140,7 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
 /// As [`boot`].
 pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
-    let source = Api::new(&api.url, api.api_request_timeout)?;
+    let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
     serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
 }
 
@@ -147,7 +160,11 @@ fn begin(
 }
 
 /// One generation for all, if a script can be made of it.
-fn same<'a>(generation: Generation) -> Result<Content<'a>, Failure> {
+fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
+    source::add_efi_image(&mut generation, serving.stub.as_deref())?;
+    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
+        return Err(Failure::new(Code::Source, text.clone()));
+    }
     let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
         Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
@@ -161,14 +178,7 @@ fn serve(
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let loaders = loaders::find(&loaders::Wishes {
-        directory: boot.ipxe_dir.clone(),
-        bios: boot.ipxe_bios.clone(),
-        ipxe: boot.ipxe_ipxe.clone(),
-        efi64: boot.ipxe_efi64.clone(),
-        efi32: boot.ipxe_efi32.clone(),
-        given: boot.loader.clone(),
-    })?;
+    let loaders = find_loaders(boot, content.efi())?;
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
@@ -179,6 +189,22 @@ fn serve(
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
+}
+
+/// iPXE, for machines that do not load the EFI program.
+fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failure> {
+    if efi.is_some_and(EfiImage::is_named) {
+        return Ok(Loaders::default());
+    }
+    loaders::find(&loaders::Wishes {
+        directory: boot.ipxe_dir.clone(),
+        bios: boot.ipxe_bios.clone(),
+        ipxe: boot.ipxe_ipxe.clone(),
+        efi64: boot.ipxe_efi64.clone(),
+        efi32: boot.ipxe_efi32.clone(),
+        given: boot.loader.clone(),
+        optional: efi.is_some(),
+    })
 }
 
 async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
@@ -319,6 +345,10 @@ impl Servers {
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
+                image: match &plan.content {
+                    Content::Same(generation) => Some(Arc::clone(generation)),
+                    Content::Api(..) => None,
+                },
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -344,7 +374,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
         once: boot.once,
         count: boot.count.map(u64::from),
         initrds: plan.content.generation().map_or(0, |generation| generation.initrds.len()),
-        loaders: plan.loaders.0.keys().copied().collect(),
+        loaders: plan.loaders().collect(),
         address,
         http_port,
         token: token.to_owned(),
@@ -370,8 +400,8 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 
 fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
-    let (can, cannot) = coverage(&plan.loaders);
     let generation = plan.content.generation();
+    let (can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
     let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let url = |generation: &Generation| {
         let port = plan.request.http_port;
@@ -388,7 +418,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         cmdline: generation
             .map(|generation| generation.cmdline.text(&url(generation)))
             .unwrap_or_default(),
-        loaders: plan.loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect(),
+        loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
         only: only(plan.boot),

@@ -24,6 +24,8 @@ pub enum Firmware {
     Bios,
     /// OVMF with its own PXE stack: the card has no ROM.
     Uefi,
+    /// The same with PXE switched off, so that only HTTP boot is left.
+    UefiHttp,
 }
 
 /// OVMF's code and the template of its variables.
@@ -62,7 +64,7 @@ impl Machine {
                     // The firmware talks on the serial console.
                     .args(["-machine", "pc,graphics=off"]);
             }
-            Firmware::Uefi => {
+            Firmware::Uefi | Firmware::UefiHttp => {
                 let [code, template] = OVMF;
                 let variables = directory.path().join("variables.fd");
                 std::fs::copy(template, &variables)
@@ -74,6 +76,14 @@ impl Machine {
                     .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"))
                     .arg("-drive")
                     .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
+                if firmware == Firmware::UefiHttp {
+                    // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
+                    for protocol in ["IPv4", "IPv6"] {
+                        command
+                            .arg("-fw_cfg")
+                            .arg(format!("name=opt/org.tianocore/{protocol}PXESupport,string=n"));
+                    }
+                }
             }
         }
         let errors = std::fs::File::create(directory.path().join("errors"))

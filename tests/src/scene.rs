@@ -73,7 +73,12 @@ impl Scene {
 
     /// `portcullis boot` by alice, of the laboratory's image, until it serves.
     pub fn serve(&self, more: &[&str]) -> Result<Client> {
-        let mut arguments = vec!["boot", "/mnt", "--interface", "eth0", "--json"];
+        self.serve_this("/mnt", more)
+    }
+
+    /// The same of any other file or directory.
+    pub fn serve_this(&self, what: &str, more: &[&str]) -> Result<Client> {
+        let mut arguments = vec!["boot", what, "--interface", "eth0", "--json"];
         arguments.push("--no-ask-password");
         arguments.extend(more);
         let mut client = self.host.client("alice", &arguments)?;

@@ -14,12 +14,16 @@ use portcullis_lab::{
     need_host,
     netns::Netns,
     nixos::Flavour,
-    process::mortal,
+    process::{finish, mortal, wait_until},
     scene::{CLOSED, Scene},
     snapshot::Snapshot,
 };
 
 const MAC: &str = "02:00:00:00:00:01";
+/// systemd's boot stub (package systemd-boot-efi).
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+/// The image's own command line.
+const IMAGE: &str = "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4";
 /// What is added to the image's own command line.
 const WORD: &str = "portcullis.test=\"a b\" quiet";
 
@@ -29,22 +33,32 @@ fn boot_server_messages(capture: &Path) -> Vec<String> {
         .unwrap()
 }
 
-/// Boots one machine and returns its DHCP messages with the boot server. `meanwhile` runs while the
-/// ports are open, before the machine is switched on.
+/// Boots one machine from the laboratory's image and returns its DHCP messages with the boot server.
+/// `meanwhile` runs while the ports are open, before the machine is switched on.
 fn boots(
     scene: &Scene,
     firmware: Firmware,
     arguments: &[&str],
     meanwhile: impl FnOnce(&Scene),
 ) -> Vec<String> {
+    let arguments = [arguments, &["--cmdline", WORD]].concat();
+    boots_this(scene, firmware, "/mnt", &arguments, meanwhile).0
+}
+
+/// The same with anything that is served; returns also what the client told.
+fn boots_this(
+    scene: &Scene,
+    firmware: Firmware,
+    what: &str,
+    arguments: &[&str],
+    meanwhile: impl FnOnce(&Scene),
+) -> (Vec<String>, Vec<serde_json::Value>) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("capture");
     assert_eq!(scene.try_ports().unwrap(), CLOSED, "before");
 
     let capture = scene.lan.capture(&file, "udp").unwrap();
-    let mut arguments = arguments.to_vec();
-    arguments.extend(["--cmdline", WORD]);
-    let mut client = scene.serve(&arguments).unwrap();
+    let mut client = scene.serve_this(what, arguments).unwrap();
     let during = Snapshot::take(scene.host.netns()).unwrap();
     assert_ne!(scene.before.changes(&during), "", "something was opened");
     meanwhile(scene);
@@ -64,22 +78,21 @@ fn boots(
     let image = machine::image().unwrap();
     // iPXE hands an EFI program its own name as the first word, as a shell does.
     let own = match firmware {
-        Firmware::Bios => cmdline.as_str(),
-        Firmware::Uefi => cmdline.strip_prefix("kernel ").unwrap(),
+        Firmware::Uefi if what == "/mnt" => cmdline.strip_prefix("kernel ").unwrap(),
+        _ => cmdline.as_str(),
     };
     let words: Vec<&str> = own
         .split(' ')
         // For the loader and the kernel's EFI stub; its form is not ours.
         .filter(|word| !word.starts_with("initrd="))
         .collect();
-    assert_eq!(
-        words.join(" "),
-        format!(
-            "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4 {WORD}"
-        )
-    );
+    assert_eq!(words.join(" "), format!("{IMAGE} {WORD}"));
     let marker = machine::marker(&image).unwrap();
     assert_eq!(machine.initrd().unwrap(), marker);
+    if arguments.contains(&"/mnt/extra") {
+        let line = machine.line("PORTCULLIS-EXTRA ", machine::BOOT, machine::BOOT).unwrap();
+        assert_eq!(line.unwrap().0, marker.replace("initrd", "extra"));
+    }
 
     let handed_over = client
         .events()
@@ -93,7 +106,82 @@ fn boots(
     assert_eq!(status.code(), Some(0), "{}", client.stderr());
     assert_eq!(scene.try_ports().unwrap(), CLOSED, "after");
     scene.assert_restored(Duration::from_secs(1)).unwrap();
-    boot_server_messages(&file)
+    (boot_server_messages(&file), client.events())
+}
+
+/// Whether there is a fact with this field.
+fn told(events: &[serde_json::Value], fact: &str, field: &str, value: &str) -> bool {
+    events.iter().any(|event| event["fact"] == fact && event[field] == value)
+}
+
+#[test]
+fn p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("tshark"),
+        Needs::File(OVMF[0]),
+        Needs::File(STUB)
+    );
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let arguments = ["/mnt/bzImage", "/mnt/initrd", "/mnt/extra"];
+    let cmdline = format!("{IMAGE} {WORD}");
+    let more = [&arguments[1..], &["--cmdline", &cmdline]].concat();
+    let (messages, events) = boots_this(&scene, Firmware::UefiHttp, arguments[0], &more, |_| {});
+    assert_eq!(messages, <[String; 0]>::default(), "nothing is said on 4011");
+    assert!(told(&events, "offered", "form", "http"), "{events:#?}");
+    assert!(told(&events, "transfer-started", "role", "efi"), "{events:#?}");
+    assert!(!told(&events, "transfer-started", "protocol", "tftp"), "{events:#?}");
+}
+
+#[test]
+fn p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alone() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("tshark"),
+        Needs::Tool("objcopy"),
+        Needs::File(OVMF[0]),
+        Needs::File(STUB)
+    );
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let program = unified_kernel_image(directory.path());
+    let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
+    for (firmware, protocol) in [(Firmware::Uefi, "tftp"), (Firmware::UefiHttp, "http")] {
+        let (_, events) = boots_this(&scene, firmware, &program, &[], |_| {});
+        assert!(told(&events, "transfer-started", "role", "efi"), "{events:#?}");
+        assert!(told(&events, "transfer-started", "protocol", protocol), "{events:#?}");
+        assert!(!told(&events, "transfer-started", "role", "kernel"), "{events:#?}");
+    }
+    let client = scene.serve_this(&program, &[]).unwrap();
+    let _machine = Machine::start(&scene.lan, Firmware::Bios, MAC).unwrap();
+    let left_alone = || told(&client.events(), "ignored", "why", "other-platform");
+    assert!(wait_until(machine::BOOT, left_alone), "{}", client.stdout());
+    assert!(!told(&client.events(), "offered", "form", "script"), "{}", client.stdout());
+}
+
+/// A unified kernel image of the laboratory's kernel and initrd, made with binutils: no code of
+/// ours.
+fn unified_kernel_image(directory: &Path) -> String {
+    let image = machine::image().unwrap();
+    let cmdline = directory.join("cmdline");
+    std::fs::write(&cmdline, format!("{IMAGE} {WORD}")).unwrap();
+    let program = directory.join("system.efi");
+    let mut command = mortal("objcopy");
+    for (section, file, address) in [
+        (".cmdline", cmdline, 0x3_0000),
+        (".linux", image.join("bzImage"), 0x200_0000),
+        (".initrd", image.join("initrd"), 0x800_0000),
+    ] {
+        command
+            .arg("--add-section")
+            .arg(format!("{section}={}", file.display()))
+            .arg("--change-section-vma")
+            .arg(format!("{section}={address:#x}"));
+    }
+    command.arg(STUB).arg(&program);
+    finish(command).unwrap();
+    program.display().to_string()
 }
 
 #[test]

@@ -189,6 +189,7 @@ const PROMISES: [Promise; 12] = [
                 BOOT,
                 &[
                     "p4_uefi_machine_boots_by_a_complete_offer_behind_nftables",
+                    "p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables",
                     "p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing",
                 ],
             ),
@@ -200,6 +201,7 @@ const PROMISES: [Promise; 12] = [
                 &[
                     "p4_bios_machine_boots_behind_iptables",
                     "p4_uefi_machine_boots_by_the_boot_server_behind_iptables",
+                    "p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alone",
                 ],
             ),
         ],

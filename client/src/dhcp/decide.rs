@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::{Fact, Ignored, OfferForm},
-    image::Loader,
+    image::{Cpu, EfiImage, Loader, NoEfiImage},
     mac::MacAddr,
     wire::{
         dhcp::message_type,
@@ -76,13 +76,33 @@ impl Policy {
     /// URL of a machine's script.
     #[must_use]
     pub fn script_url(&self, mac: MacAddr) -> String {
+        self.url(mac, "boot.ipxe")
+    }
+
+    /// URL of the EFI program. With an address literal, since firmware may have no DNS server: 88
+    /// octets at most.
+    #[must_use]
+    pub fn efi_url(&self, mac: MacAddr) -> String {
+        self.url(mac, &Loader::Image.file_name())
+    }
+
+    fn url(&self, mac: MacAddr, file: &str) -> String {
         let Self { address, http_port, token, .. } = self;
-        format!("http://{address}:{http_port}/{token}/{}/boot.ipxe", mac.hyphenated())
+        format!("http://{address}:{http_port}/{token}/{}/{file}", mac.hyphenated())
     }
 
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
         format!("{}/{}", mac.hyphenated(), loader.file_name())
     }
+}
+
+/// The EFI program that UEFI can load without iPXE, or why there is none.
+type Efi = Result<EfiImage, NoEfiImage>;
+
+/// Whether machines of this row can run the EFI program, if there is one.
+fn runs(efi: &Efi, row: &Row) -> bool {
+    let machine = efi.as_ref().ok().map(|image| image.machine);
+    machine.is_some() && table::cpu(row.arch).map(Cpu::pe_machine) == machine
 }
 
 /// What is remembered of a machine and bears on the decision.
@@ -122,6 +142,10 @@ pub enum Ignore {
 
 fn words(ignored: &Ignored) -> String {
     match ignored {
+        Ignored::NoEfiImage { reason, .. } => reason.clone(),
+        Ignored::OtherPlatform { arch } => {
+            format!("{}: what is served does not run there", table::architecture_name(*arch))
+        }
         Ignored::NotSelected => "not one of the selected machines".to_owned(),
         Ignored::AlreadyBooted => "has booted, and is left to its disk".to_owned(),
         Ignored::NoLoader { arch } | Ignored::UnknownArchitecture { arch } => {
@@ -147,13 +171,12 @@ pub enum Decision {
     Ignore(Ignore),
 }
 
-/// Decides about one question.
-#[must_use]
-pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Decision {
-    answer(query, port, policy, memory).unwrap_or_else(Decision::Ignore)
-}
-
-fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<Decision, Ignore> {
+/// Whether one question is to be answered, as far as that can be told before it is known what the
+/// machine boots.
+///
+/// # Errors
+/// Why not.
+pub fn screen(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<(), Ignore> {
     asks_us(query, port, policy)?;
     if !policy.admits(query.mac) {
         return Err(Ignore::Machine(Ignored::NotSelected));
@@ -161,7 +184,25 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
     if memory.local_boot {
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
-    let boot = boot(query, &row(query, policy)?, policy, memory)?;
+    row(query, policy)?;
+    destination(query, port).map(drop)
+}
+
+/// Decides about one question of a machine for which there is this EFI program, or none.
+#[must_use]
+pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory, efi: &Efi) -> Decision {
+    answer(query, port, policy, memory, efi).unwrap_or_else(Decision::Ignore)
+}
+
+fn answer(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Result<Decision, Ignore> {
+    screen(query, port, policy, memory)?;
+    let boot = boot(query, &row(query, policy)?, policy, memory, efi)?;
     let destination = destination(query, port)?;
 
     let form = match port {
@@ -184,10 +225,13 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
         giaddr: query.giaddr,
         chaddr: query.chaddr,
         server: policy.address,
-        vendor_class: "PXEClient",
+        vendor_class: match query.client {
+            Client::Pxe => "PXEClient",
+            Client::Http => "HTTPClient",
+        },
         vendor: match (port, form, query.boot_item) {
             (Port::BootServer { .. }, _, Some(item)) => Vendor::BootItem(item.octets()),
-            (_, OfferForm::BootServer, _) => Vendor::Absent,
+            (_, OfferForm::BootServer | OfferForm::Http, _) => Vendor::Absent,
             (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
         },
         boot_file: boot.file,
@@ -210,10 +254,11 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
 /// Whether the message is one that this port answers.
 fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     use message_type::{DISCOVER, INFORM, REQUEST};
-    match (port, query.message_type) {
-        (Port::Dhcp, DISCOVER) => return Ok(()),
-        (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM) => {}
-        (_, other) => return Err(Ignore::MessageType(other)),
+    match (port, query.message_type, query.client) {
+        (Port::Dhcp, DISCOVER, _) => return Ok(()),
+        // UEFI HTTP boot has no boot server.
+        (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM, Client::Pxe) => {}
+        (_, other, _) => return Err(Ignore::MessageType(other)),
     }
     match (query.server_id, query.boot_item) {
         (Some(server), _) if server != policy.address => Err(Ignore::OtherServer(server)),
@@ -232,7 +277,10 @@ fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
     found
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
-            let served = !row.loaders.is_empty() || given(row.arch);
+            let served = match row.client {
+                Client::Pxe => !row.loaders.is_empty() || given(row.arch),
+                Client::Http => table::cpu(row.arch).is_some(),
+            };
             (row.client == query.client && served)
                 .then_some(row)
                 .ok_or(Ignored::NoLoader { arch: row.arch })
@@ -246,15 +294,46 @@ struct Boot {
     form: OfferForm,
 }
 
-fn boot(query: &Query, row: &Row, policy: &Policy, memory: Memory) -> Result<Boot, Ignore> {
-    match query.ipxe {
-        Some(ipxe) => Ok(boot_ipxe(query, row, ipxe, policy, memory)),
-        None => boot_firmware(query, row, policy, memory),
+fn boot(
+    query: &Query,
+    row: &Row,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Result<Boot, Ignore> {
+    if efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row) {
+        return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
+    }
+    match (row.client, query.ipxe) {
+        (Client::Http, _) => boot_http(query, row, policy, efi),
+        (Client::Pxe, Some(ipxe)) => Ok(boot_ipxe(query, row, ipxe, policy, memory, efi)),
+        (Client::Pxe, None) => boot_firmware(query, row, policy, memory, efi),
     }
 }
 
-fn boot_ipxe(query: &Query, row: &Row, ipxe: Ipxe, policy: &Policy, memory: Memory) -> Boot {
-    let loader = pick(row.ipxe_loaders, policy, memory)
+fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Boot, Ignore> {
+    let arch = row.arch;
+    match efi {
+        Ok(_) if runs(efi, row) => {
+            Ok(Boot { file: policy.efi_url(query.mac), form: OfferForm::Http })
+        }
+        Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
+        Err(reason) => {
+            let reason = reason.to_string();
+            Err(Ignore::Machine(Ignored::NoEfiImage { arch, reason }))
+        }
+    }
+}
+
+fn boot_ipxe(
+    query: &Query,
+    row: &Row,
+    ipxe: Ipxe,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Boot {
+    let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
         Some(loader) => {
@@ -269,13 +348,14 @@ fn boot_firmware(
     row: &Row,
     policy: &Policy,
     memory: Memory,
+    efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
     let loader = policy
         .loaders
         .contains(&given)
         .then_some(given)
-        .or_else(|| pick(row.loaders, policy, memory))
+        .or_else(|| pick(row, row.loaders, policy, memory, efi))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
@@ -287,11 +367,23 @@ fn boot_firmware(
     Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 
-/// The first loader that we have, or a later one after failures, in turn.
-fn pick(row: &[Loader], policy: &Policy, memory: Memory) -> Option<Loader> {
-    let have = || row.iter().filter(|loader| policy.loaders.contains(loader));
-    let turn = memory.failed_loaders.checked_rem(have().count())?;
-    have().nth(turn).copied()
+/// The first loader that we have, or a later one after failures, in turn. Without any, the EFI
+/// program itself, if TFTP has it.
+fn pick(
+    row: &Row,
+    loaders: &[Loader],
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Option<Loader> {
+    let have = || loaders.iter().filter(|loader| policy.loaders.contains(loader));
+    match memory.failed_loaders.checked_rem(have().count()) {
+        Some(turn) => have().nth(turn).copied(),
+        None => {
+            let image = policy.loaders.contains(&Loader::Image) && runs(efi, row);
+            image.then_some(Loader::Image)
+        }
+    }
 }
 
 /// Where the answer goes (RFC 2131 section 4.1; PXE 2.1 for 4011).

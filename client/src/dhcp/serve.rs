@@ -22,11 +22,12 @@ use nix::{
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{
-    decide::{Decision, Ignore, decide},
+    decide::{Decision, Ignore, decide, screen},
     query::{NotBootClient, Port, Query},
 };
 use crate::{
     event::{Fact, Ignored, Witness},
+    image::Generation,
     mac::MacAddr,
     machines::{Machines, Needs},
     source::{self, Source},
@@ -151,15 +152,24 @@ async fn one(
     query: &Query,
     port: Port,
 ) -> What {
-    let decision = decide(query, port, machines.policy(), machines.memory(query.mac));
-    let told = matches!(decision, Decision::Reply { .. } | Decision::Ignore(Ignore::Machine(_)));
-    if told && port == Port::Dhcp {
-        machines
-            .fact(query.mac, Fact::Seen { arch: query.architecture(), firmware: query.firmware() });
+    let (mac, policy, memory) = (query.mac, machines.policy(), machines.memory(query.mac));
+    let screened = screen(query, port, policy, memory);
+    if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
+        let firmware = query.firmware();
+        machines.fact(mac, Fact::Seen { arch: query.architecture(), firmware });
     }
-    let decision = match decision {
-        Decision::Reply { .. } => allowed(machines, source, query.mac, decision).await,
-        ignored => ignored,
+    // A source is not asked about machines that get nothing in any case.
+    let decision = match screened {
+        Ok(()) => match source.generation(mac, source::Step::Discover).await {
+            Ok(generation) => {
+                machines.needs(mac, needs(&generation));
+                decide(query, port, policy, memory, &generation.efi)
+            }
+            Err(refusal) => {
+                Decision::Ignore(Ignore::Machine(Ignored::Source { reason: refusal.0 }))
+            }
+        },
+        Err(reason) => Decision::Ignore(reason),
     };
     match decision {
         Decision::Reply { bytes, destination, fact } => {
@@ -184,25 +194,10 @@ async fn one(
     }
 }
 
-/// The decision, if the source has something for the machine.
-async fn allowed(
-    machines: &Machines,
-    source: &dyn Source,
-    mac: MacAddr,
-    decision: Decision,
-) -> Decision {
-    match source.generation(mac, source::Step::Discover).await {
-        Ok(generation) => {
-            machines.needs(
-                mac,
-                match generation.script {
-                    Some(_) => Needs::Script,
-                    None => Needs::Images { initrds: generation.initrds.len() },
-                },
-            );
-            decision
-        }
-        Err(refusal) => Decision::Ignore(Ignore::Machine(Ignored::Source { reason: refusal.0 })),
+fn needs(generation: &Generation) -> Needs {
+    match generation.script {
+        Some(_) => Needs::Script,
+        None => Needs::Images { initrds: generation.initrds.len() },
     }
 }
 

@@ -174,6 +174,21 @@ pub const ROWS: &[Row] = &[
     known(41, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other),
 ];
 
+/// The processor that UEFI programs for this architecture are made for.
+#[must_use]
+pub fn cpu(arch: u16) -> Option<Cpu> {
+    Some(match arch {
+        6 | 15 => Cpu::Ia32,
+        7 | 9 | 16 => Cpu::X64,
+        10 | 18 => Cpu::Arm32,
+        11 | 19 => Cpu::Arm64,
+        25 | 26 => Cpu::Riscv32,
+        27 | 28 => Cpu::Riscv64,
+        39 | 40 => Cpu::Loong64,
+        _ => return None,
+    })
+}
+
 /// The row for a code that has no name and for which the user names a loader.
 #[must_use]
 pub const fn unnamed(arch: u16) -> Row {

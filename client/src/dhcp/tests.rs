@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Fact, Firmware, Ignored, OfferForm},
-    image::{Cpu, Loader},
+    image::{Cpu, EfiImage, Loader, NoEfiImage},
     mac::MacAddr,
+    source::text_blob,
     wire::{
         dhcp::{COOKIE, HEADER, Options},
         dhcp_reply,
@@ -80,7 +81,7 @@ fn fixture(text: &str) -> Vec<u8> {
 }
 
 fn ask(bytes: &[u8], port: Port, policy: &Policy, memory: Memory) -> Decision {
-    decide(&Query::parse(bytes).unwrap(), port, policy, memory)
+    decide(&Query::parse(bytes).unwrap(), port, policy, memory, &Err(NoEfiImage::Kernel))
 }
 
 fn on_67(bytes: &[u8]) -> Decision {
@@ -210,9 +211,9 @@ fn wire_06_the_first_known_architecture_of_the_list_wins() {
     assert_eq!(silence(&[0, 11]), Ignore::Machine(Ignored::NoLoader { arch: 11 }));
     assert_eq!(silence(&[0, 11]).to_string(), "arm64 UEFI (11): no loader");
     assert_eq!(silence(&[0, 2]), Ignore::Machine(Ignored::NoLoader { arch: 2 }));
-    // UEFI HTTP boot has no row with a loader, and no loader is offered to it by mistake.
-    for arch in [16, 7] {
-        let bytes = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016"), (93, &[0, arch])]);
+    // No loader is offered to HTTP boot by mistake, and no URL to PXE.
+    for (class, arch) in [(&b"HTTPClient"[..], 7), (b"PXEClient", 16)] {
+        let bytes = message(&[DISCOVER, (60, class), (93, &[0, arch])]);
         let arch = u16::from(arch);
         assert_eq!(ignored(on_67(&bytes)), Ignore::Machine(Ignored::NoLoader { arch }));
     }
@@ -266,7 +267,7 @@ fn wire_06_a_named_loader_overrides_the_table_and_serves_codes_that_are_not_in_i
     let policy = Policy { loaders: [Loader::Given(16)].into(), ..policy() };
     let bytes = message(&[DISCOVER, (60, b"HTTPClient"), (93, &[0, 16])]);
     let http = ignored(ask(&bytes, Port::Dhcp, &policy, Memory::default()));
-    assert_eq!(http, Ignore::Machine(Ignored::NoLoader { arch: 16 }));
+    assert!(matches!(http, Ignore::Machine(Ignored::NoEfiImage { arch: 16, .. })), "{http:?}");
 }
 
 #[test]
@@ -793,6 +794,133 @@ fn wire_34_bios_is_answered_on_4011_like_uefi() {
     assert_eq!(fact, Fact::BootServer { file });
 }
 
+const HTTP: (u8, &[u8]) = (60, b"HTTPClient:Arch:00016:UNDI:003001");
+const X64_HTTP: (u8, &[u8]) = (93, &[0, 16]);
+const EFI: &str =
+    "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-09/boot.efi";
+
+type Efi = Result<EfiImage, NoEfiImage>;
+
+/// Made of kernel and initrd.
+fn made(machine: u16) -> Efi {
+    Ok(EfiImage { machine, stub: Some(text_blob("stub", String::new())) })
+}
+
+/// An x64 EFI program, and nothing but that.
+const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None });
+
+fn with_loaders(loaders: &[Loader]) -> Policy {
+    Policy { loaders: loaders.iter().copied().collect(), ..policy() }
+}
+
+fn on_67_with(efi: &Efi, policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
+    let query = Query::parse(&message(options)).unwrap();
+    decide(&query, Port::Dhcp, policy, Memory::default(), efi)
+}
+
+#[test]
+fn wire_19_http_boot_is_given_a_url_octet_by_octet() {
+    let (bytes, destination, fact) =
+        reply(on_67_with(&made(0x8664), &policy(), &[DISCOVER, HTTP, X64_HTTP, (97, &GUID)]));
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert_eq!(fact, Fact::Offered { form: OfferForm::Http, file: EFI.to_owned() });
+    assert_eq!(bytes[16..20], [0; 4], "no address");
+    assert_eq!(bytes[108..108 + EFI.len()], *EFI.as_bytes());
+    assert_eq!(bytes[108 + EFI.len()], 0);
+    let url = [EFI.as_bytes(), &[0]].concat();
+    let expected: Vec<(u8, Vec<u8>)> = vec![
+        (53, vec![2]),
+        (54, vec![10, 77, 0, 1]),
+        (60, b"HTTPClient".to_vec()),
+        (67, url),
+        (97, GUID.to_vec()),
+    ];
+    assert_eq!(options(&bytes), expected, "and no 43");
+    assert!(guard_passes(&bytes, 67, destination));
+}
+
+#[test]
+fn wire_19_http_boot_has_no_boot_server() {
+    for kind in [1, 3, 8] {
+        let bytes = message(&[(53, &[kind]), HTTP, X64_HTTP]);
+        let port = Port::BootServer { asker: ASKER };
+        let query = Query::parse(&bytes).unwrap();
+        let decision = decide(&query, port, &policy(), Memory::default(), &made(0x8664));
+        assert_eq!(ignored(decision), Ignore::MessageType(kind));
+    }
+}
+
+#[test]
+fn wire_19_http_boot_is_answered_on_machines_that_run_the_program_only() {
+    let machine = |arch: u8, efi: &Efi| match ignored(on_67_with(
+        efi,
+        &policy(),
+        &[DISCOVER, HTTP, (93, &[0, arch])],
+    )) {
+        Ignore::Machine(why) => why,
+        other => panic!("{other:?}"),
+    };
+    for arch in [15, 18, 19, 28] {
+        let other = Ignored::OtherPlatform { arch: arch.into() };
+        assert_eq!(machine(arch, &made(0x8664)), other);
+        assert_eq!(machine(arch, &NAMED), other);
+        let arm64 = made(0xaa64);
+        if arch == 19 {
+            let answer = on_67_with(&arm64, &policy(), &[DISCOVER, HTTP, (93, &[0, arch])]);
+            assert_eq!(offered(answer), (OfferForm::Http, EFI.to_owned()));
+        } else {
+            assert_eq!(machine(arch, &arm64), other);
+        }
+    }
+    for none in [NoEfiImage::Kernel, NoEfiImage::Remote, NoEfiImage::Script] {
+        let reason = none.to_string();
+        assert_eq!(machine(16, &Err(none)), Ignored::NoEfiImage { arch: 16, reason });
+    }
+    // Not UEFI: BIOS HTTP boot, and a PXE architecture that calls itself HTTPClient.
+    assert_eq!(machine(20, &made(0x8664)), Ignored::NoLoader { arch: 20 });
+    assert_eq!(machine(7, &made(0x8664)), Ignored::NoLoader { arch: 7 });
+}
+
+#[test]
+fn an_efi_program_goes_by_tftp_to_uefi_pxe_and_to_nobody_who_cannot_run_it() {
+    const NAME: &str = "52-54-00-77-00-09/boot.efi";
+    let only = with_loaders(&[Loader::Image]);
+    for arch in [7, 9] {
+        let answer = on_67_with(&NAMED, &only, &[DISCOVER, PXE, (93, &[0, arch])]);
+        assert_eq!(offered(answer), (OfferForm::Complete, NAME.to_owned()));
+    }
+    for ipxe in [&[IPXE][..], &[IPXE, HTTP_BZIMAGE], &[]] {
+        let bios = [&[DISCOVER, PXE, BIOS], ipxe].concat();
+        let other = Ignore::Machine(Ignored::OtherPlatform { arch: 0 });
+        assert_eq!(ignored(on_67_with(&NAMED, &only, &bios)), other);
+    }
+    let able = on_67_with(&NAMED, &only, &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
+    assert_eq!(offered(able), (OfferForm::Script, SCRIPT.to_owned()));
+    let unable = on_67_with(&NAMED, &only, &[DISCOVER, PXE, X64, IPXE]);
+    assert_eq!(offered(unable), (OfferForm::Complete, NAME.to_owned()));
+    let http = on_67_with(&NAMED, &only, &[DISCOVER, HTTP, X64_HTTP]);
+    assert_eq!(offered(http), (OfferForm::Http, EFI.to_owned()));
+}
+
+#[test]
+fn the_image_takes_the_place_of_a_loader_that_there_is_not() {
+    let file = |efi: &Efi, policy: &Policy, arch: u8| {
+        offered(on_67_with(efi, policy, &[DISCOVER, PXE, (93, &[0, arch])])).1
+    };
+    let both = with_loaders(&[Loader::Snponly(Cpu::X64), Loader::Image]);
+    assert_eq!(file(&made(0x8664), &both, 7), "52-54-00-77-00-09/snponly.efi");
+    let bare = with_loaders(&[Loader::Image]);
+    assert_eq!(file(&made(0x8664), &bare, 7), "52-54-00-77-00-09/boot.efi");
+    assert_eq!(file(&made(0xaa64), &bare, 11), "52-54-00-77-00-09/boot.efi");
+    let none = |efi: &Efi, policy: &Policy, arch: u8| {
+        let answer = ignored(on_67_with(efi, policy, &[DISCOVER, PXE, (93, &[0, arch])]));
+        assert_eq!(answer, Ignore::Machine(Ignored::NoLoader { arch: arch.into() }));
+    };
+    none(&made(0x8664), &bare, 0);
+    // What differs from machine to machine is not to be had by TFTP.
+    none(&made(0xaa64), &policy(), 11);
+}
+
 fn options_strategy() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
     let code = prop_oneof![
         prop::sample::select(vec![43, 52, 53, 54, 57, 60, 61, 77, 82, 93, 94, 97, 175]),
@@ -817,7 +945,7 @@ fn holds(bytes: &[u8], port: Port, policy: &Policy) -> Result<bool, TestCaseErro
         return Ok(false);
     };
     let Decision::Reply { bytes, destination, .. } =
-        decide(&query, port, policy, Memory::default())
+        decide(&query, port, policy, Memory::default(), &Err(NoEfiImage::Kernel))
     else {
         return Ok(false);
     };

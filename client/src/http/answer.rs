@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{
     Server,
-    body::FileBody,
+    body::BlobBody,
     conditional::{Selection, Validators, select},
     remote,
 };
@@ -28,7 +28,7 @@ use crate::{
     image::{Blob, Generation, Payload},
     ipxe,
     mac::MacAddr,
-    source::Step,
+    source::{Step, efi_program},
 };
 
 /// Answers HEAD and GET.
@@ -42,7 +42,10 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
     let Some(role) = find(&file) else {
         return missing(server, mac, &file);
     };
-    let step = if role == Role::Script { Step::Script } else { Step::File };
+    let step = match role {
+        Role::Script | Role::Efi => Step::Script,
+        _ => Step::File,
+    };
     let generation = match server.source.generation(mac, step).await {
         Ok(generation) => generation,
         Err(refusal) => {
@@ -51,6 +54,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             return plain(StatusCode::NOT_FOUND, &format!("{refusal}\n"));
         }
     };
+    let url = ipxe::machine_url(&generation, &server.base, mac);
     match role {
         Role::Script => match ipxe::script(&generation, &server.base, mac) {
             Ok(text) => return script(server, request, mac, Role::Script, text),
@@ -59,14 +63,24 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             }
         },
         Role::Autoexec => {
-            let url = ipxe::machine_url(&generation, &server.base, mac) + "/boot.ipxe";
-            return script(server, request, mac, Role::Autoexec, ipxe::autoexec(&url));
+            let text = ipxe::autoexec(&format!("{url}/boot.ipxe"));
+            return script(server, request, mac, Role::Autoexec, text);
+        }
+        Role::Efi => {
+            return match efi_program(&generation, &url) {
+                // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
+                Ok(blob) => {
+                    respond(server, request, mac, role, &Content::Blob(blob, "application/efi"))
+                }
+                Err(_) => missing(server, mac, &file),
+            };
         }
         _ => {}
     }
     match payload(&generation, role, &file) {
         Some(Payload::Local(blob)) => {
-            respond(server, request, mac, role, &Content::File(blob.clone()))
+            let content = Content::Blob(blob.clone(), "application/octet-stream");
+            respond(server, request, mac, role, &content)
         }
         Some(Payload::Remote(remote)) => remote::pass_on(server, request, mac, role, remote).await,
         None => missing(server, mac, &file),
@@ -89,6 +103,7 @@ fn find(file: &str) -> Option<Role> {
         "boot.ipxe" => Some(Role::Script),
         "autoexec.ipxe" => Some(Role::Autoexec),
         "kernel" => Some(Role::Kernel),
+        "boot.efi" => Some(Role::Efi),
         _ => match number(file, "initrd") {
             Some(number) => Some(Role::Initrd(number)),
             None => number(file, "other").map(|_| Role::Other),
@@ -107,7 +122,7 @@ fn payload<'a>(generation: &'a Generation, role: Role, file: &str) -> Option<&'a
         Role::Kernel => generation.kernel.as_ref(),
         Role::Initrd(number) => generation.initrds.get(number),
         Role::Other => generation.others.get(number(file, "other")?),
-        Role::Loader | Role::Script | Role::Autoexec => None,
+        Role::Loader | Role::Script | Role::Autoexec | Role::Efi => None,
     }
 }
 
@@ -120,14 +135,14 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 
 /// What is sent.
 enum Content {
-    File(Blob),
+    Blob(Blob, &'static str),
     Text { text: Bytes, etag: String },
 }
 
 impl Content {
     fn validators(&self) -> Validators<'_> {
         match self {
-            Self::File(blob) => Validators {
+            Self::Blob(blob, _) => Validators {
                 etag: &blob.etag,
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
@@ -142,14 +157,14 @@ impl Content {
 
     fn media_type(&self) -> &'static str {
         match self {
-            Self::File(_) => "application/octet-stream",
+            Self::Blob(_, media_type) => media_type,
             Self::Text { .. } => "text/plain; charset=utf-8",
         }
     }
 
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
-            Self::File(blob) => Body::new(FileBody::new(Arc::clone(&blob.file), part, download)),
+            Self::Blob(blob, _) => Body::new(BlobBody::new(blob.content.clone(), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);

@@ -1,15 +1,13 @@
-//! The octets of a response, read from the file while they are sent.
+//! The octets of a response, read from the files while they are sent.
 //!
 //! Guarantees: exactly the octets announced, or the connection is broken off (a file that became
 //! shorter is never filled up); at most one chunk is read ahead, so memory does not grow with the
 //! file; the runtime's threads never wait for the disk.
 
 use std::{
-    fs::File,
     io,
     ops::Range,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,25 +15,25 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use crate::{download::Download, read::read_at};
+use crate::{download::Download, read::Content};
 
 /// Octets of one read. One chunk is being sent while the next is read, for each machine: a lab of 64
 /// has to stay below 24 MiB.
 const CHUNK: u64 = 64 * 1024;
 
-/// A part of a file.
-pub(super) struct FileBody {
-    file: Arc<File>,
+/// A part of what is served.
+pub(super) struct BlobBody {
+    content: Content,
     /// Not yet handed over.
     rest: Range<u64>,
     read: Option<JoinHandle<io::Result<Vec<u8>>>>,
     download: Option<Download>,
 }
 
-impl FileBody {
-    /// The octets `part` of `file`, told to `download` as they go.
-    pub fn new(file: Arc<File>, part: Range<u64>, download: Option<Download>) -> Self {
-        let mut body = Self { file, rest: part, read: None, download };
+impl BlobBody {
+    /// The octets `part` of `content`, told to `download` as they go.
+    pub fn new(content: Content, part: Range<u64>, download: Option<Download>) -> Self {
+        let mut body = Self { content, rest: part, read: None, download };
         // Tells that it began; an empty file is done with that.
         body.handed_over(0);
         body
@@ -47,12 +45,12 @@ impl FileBody {
         if count == 0 {
             return;
         }
-        let file = Arc::clone(&self.file);
+        let content = self.content.clone();
         let offset = self.rest.start;
         // A chunk always fits in memory.
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.read =
-            Some(tokio::task::spawn_blocking(move || read_at(&file, offset, count, Vec::new())));
+            Some(tokio::task::spawn_blocking(move || content.read_at(offset, count, Vec::new())));
     }
 
     fn handed_over(&mut self, octets: usize) {
@@ -68,7 +66,7 @@ impl FileBody {
     }
 }
 
-impl Body for FileBody {
+impl Body for BlobBody {
     type Data = Bytes;
     type Error = io::Error;
 

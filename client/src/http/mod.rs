@@ -1,4 +1,4 @@
-//! HTTP: the script, the kernel, the initrds and extra files.
+//! HTTP: the script, the kernel, the initrds and extra files; for UEFI HTTP boot all in one.
 //!
 //! The data's way: connection -> hyper -> `answer` (path, admission, source, `conditional`) ->
 //! `body`, or `remote` for what lies on another web server.
@@ -76,7 +76,8 @@ struct Server {
 /// Serves what `source` has for each machine on `listener` until the future is dropped, which cuts
 /// every connection.
 ///
-/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>` or `other<N>`.
+/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>`, `other<N>`
+/// or `boot.efi`.
 /// Every GET that reaches the end of a file is told to `witness` as one download of the file's
 /// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
 /// is done when the last one was handed over. HEAD, and a range that stops short of the end, are

@@ -31,6 +31,9 @@ pub fn stalled(situation: &Situation) -> Statement {
         Step::Offered(OfferForm::BootServer) => {
             ("it was offered the boot server, and has not asked it", OFFERED_BOOT_SERVER)
         }
+        Step::Offered(OfferForm::Http) => {
+            ("it was told where the EFI program is, and has not fetched it", OFFERED_HTTP)
+        }
         Step::Asked | Step::Offered(OfferForm::Complete) if uefi => {
             ("it was offered a loader, and has not fetched it", OFFERED_UEFI)
         }
@@ -55,6 +58,9 @@ pub fn stalled(situation: &Situation) -> Statement {
         Step::Images | Step::HandedOver if situation.kernel => {
             ("it has the kernel, and has not fetched every initrd", KERNEL_BUT_NO_INITRD)
         }
+        Step::Images | Step::HandedOver if situation.firmware == Some(Firmware::Http) => {
+            ("the EFI program's download has stopped", EFI_STOPPED)
+        }
         Step::Images | Step::HandedOver => ("the kernel's download has stopped", HTTP_STOPPED),
     };
     Statement::Stalled {
@@ -78,6 +84,14 @@ const OFFERED_UEFI: &[&str] = &[
     "This firmware ignores complete offers: try --uefi-offer boot-server.",
     FIREWALL_BETWEEN,
     SPANNING_TREE,
+];
+const OFFERED_HTTP: &[&str] = &[
+    NO_ADDRESS,
+    "This firmware takes https:// only: allow plain HTTP in its setup (often \"HTTP boot: allow \
+     http\"), or let the machine boot by PXE, which is served as well.",
+    "The router itself answers HTTP boot with an address of its own, which outranks ours. Switch \
+     that off there.",
+    FIREWALL_BETWEEN,
 ];
 const OFFERED_BIOS: &[&str] = &[
     NO_ADDRESS,
@@ -134,6 +148,12 @@ const IPXE_BUT_NO_SCRIPT: &[&str] = &[
 const HTTP_STOPPED: &[&str] = &[
     "Packets are lost on the way: a bad cable, Wi-Fi, or a firewall that cuts long connections.",
     "The machine has too little memory for the file: compare its size with the machine's memory.",
+    CABLE,
+];
+const EFI_STOPPED: &[&str] = &[
+    "The machine has too little memory: it holds the program twice and the initrd once more, so \
+     about three times its size.",
+    "Packets are lost on the way: a bad cable, Wi-Fi, or a firewall that cuts long connections.",
     CABLE,
 ];
 const SCRIPT_BUT_NO_KERNEL: &[&str] = &[

@@ -48,7 +48,7 @@ pub enum Step {
     Script,
     /// It has the script.
     ScriptDone,
-    /// It fetches kernel or initrds.
+    /// It fetches kernel or initrds, or the EFI program with both in it.
     Images,
     /// It has everything.
     HandedOver,
@@ -72,6 +72,8 @@ struct Machine {
     needs: Needs,
     kernel: bool,
     initrds: BTreeSet<usize>,
+    /// It has an EFI program with everything in it.
+    efi: bool,
     booted: bool,
     chained: bool,
     failed_loaders: usize,
@@ -92,6 +94,7 @@ impl Machine {
             transfers: BTreeMap::new(),
             kernel: false,
             initrds: BTreeSet::new(),
+            efi: false,
             booted: false,
             chained: false,
             failed_loaders: 0,
@@ -170,10 +173,10 @@ impl Machine {
         match role {
             Role::Loader => self.reach(now, Step::Loading),
             Role::Script => self.reach(now, Step::Script),
-            Role::Kernel | Role::Initrd(_) if self.step != Step::HandedOver => {
+            Role::Kernel | Role::Initrd(_) | Role::Efi if self.step != Step::HandedOver => {
                 self.reach(now, Step::Images);
             }
-            Role::Kernel | Role::Initrd(_) | Role::Autoexec | Role::Other => {}
+            Role::Kernel | Role::Initrd(_) | Role::Efi | Role::Autoexec | Role::Other => {}
         }
     }
 
@@ -194,13 +197,16 @@ impl Machine {
                 self.initrds.clear();
             }
             Some(Role::Kernel) => self.kernel = true,
+            Some(Role::Efi) => self.efi = true,
             Some(Role::Initrd(number)) if number < initrds => {
                 self.initrds.insert(number);
             }
             Some(Role::Initrd(_) | Role::Autoexec | Role::Other) | None => {}
         }
-        let whole = self.kernel && self.initrds.len() == initrds && self.step == Step::Images;
+        let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
+        let whole = has_all && self.step == Step::Images;
         if whole {
+            self.efi = false;
             self.reach(now, Step::HandedOver);
             self.booted = true;
         }

@@ -62,7 +62,7 @@ pub struct Ready<'a> {
     pub loaders: Vec<String>,
     /// Machines that can be served.
     pub can: Vec<String>,
-    /// Machines that cannot, for want of a loader.
+    /// Machines that cannot, and why.
     pub cannot: Vec<String>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
     pub only: Vec<String>,

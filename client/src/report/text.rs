@@ -117,14 +117,8 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
     if !ready.only.is_empty() {
         lines.push(Line::plain(format!("  only      {}", ready.only.join("; "))));
     }
-    if !ready.cannot.is_empty() {
-        lines.push(Line::toned(
-            Tone::Attention,
-            format!(
-                "  not to    {}: no iPXE for them was found (see --ipxe-dir)",
-                ready.cannot.join(", ")
-            ),
-        ));
+    for cannot in &ready.cannot {
+        lines.push(Line::toned(Tone::Attention, format!("  not to    {cannot}")));
     }
     if debug {
         lines.push(Line::plain(format!("  cmdline   {}", ready.cmdline)));
@@ -287,6 +281,7 @@ impl Narrator {
             Fact::Offered { form, file } => match form {
                 OfferForm::Complete => plain(format!("is told to load {}", last(file))),
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
                 OfferForm::Script => detail(format!("is given the script {file}")),
             },
             Fact::BootServer { file } => {
@@ -302,6 +297,17 @@ impl Narrator {
                     format!(
                         "asks, and cannot be served: no boot loader for {} (architecture {arch}; \
                          see --ipxe-dir and --loader)",
+                        architecture(*arch)
+                    ),
+                )),
+                Ignored::NoEfiImage { arch, reason } => Some(Line::toned(
+                    Tone::Attention,
+                    format!("asks, and cannot be served: {}: {reason}", architecture(*arch)),
+                )),
+                Ignored::OtherPlatform { arch } => Some(Line::toned(
+                    Tone::Attention,
+                    format!(
+                        "asks, and cannot be served: what is served does not run on {}",
                         architecture(*arch)
                     ),
                 )),
@@ -419,6 +425,7 @@ fn role(role: Role) -> String {
         Role::Script => "script".to_owned(),
         Role::Autoexec => "autoexec.ipxe".to_owned(),
         Role::Kernel => "kernel".to_owned(),
+        Role::Efi => "EFI program".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
         Role::Other => "file".to_owned(),
@@ -616,6 +623,41 @@ mod tests {
         let unknown = Fact::Ignored(Ignored::UnknownArchitecture { arch: 300 });
         let lines = Narrator::new(false, false).tell(&at(5, unknown));
         assert!(lines[0].text.contains("(architecture 300; see --loader)"), "{lines:?}");
+    }
+
+    #[test]
+    fn http_boot_and_why_not() {
+        let mut narrator = Narrator::new(false, false);
+        let file = "http://192.0.2.2:1/t/m/boot.efi".to_owned();
+        let started = Fact::TransferStarted {
+            transfer: 1,
+            protocol: Protocol::Http,
+            role: Role::Efi,
+            size: 10,
+        };
+        let done =
+            Fact::TransferDone { transfer: 1, sent: 2048, milliseconds: 1000, retransmissions: 0 };
+        let reason = "systemd's boot stub was not found".to_owned();
+        let events = [
+            Fact::Seen { arch: 16, firmware: Firmware::Http },
+            Fact::Offered { form: OfferForm::Http, file },
+            started,
+            done,
+            Fact::Ignored(Ignored::NoEfiImage { arch: 16, reason }),
+            Fact::Ignored(Ignored::OtherPlatform { arch: 0 }),
+        ];
+        let lines = told(&mut narrator, events.into_iter().map(|fact| at(0, fact)));
+        let texts = [
+            "asks for HTTP boot (64-bit UEFI, HTTP)",
+            "is told to load boot.efi by HTTP",
+            "has the EFI program: 2.0 KiB in 1.0 s",
+            "asks, and cannot be served: 64-bit UEFI, HTTP: systemd's boot stub was not found",
+            "asks, and cannot be served: what is served does not run on BIOS",
+        ];
+        assert_eq!(lines.len(), texts.len(), "{lines:?}");
+        for (line, text) in lines.iter().zip(texts) {
+            assert!(line.contains(text), "{text}: {line}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    Refusal, Source, Step, check_length, open_blob, remote, token,
+    Refusal, Source, Step, add_efi_image, check_length, open_blob, remote, token,
     url::{self, Location},
 };
 use crate::{
@@ -54,6 +54,8 @@ pub struct Api {
     /// Relative addresses are relative to this: `BASE/v1`.
     context: Uri,
     timeout: Duration,
+    /// The user's own stub for EFI programs.
+    stub: Option<PathBuf>,
     token: String,
     questions: Semaphore,
     boots: Mutex<BTreeMap<MacAddr, Boot>>,
@@ -85,11 +87,12 @@ impl Boot {
 }
 
 impl Api {
-    /// A service at `address`, that is given `timeout` for each answer. Nothing is asked yet.
+    /// A service at `address`, that is given `timeout` for each answer; EFI programs are made with
+    /// `stub`, or the system's. Nothing is asked yet.
     ///
     /// # Errors
     /// It is no http or https address.
-    pub fn new(address: &str, timeout: Duration) -> Result<Self, Failure> {
+    pub fn new(address: &str, timeout: Duration, stub: Option<PathBuf>) -> Result<Self, Failure> {
         let fault = |error| Failure::new(Code::Usage, format!("the API's address: {error}"));
         let slash = if address.ends_with('/') { "" } else { "/" };
         let base = url::parse(&format!("{address}{slash}")).map_err(fault)?;
@@ -102,6 +105,7 @@ impl Api {
             base,
             context,
             timeout,
+            stub,
             token: token()?,
             questions: Semaphore::new(QUESTIONS),
             boots: Mutex::default(),
@@ -143,8 +147,10 @@ impl Api {
         let others = names.iter().map(|name| self.payload(name)).collect::<Result<_, _>>()?;
         let message = answer.message.filter(|message| !message.is_empty());
         let kernel = Some(kernel);
-        let generation =
-            Generation { token, kernel, initrds, cmdline, others, message, script: None };
+        let rest = Generation::default();
+        let mut generation =
+            Generation { token, kernel, initrds, cmdline, others, message, ..rest };
+        add_efi_image(&mut generation, self.stub.as_deref()).map_err(|failure| failure.message)?;
         ipxe::script(&generation, "http://0.0.0.0", ANY).map_err(|error| error.to_string())?;
         Ok(generation)
     }
@@ -257,9 +263,10 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{image::NoEfiImage, source::efi_program};
 
     fn read_at(base: &str, json: &str) -> Result<Generation, String> {
-        Api::new(base, FRESH).unwrap().read(json.as_bytes())
+        Api::new(base, FRESH, None).unwrap().read(json.as_bytes())
     }
 
     fn read(json: &str) -> Result<Generation, String> {
@@ -341,6 +348,32 @@ mod tests {
     }
 
     #[test]
+    fn an_efi_program_is_made_of_files_of_this_computer_with_the_machines_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut kernel = crate::uki::tests::stub(0x8664);
+        std::fs::write(at("stub"), &kernel).unwrap();
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        std::fs::write(at("k"), &kernel).unwrap();
+        let api = Api::new("http://127.0.0.1:1", FRESH, Some(at("stub"))).unwrap();
+        let made = |initrd: &str| {
+            let kernel = format!("file://{}", at("k").display());
+            let cmdline = "seed={{ URL \"/seed\" }}";
+            let json =
+                serde_json::json!({"kernel": kernel, "initrd": [initrd], "cmdline": cmdline});
+            efi_program(&api.read(json.to_string().as_bytes()).unwrap(), "http://h/t/m")
+        };
+        let program = made(&format!("file://{}", at("k").display())).unwrap();
+        let length = usize::try_from(program.length).unwrap();
+        let program = program.content.read_at(0, length, Vec::new()).unwrap();
+        let line = b"seed=http://h/t/m/other0\0";
+        assert!(program.windows(line.len()).any(|part| part == line));
+        assert_eq!(made("http://h/initrd").unwrap_err(), NoEfiImage::Remote);
+        let script = read(r##"{"ipxe-script":"#!ipxe"}"##).unwrap();
+        assert_eq!(script.efi.unwrap_err(), NoEfiImage::Script);
+    }
+
+    #[test]
     fn section_7_message_is_kept() {
         let generation = read(r#"{"kernel":"k","message":"hello"}"#).unwrap();
         assert_eq!(generation.message.as_deref(), Some("hello"));
@@ -368,7 +401,7 @@ mod tests {
     #[test]
     fn addresses_of_apis() {
         for wrong in ["h", "ftp://h", "http://", "http://h/?a=b", "/v1"] {
-            let failure = Api::new(wrong, FRESH).unwrap_err();
+            let failure = Api::new(wrong, FRESH, None).unwrap_err();
             assert_eq!(failure.code, 2, "{wrong}: {failure}");
         }
     }

@@ -1,17 +1,17 @@
 //! One file: opened once, measured from its descriptor, named for HTTP.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
 use crate::{
     exit::{Code, Failure},
     image::Blob,
+    read::{Content, Piece},
 };
 
 /// Why a file cannot be served.
@@ -79,7 +79,7 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Blob {
         name,
-        file: Arc::new(file),
+        content: Content::file(file, facts.len()),
         length: facts.len(),
         etag: format!(
             "\"{:x}-{:x}-{:x}-{:x}.{:x}\"",
@@ -93,20 +93,17 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
     })
 }
 
-/// A text of our own making as a file in memory.
-///
-/// # Errors
-/// No descriptor or memory is left.
-pub fn text_blob(name: &str, text: &str) -> io::Result<Blob> {
-    let file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all_at(text.as_bytes(), 0)?;
-    Ok(Blob {
+/// A text of our own making.
+#[must_use]
+pub fn text_blob(name: &str, text: String) -> Blob {
+    let content = Content::new(vec![Piece::Memory(text.into())]);
+    Blob {
         name: name.to_owned(),
-        file: Arc::new(file),
-        length: u64::try_from(text.len()).unwrap_or(u64::MAX),
+        length: content.length(),
+        content,
         etag: String::new(),
         last_modified: String::new(),
-    })
+    }
 }
 
 /// The first octets of a file, at most `limit`.
@@ -115,10 +112,7 @@ pub fn text_blob(name: &str, text: &str) -> io::Result<Blob> {
 /// Whatever reading gives.
 pub fn read_head(blob: &Blob, limit: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(blob.length.min(limit)).unwrap_or(usize::MAX);
-    let mut head = vec![0; length];
-    let file: &File = &blob.file;
-    file.read_exact_at(&mut head, 0)?;
-    Ok(head)
+    blob.content.read_at(0, length, Vec::new())
 }
 
 /// Seconds since 1970 as IMF-fixdate (RFC 9110 section 5.6.7), which has no word for times before

@@ -7,13 +7,21 @@ pub const HEAD: u64 = 4096;
 /// a unified kernel image), an arm64 or RISC-V `Image`, or one of these compressed with gzip.
 #[must_use]
 pub fn is_kernel(head: &[u8]) -> bool {
+    // RFC 1952 section 2.3.1, deflate: arm64's Image.gz.
+    let gzip = starts(head, 0, &[0x1f, 0x8b, 0x08]);
+    is_linux(head) || gzip || pe_machine(head).is_some()
+}
+
+/// Whether these octets begin a Linux kernel, with EFI stub or without, that is not compressed as a
+/// whole.
+#[must_use]
+pub fn is_linux(head: &[u8]) -> bool {
     // Documentation/arch/x86/boot.rst: the header's magic, from protocol 2.00.
     let bzimage = starts(head, 0x202, b"HdrS");
     // Documentation/arch/arm64/booting.rst and riscv/boot-image-header.rst: magic at 56.
     let image = starts(head, 56, b"ARM\x64") || starts(head, 56, b"RSC\x05");
-    // RFC 1952 section 2.3.1, deflate: arm64's Image.gz.
-    let gzip = starts(head, 0, &[0x1f, 0x8b, 0x08]);
-    bzimage || image || gzip || pe_machine(head).is_some()
+    // include/linux/pe.h, LINUX_PE_MAGIC: LoongArch, and every kernel that unpacks itself under EFI.
+    bzimage || image || starts(head, 56, &[0xcd, 0x23, 0x82, 0x81])
 }
 
 /// The machine type of a PE/COFF image, as EFI programs are. The offset of its header stands at
@@ -65,6 +73,19 @@ mod tests {
             pe(0xaa64),
         ] {
             assert!(is_kernel(&kernel));
+        }
+    }
+
+    #[test]
+    fn an_efi_program_is_no_linux_kernel_without_linuxs_own_magic() {
+        assert!(!is_linux(&pe(0x8664)));
+        for (offset, magic) in
+            [(0x202, &b"HdrS"[..]), (56, b"ARM\x64"), (56, b"RSC\x05"), (56, b"\xcd\x23\x82\x81")]
+        {
+            let mut kernel = pe(0x8664);
+            kernel.resize(1024, 0);
+            kernel[offset..offset + magic.len()].copy_from_slice(magic);
+            assert!(is_linux(&kernel), "{magic:?}");
         }
     }
 

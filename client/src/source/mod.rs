@@ -6,6 +6,7 @@
 //! writes.
 
 pub mod api;
+mod efi;
 mod file;
 mod kernel;
 mod netboot_ipxe;
@@ -21,6 +22,7 @@ use std::{
 use axum::http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
+pub use efi::{add_efi_image, efi_program};
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::pe_machine;
 
@@ -57,7 +59,7 @@ pub trait Source: Send + Sync {
 pub enum Step {
     /// It asks for network boot.
     Discover,
-    /// It fetches its script.
+    /// It fetches its script, or the EFI program that needs none.
     Script,
     /// It fetches a file that the script named.
     File,
@@ -82,7 +84,7 @@ impl Source for Same {
     }
 }
 
-/// Opens what is to be served: paths, or http and https addresses.
+/// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
@@ -136,7 +138,7 @@ pub async fn open(
         cmdline,
         others,
         message: message.map(str::to_owned),
-        script: None,
+        ..Generation::default()
     })
 }
 

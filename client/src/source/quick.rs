@@ -1,5 +1,5 @@
-//! Recipes: from a distribution's name and version to addresses. The recipes themselves, with the day
-//! when they were looked at last, are data: `data/quick.json`.
+//! Recipes: from a distribution's name and version to addresses. The recipes themselves, noted on one
+//! day from the projects' documentation, are data: `data/quick.json`.
 //!
 //! Guarantees: a version that a recipe does not list is tried all the same, since lists grow old; a
 //! name that could change the meaning of an address is refused.
@@ -23,8 +23,11 @@ const TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Data {
-    /// The day when every recipe was compared with its source.
-    checked: String,
+    /// The day when the recipes were noted from their projects' documentation.
+    noted: String,
+    /// What that means, for people.
+    #[serde(rename = "origin")]
+    _origin: String,
     recipes: BTreeMap<String, Recipe>,
 }
 
@@ -33,7 +36,7 @@ struct Data {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Recipe {
-    /// Where this is written.
+    /// Which documentation it follows.
     source: String,
     versions: Vec<String>,
     /// The version if none is named.
@@ -108,9 +111,9 @@ pub async fn prepare(choice: Choice<'_>) -> Result<Dish, Failure> {
         usage(format!("there is no recipe for {}, only for {}", choice.recipe, names.join(", ")))
     })?;
     let known = format!(
-        "versions of {} known here on {}: {} (others are tried as they are written)",
+        "versions of {} noted on {}: {} (others are tried as they are written)",
         choice.recipe,
-        data.checked,
+        data.noted,
         recipe.versions.join(", ")
     );
     let version = choice.version.or(recipe.default.as_deref()).ok_or_else(|| {
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn every_recipe_of_the_data_is_complete() {
         let data = data().unwrap();
-        assert_eq!(data.checked.len(), "2026-11-22".len());
+        assert_eq!(data.noted.len(), "2026-11-22".len());
         for (name, recipe) in &data.recipes {
             assert!(!recipe.source.is_empty(), "{name}");
             assert!(url::parse(&recipe.mirror).is_ok(), "{name}");

@@ -22,10 +22,10 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use crate::{
     admission::Admission,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Loaders},
+    image::{Blob, Generation, Loader, Loaders},
     ipxe,
     mac::MacAddr,
-    source::text_blob,
+    source::{efi_program, text_blob},
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub mtu: u16,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
+    /// What is served, if it is the same for every machine: its EFI program is a file, too.
+    pub image: Option<Arc<Generation>>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
@@ -135,11 +137,15 @@ impl Server {
             return missing;
         }
         let (role, blob) = match loader {
-            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
-            None => match self.autoexec(mac) {
-                Ok(blob) => (Role::Autoexec, blob),
-                Err(_) => return Some((ErrorCode::Undefined, "no memory for the script")),
+            Some(Loader::Image) => match self.image(mac) {
+                Some(blob) => (Role::Efi, blob),
+                None => {
+                    self.not_found(mac, Loader::Image.file_name().into_owned());
+                    return missing;
+                }
             },
+            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
+            None => (Role::Autoexec, self.autoexec(mac)),
         };
         let mut job = Job { request, mac, role, blob };
         if let Some(session) = self.sessions.get(&peer) {
@@ -163,9 +169,18 @@ impl Server {
         None
     }
 
-    fn autoexec(&self, mac: MacAddr) -> io::Result<Blob> {
-        let url = format!("{}/{}/boot.ipxe", self.settings.scripts, mac.hyphenated());
-        text_blob("autoexec.ipxe", &ipxe::autoexec(&url))
+    /// Where HTTP has the machine's files.
+    fn url(&self, mac: MacAddr) -> String {
+        format!("{}/{}", self.settings.scripts, mac.hyphenated())
+    }
+
+    fn image(&self, mac: MacAddr) -> Option<Blob> {
+        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+    }
+
+    fn autoexec(&self, mac: MacAddr) -> Blob {
+        let url = format!("{}/boot.ipxe", self.url(mac));
+        text_blob("autoexec.ipxe", ipxe::autoexec(&url))
     }
 
     fn not_found(&self, mac: MacAddr, file: String) {

@@ -47,6 +47,7 @@ impl Name {
                 let found = loaders
                     .0
                     .keys()
+                    .chain([&Loader::Image])
                     .find(|loader| file.eq_ignore_ascii_case(loader.file_name().as_bytes()));
                 if let Some(loader) = found {
                     return Self::Loader(mac, *loader);
@@ -60,19 +61,17 @@ impl Name {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::image::Blob;
+    use crate::{image::Blob, read::Content};
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
 
     fn loaders() -> Loaders {
         let blob = Blob {
             name: "undionly.kpxe".into(),
-            file: Arc::new(tempfile::tempfile().unwrap()),
+            content: Content::new(Vec::new()),
             length: 0,
             etag: String::new(),
             last_modified: String::new(),

@@ -18,7 +18,6 @@ use crate::{
     event::{Protocol, Role, Witness},
     image::Blob,
     mac::MacAddr,
-    read::read_at,
     wire::tftp::{DATA_HEADER, ErrorCode, MAX_REQUEST, Packet, Request, data_header, error},
 };
 
@@ -267,10 +266,10 @@ impl Window {
         if self.slice(from, wanted).is_none() {
             let ahead = wanted.max(READ_AHEAD);
             let ahead = usize::try_from(length - from).map_or(ahead, |left| left.min(ahead));
-            let file = Arc::clone(&self.blob.file);
+            let content = self.blob.content.clone();
             let octets = std::mem::take(&mut self.octets);
             self.octets =
-                tokio::task::spawn_blocking(move || read_at(&file, from, ahead, octets)).await??;
+                tokio::task::spawn_blocking(move || content.read_at(from, ahead, octets)).await??;
             self.start = from;
         }
         self.slice(from, wanted).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())

@@ -10,7 +10,8 @@ use std::{
 use portcullis::{
     event::{Fact, Protocol, Role},
     http::{Settings, serve_http},
-    image::{Blob, Generation},
+    image::{Blob, EfiImage, Generation},
+    read::{Content, Piece},
     source::Same,
 };
 
@@ -25,6 +26,19 @@ struct Server {
     _runtime: tokio::runtime::Runtime,
 }
 
+/// Headers in memory, then two files with padding behind the first.
+fn in_pieces() -> Blob {
+    let all = content(300_000);
+    let pieces = [0..1000, 1000..150_001, 150_001..150_500, 150_500..300_000].map(|part| {
+        let octets = &all[part];
+        match octets.len() {
+            ..=1000 => vec![Piece::Memory(octets.to_vec().into())],
+            _ => blob(octets).content.pieces().to_vec(),
+        }
+    });
+    Blob { length: 300_000, content: Content::new(pieces.concat()), ..blob(&all) }
+}
+
 fn serve(kernel: Blob) -> Server {
     serve_within(kernel, Duration::from_secs(60))
 }
@@ -37,6 +51,7 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
         kernel: Some(kernel.into()),
         initrds: vec![blob(b"first").into(), blob(b"second one").into()],
         cmdline: "init=/x".into(),
+        efi: Ok(EfiImage { machine: 0x8664, stub: None }),
         ..Generation::default()
     };
     let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
@@ -99,7 +114,7 @@ fn without_date(header: &str) -> Vec<&str> {
 #[test]
 fn wire_35_head_and_get_agree() {
     let server = serve(blob(&content(300_000)));
-    for file in ["boot.ipxe", "kernel", "initrd0", "initrd1", "initrd2", "nothing"] {
+    for file in ["boot.ipxe", "kernel", "boot.efi", "initrd0", "initrd1", "initrd2", "nothing"] {
         for headers in ["", "If-None-Match: *\r\n", "If-Match: \"x\"\r\n"] {
             let (head, nothing) = server.raw("HEAD", &path(file), headers);
             let (get, body) = server.raw("GET", &path(file), headers);
@@ -129,6 +144,27 @@ fn wire_35_head_and_get_agree() {
     assert!(body.starts_with(b"#!ipxe\n"));
     let (header, _) = server.raw("POST", &path("kernel"), "Content-Length: 0\r\n");
     assert!(header.starts_with("http/1.1 405"), "{header}");
+}
+
+#[test]
+fn wire_36_the_efi_image_is_sent_as_one_file_that_firmware_knows() {
+    let server = serve(in_pieces());
+    let (header, body) = server.raw("GET", &path("boot.efi"), "");
+    for line in ["http/1.1 200 ok", "content-type: application/efi", "content-length: 300000"] {
+        assert!(header.lines().any(|got| got == line), "{line}: {header}");
+    }
+    assert!(body == content(300_000));
+    let facts = server.facts.wait(2);
+    assert!(
+        matches!(facts[0], Fact::TransferStarted { role: Role::Efi, size: 300_000, .. }),
+        "{facts:?}"
+    );
+    // As EDK2 goes on after a lost connection; this part lies in all four pieces.
+    let (header, body) =
+        server.raw("GET", &path("boot.efi"), "Range: bytes=999-150500\r\nIf-Match: \"493e0\"\r\n");
+    assert!(header.starts_with("http/1.1 206"), "{header}");
+    assert!(header.contains("content-range: bytes 999-150500/300000\r\n"), "{header}");
+    assert!(body == content(300_000)[999..=150_500]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::Write,
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use portcullis::{
     event::{Fact, Witness},
     image::Blob,
     mac::MacAddr,
+    read::Content,
 };
 
 /// Any machine.
@@ -76,7 +77,7 @@ fn blob(content: &[u8]) -> Blob {
 fn blob_of(file: File, length: u64) -> Blob {
     Blob {
         name: "file".into(),
-        file: Arc::new(file),
+        content: Content::file(file, length),
         length,
         etag: format!("\"{length:x}\""),
         last_modified: "Sun, 06 Nov 1994 08:49:37 GMT".into(),

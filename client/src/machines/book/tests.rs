@@ -28,6 +28,39 @@ fn policy() -> Policy {
     }
 }
 
+#[test]
+fn an_efi_program_is_everything_whatever_brought_it() {
+    for (firmware, form, role) in [
+        (Firmware::Http, OfferForm::Http, Role::Efi),
+        (Firmware::Pxe, OfferForm::Complete, Role::Efi),
+    ] {
+        let mut book = book();
+        ask(&mut book, 0, A, UEFI, firmware, form);
+        let told = load(&mut book, 1_000, A, 1, role);
+        assert_eq!(told.last(), Some(&What::Statement(Statement::HandedOver)));
+        assert_eq!(book.tick(500_000), []);
+        // The next boot begins anew.
+        ask(&mut book, 600_000, A, UEFI, firmware, form);
+        let told = load(&mut book, 601_000, A, 2, Role::Kernel);
+        assert_eq!(told.len(), 1, "{told:?}");
+    }
+}
+
+#[test]
+fn http_boot_that_does_not_come_for_the_program_is_told_what_to_try() {
+    let mut book = book();
+    ask(&mut book, 0, A, 16, Firmware::Http, OfferForm::Http);
+    let told = book.tick(31_000);
+    let [(_, Statement::Stalled { step, advice })] = told.as_slice() else { panic!("{told:?}") };
+    assert!(step.contains("EFI program"), "{step}");
+    assert!(advice.iter().any(|line| line.contains("plain HTTP")), "{advice:?}");
+    book.fact(40_000, A, started(1, Role::Efi));
+    let told = book.tick(71_000);
+    let [(_, Statement::Stalled { step, advice })] = told.as_slice() else { panic!("{told:?}") };
+    assert!(step.contains("EFI program's download"), "{step}");
+    assert!(advice[0].contains("memory"), "{advice:?}");
+}
+
 fn book() -> Book {
     Book::new(&policy())
 }
