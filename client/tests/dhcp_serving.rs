@@ -245,7 +245,7 @@ fn wire_09_a_thousand_machines_that_ask_at_once_are_all_answered() {
         answered.insert(number(&reply));
     }
     let took = begun.elapsed();
-    // The window of iPXE; DESIGN asks for all of them.
+    // The window of iPXE; every one is to be answered.
     assert!(took < Duration::from_secs(2), "{took:?}");
     server.wait_for_facts(1000, |fact| {
         matches!(fact, Fact::Offered { form: OfferForm::Complete, file } if file.ends_with("/snponly.efi"))

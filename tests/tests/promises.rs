@@ -1,5 +1,5 @@
-//! Which test proves which promise, on which firewall: README's table is made here. And the lines that
-//! the helper's audit rests on.
+//! Which test proves which promise, on which firewall: README's table and docs/promises.md are made
+//! here. And the lines that the helper's audit rests on.
 //!
 //! Guarantees: every test that the table names is in the sources, is a test, is not ignored, is run
 //! by `tests/scripts/levels`, and runs behind the firewall of its column; README shows what is
@@ -496,28 +496,55 @@ fn faults(number: usize, proofs: Proofs, column: Option<(&str, &[&str])>) -> Vec
     faults
 }
 
+/// How many tests in which file, for a glance.
 fn cell(proofs: Proofs) -> String {
-    let links: Vec<String> = proofs
-        .iter()
-        .flat_map(|(path, names)| names.iter().map(move |name| format!("[{name}]({path})")))
-        .collect();
-    if links.is_empty() { "no test".to_owned() } else { links.join("<br>") }
+    let files = proofs.iter().map(|(path, names)| {
+        let (_, file) = path.rsplit_once('/').unwrap();
+        format!("{} in [{file}]({path})", names.len())
+    });
+    let files: Vec<_> = files.collect();
+    if files.is_empty() { "-".to_owned() } else { files.join(", ") }
 }
 
 fn table() -> String {
     let mut text = "\
-| | promise | NixOS nftables | NixOS iptables | no firewall | any firewall | what is open |
-|---|---|---|---|---|---|---|
+| | promise | NixOS nftables | NixOS iptables | no firewall | any firewall |
+|---|---|---|---|---|---|
 "
     .to_owned();
     for (number, promise) in (1..).zip(&PROMISES) {
         let columns = [promise.nftables, promise.iptables, promise.none, promise.apart].map(cell);
-        text += &format!(
-            "| P{number} | {} | {} | {} |\n",
-            promise.text,
-            columns.join(" | "),
-            promise.gap
-        );
+        let link = format!("[P{number}](docs/promises.md#p{number})");
+        text += &format!("| {link} | {} | {} |\n", promise.text, columns.join(" | "));
+    }
+    text
+}
+
+/// The page with every test by its name.
+fn page() -> String {
+    let mut text = "\
+# Promises
+
+Each promise, the tests that prove it behind each firewall, and what is not proven. Made by `tests/tests/promises.rs`
+(`UPDATE=1 cargo test -p portcullis-tests --test promises` makes it again), which also checks that each test is there and is run.
+"
+    .to_owned();
+    for (number, promise) in (1..).zip(&PROMISES) {
+        text += &format!("\n## P{number}\n\n{}\n\n", promise.text);
+        for (column, proofs) in [
+            ("NixOS nftables", promise.nftables),
+            ("NixOS iptables", promise.iptables),
+            ("no firewall", promise.none),
+            ("any firewall", promise.apart),
+        ] {
+            for (path, names) in proofs {
+                let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+                text += &format!("* {column}, [{path}](../{path}): {}\n", names.join(", "));
+            }
+        }
+        if !promise.gap.is_empty() {
+            text += &format!("* **What is open:** {}\n", promise.gap);
+        }
     }
     text
 }
@@ -574,7 +601,18 @@ fn the_readme_shows_this_table() {
         let text = [before, BEGIN, &table, END, after].concat();
         return fs::write(workspace().join("README.md"), text).unwrap();
     }
-    assert_eq!(shown, table, "UPDATE=1 writes it");
+    assert!(shown == table, "README's table is not what this file says: UPDATE=1 writes it");
+}
+
+#[test]
+fn the_page_of_promises_is_this() {
+    let path = workspace().join("docs/promises.md");
+    let page = page();
+    if updating() {
+        fs::write(&path, &page).unwrap();
+    }
+    let shown = fs::read_to_string(path).unwrap();
+    assert!(shown == page, "docs/promises.md is not what this file says: UPDATE=1 writes it");
 }
 
 /// The anchors of a page: `[FILE:LINE](FILE#LLINE) `WORDS``, where exactly one line of the file, this

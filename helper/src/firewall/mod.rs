@@ -1,6 +1,6 @@
 //! The opening: what a lease changes in the firewall, as values, and the trait that applies them.
 //!
-//! Guarantees (DESIGN of the mechanism: ARCHITECTURE.md, "The opening"): an opening is one
+//! Guarantees (the mechanism: ARCHITECTURE.md, "The opening"): an opening is one
 //! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
 //!
 //! To read in this order: `table` (what our own table says), `host` (the host's firewall and our
