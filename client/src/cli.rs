@@ -1,9 +1,9 @@
 //! The command line: what a person may write, and nothing about what it does.
 //!
-//! Pixiecore's spelling of `boot` is part of it, so that an old command line keeps working with
-//! the program's name changed, or with this program called as `pixiecore`. Flags of Pixiecore that
-//! have no meaning here are taken and explained by [`Boot::notes`]; what this version cannot do
-//! yet is refused by [`Boot::refusal`] before anything is opened.
+//! Pixiecore's spelling of `boot`, `api` and `quick` is part of it, so that an old command line keeps
+//! working with the program's name changed, or with this program called as `pixiecore`. Flags of
+//! Pixiecore that have no meaning here are taken and explained by [`Serving::notes`]; what this
+//! version cannot do yet is refused by [`Boot::refusal`] before anything is opened.
 
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -47,12 +47,10 @@ pub enum Command {
     },
     /// List the network interfaces and say which one `boot` would take.
     Interfaces(Common),
-    /// Pixiecore's API mode: not in this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Api(Ignored),
-    /// Pixiecore's recipes: not in this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Quick(Ignored),
+    /// Ask a web service what each machine boots (Pixiecore's API, version 1).
+    Api(Box<Api>),
+    /// Boot a distribution's installer or live system from its mirror.
+    Quick(Box<Quick>),
     /// Pixiecore's IPv6 modes: not in this version.
     #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
@@ -106,17 +104,70 @@ pub enum UefiOffer {
 /// `boot`.
 #[derive(Debug, Args)]
 pub struct Boot {
-    /// The kernel, or a directory that a NixOS netboot build made (bzImage or Image, initrd,
-    /// netboot.ipxe), or an EFI program with everything in it (a unified kernel image).
+    /// The kernel (a file, or an http or https address), or a directory that a NixOS netboot build
+    /// made (bzImage or Image, initrd, netboot.ipxe), or an EFI program with everything in it (a
+    /// unified kernel image).
     #[arg(value_name = "KERNEL|DIR|EFI")]
     pub kernel: PathBuf,
-    /// Initial ramdisks, in the order in which the kernel gets them.
+    /// Initial ramdisks (files or addresses), in the order in which the kernel gets them.
     #[arg(value_name = "INITRD")]
     pub initrds: Vec<PathBuf>,
-    /// Kernel command line; with a directory it is added to the directory's own.
+    /// Kernel command line; with a directory it is added to the directory's own. {{ ID "file or
+    /// address" }} serves that file, too, and stands for its address.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
+    /// Shown on the machine's screen before it fetches the kernel.
+    #[arg(long, value_name = "TEXT")]
+    pub bootmsg: Option<String>,
+    /// Where, for whom and how.
+    #[command(flatten)]
+    pub serving: Serving,
+}
 
+/// `api`.
+#[derive(Debug, Args)]
+pub struct Api {
+    /// The service: URL/v1/boot/MAC is asked about each machine.
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// How long the service may take for an answer: 5s, 500ms, 1m.
+    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "5s")]
+    pub api_request_timeout: Duration,
+    /// Where, for whom and how.
+    #[command(flatten)]
+    pub serving: Serving,
+}
+
+/// `quick`.
+#[derive(Debug, Args)]
+pub struct Quick {
+    /// Which one.
+    #[arg(value_name = "NAME",
+          value_parser = ["arch", "centos", "coreos", "debian", "fedora", "ubuntu", "xyz"])]
+    pub recipe: String,
+    /// Its version, such as stable or 44; arch and xyz need none.
+    #[arg(value_name = "VERSION")]
+    pub version: Option<String>,
+    /// Architecture in the distribution's spelling [default: 64-bit x86].
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Another mirror.
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// Added to the recipe's kernel command line, with {{ ID "file or address" }} as for boot.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Shown on the machine's screen before it fetches the kernel.
+    #[arg(long, value_name = "TEXT")]
+    pub bootmsg: Option<String>,
+    /// Where, for whom and how.
+    #[command(flatten)]
+    pub serving: Serving,
+}
+
+/// What all commands that serve have in common.
+#[derive(Debug, Args)]
+pub struct Serving {
     /// Network interface to serve on. Without it, the only one that will do is taken.
     #[arg(
         short,
@@ -167,13 +218,13 @@ pub struct Boot {
     /// iPXE for 64-bit UEFI machines.
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub ipxe_efi64: Option<PathBuf>,
+    /// iPXE for 32-bit UEFI machines.
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
+    pub ipxe_efi32: Option<PathBuf>,
     /// systemd's boot stub, which makes kernel and initrds one program for UEFI HTTP boot [default:
     /// the system's].
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub stub: Option<PathBuf>,
-    /// iPXE for 32-bit UEFI machines.
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
-    pub ipxe_efi32: Option<PathBuf>,
     /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
@@ -192,9 +243,6 @@ pub struct Boot {
     /// Pixiecore's port of the status page; that page does not exist.
     #[arg(long, value_name = "PORT", hide = true)]
     pub status_port: Option<u16>,
-    /// Pixiecore's message shown while booting; it never was shown.
-    #[arg(long, value_name = "TEXT", hide = true)]
-    pub bootmsg: Option<String>,
     /// Pixiecore's directory of its status page.
     #[arg(long, value_name = "DIR", hide = true)]
     pub ui_assets_dir: Option<PathBuf>,
@@ -212,21 +260,31 @@ impl Boot {
     /// Why this version cannot do what was asked, if it cannot.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
-        if self.kernel.to_str().is_some_and(is_url)
-            || self.initrds.iter().filter_map(|path| path.to_str()).any(is_url)
-        {
-            Some("addresses (http://...) are not in this version: download the files first")
-        } else if self.cmdline.as_deref().is_some_and(|text| text.contains("{{")) {
-            Some(
-                "templates ({{ ... }}) in --cmdline are not in this version: write the text itself",
-            )
-        } else if self.cmdline.as_deref().is_some_and(|text| text.contains(char::is_control)) {
-            Some("--cmdline must be one line without control characters")
+        let mut paths = self.initrds.iter().chain([&self.kernel]).filter_map(|path| path.to_str());
+        if paths.any(|path| path.starts_with("tftp://")) {
+            Some("tftp:// addresses are not in this version: use http://, or download the files")
         } else {
-            None
+            one_line(self.cmdline.as_deref())
         }
     }
+}
 
+/// Why this command line cannot be passed on.
+fn one_line(cmdline: Option<&str>) -> Option<&'static str> {
+    cmdline
+        .is_some_and(|text| text.trim().contains(char::is_control))
+        .then_some("--cmdline must be one line without control characters")
+}
+
+impl Quick {
+    /// Why this version cannot do what was asked, if it cannot.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&'static str> {
+        one_line(self.cmdline.as_deref())
+    }
+}
+
+impl Serving {
     /// What is taken and does nothing, one sentence each.
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
@@ -240,18 +298,11 @@ impl Boot {
         if self.status_port.is_some() && self.debug {
             notes.push("--status-port is not needed: progress is shown here");
         }
-        if self.bootmsg.is_some() {
-            notes.push("--bootmsg is not shown in this version");
-        }
         if self.ui_assets_dir.is_some() {
             notes.push("--ui-assets-dir is not needed: there is no status page");
         }
         notes
     }
-}
-
-fn is_url(text: &str) -> bool {
-    ["http://", "https://", "tftp://"].iter().any(|scheme| text.starts_with(scheme))
 }
 
 /// Reads `11=snponly.efi`.
@@ -265,27 +316,41 @@ fn loader(text: &str) -> Result<(u16, PathBuf), String> {
 /// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     const RIGHT: &str = "write for example 45s, 30m, 2h or 1h30m (at least one second)";
-    let mut seconds: u64 = 0;
+    let time = milliseconds(text).map_err(|_| RIGHT.to_owned())?;
+    if time.subsec_nanos() == 0 { Ok(time) } else { Err(RIGHT.to_owned()) }
+}
+
+/// As [`duration`], with parts such as `500ms`.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    const RIGHT: &str = "write for example 5s, 500ms or 1m30s";
+    let mut sum: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at(digits);
         let number: u64 = number.parse().map_err(|_| RIGHT.to_owned())?;
-        let (unit, tail) = match tail.chars().next() {
-            Some('s') => (1, &tail[1..]),
-            Some('m') => (60, &tail[1..]),
-            Some('h') => (3600, &tail[1..]),
-            None if rest.len() == text.len() => (1, tail),
-            _ => return Err(RIGHT.to_owned()),
+        let unit = |word: &str| tail.strip_prefix(word);
+        let (unit, tail) = if let Some(tail) = unit("ms") {
+            (1, tail)
+        } else if let Some(tail) = unit("s") {
+            (1000, tail)
+        } else if let Some(tail) = unit("m") {
+            (60_000, tail)
+        } else if let Some(tail) = unit("h") {
+            (3_600_000, tail)
+        } else if tail.is_empty() && rest.len() == text.len() {
+            (1000, tail)
+        } else {
+            return Err(RIGHT.to_owned());
         };
-        seconds = number
+        sum = number
             .checked_mul(unit)
-            .and_then(|part| seconds.checked_add(part))
-            .filter(|sum| u32::try_from(*sum).is_ok())
+            .and_then(|part| sum.checked_add(part))
+            .filter(|sum| u32::try_from(sum / 1000).is_ok())
             .ok_or_else(|| RIGHT.to_owned())?;
         rest = tail;
     }
-    if seconds == 0 { Err(RIGHT.to_owned()) } else { Ok(Duration::from_secs(seconds)) }
+    if sum == 0 { Err(RIGHT.to_owned()) } else { Ok(Duration::from_millis(sum)) }
 }
 
 #[cfg(test)]
@@ -312,8 +377,9 @@ mod tests {
         let boot = boot(
             "bzImage initrd --cmdline loglevel=4 --debug --dhcp-no-bind --port 64172 --status-port 64172",
         );
-        assert_eq!((boot.port, boot.status_port, boot.debug), (64172, Some(64172), true));
         assert_eq!(boot.refusal(), None);
+        let boot = boot.serving;
+        assert_eq!((boot.port, boot.status_port, boot.debug), (64172, Some(64172), true));
         assert!(boot.notes()[0].starts_with("--dhcp-no-bind"));
         assert_eq!(boot.notes().len(), 2);
     }
@@ -321,22 +387,25 @@ mod tests {
     #[test]
     fn pixiecores_short_flags_have_their_meaning() {
         let boot = boot("-d -t -l 10.0.0.1 -p 8080 k i1 i2 --bootmsg=hello --ipxe-efi64 f");
+        assert_eq!(boot.initrds.len(), 2);
+        assert_eq!(boot.bootmsg.as_deref(), Some("hello"));
+        assert_eq!(boot.refusal(), None);
+        let boot = boot.serving;
         assert_eq!(boot.listen_addr, Some(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(boot.port, 8080);
         assert!(boot.debug && boot.log_timestamps);
-        assert_eq!(boot.initrds.len(), 2);
-        assert_eq!(boot.refusal(), None);
+        assert_eq!(boot.ipxe_efi64, Some("f".into()));
     }
 
     #[test]
     fn what_this_version_cannot_do_is_refused() {
         for (arguments, word) in [
-            ("http://host/k", "download"),
-            ("k https://host/i", "download"),
-            ("k --cmdline {{ID", "templates"),
+            ("tftp://host/k", "download"),
+            ("k tftp://host/i", "download"),
             ("k --cmdline a\u{7}b", "one line"),
         ] {
-            let refusal = boot(arguments).refusal();
+            let boot = boot(arguments);
+            let refusal = boot.refusal();
             assert!(refusal.is_some_and(|text| text.contains(word)), "{arguments}: {refusal:?}");
         }
     }
@@ -363,12 +432,47 @@ mod tests {
         }
     }
 
+    fn command(line: &str) -> Result<Command, clap::Error> {
+        let words = std::iter::once("pixiecore").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.command)
+    }
+
     #[test]
-    fn commands_of_pixiecore_that_are_missing_are_known() {
-        for words in ["api http://host --port 80", "quick debian stable --arch amd64", "ipv6api x"]
-        {
-            let words = std::iter::once("pixiecore").chain(words.split_whitespace());
-            assert!(Cli::try_parse_from(words).is_ok());
+    fn section_1_1_api_with_the_flags_of_1_2() {
+        let line = "api http://host/x --api-request-timeout 1m500ms -d -t -l 10.0.0.1 -p 8080 \
+                    --status-port 8080 --dhcp-no-bind --ipxe-bios a --ipxe-ipxe b --ipxe-efi64 c --ipxe-efi32 e \
+                    --ui-assets-dir d";
+        let Ok(Command::Api(api)) = command(line) else { panic!("{:?}", command(line)) };
+        assert_eq!(api.url, "http://host/x");
+        assert_eq!(api.api_request_timeout, Duration::from_millis(60_500));
+        assert_eq!(api.serving.port, 8080);
+        assert_eq!(api.serving.notes().len(), 3);
+        let Ok(Command::Api(api)) = command("api http://host") else { panic!() };
+        assert_eq!(api.api_request_timeout, Duration::from_secs(5));
+        assert!(command("api").is_err());
+    }
+
+    #[test]
+    fn section_1_1_quick_with_its_recipes_and_flags() {
+        let line =
+            "quick debian stable --arch amd64 --mirror http://m --cmdline auto --bootmsg m -d";
+        let Ok(Command::Quick(quick)) = command(line) else { panic!("{:?}", command(line)) };
+        assert_eq!((quick.recipe.as_str(), quick.version.as_deref()), ("debian", Some("stable")));
+        assert_eq!(
+            (quick.arch.as_deref(), quick.mirror.as_deref()),
+            (Some("amd64"), Some("http://m"))
+        );
+        assert!(quick.serving.debug && quick.refusal().is_none());
+        for recipe in crate::source::quick::names().unwrap() {
+            assert!(command(&format!("quick {recipe}")).is_ok(), "{recipe}");
+        }
+        assert!(command("quick plan9").is_err());
+    }
+
+    #[test]
+    fn section_1_1_the_ipv6_commands_are_known_and_refused() {
+        for line in ["bootipv6 --listen-addr x", "ipv6api x"] {
+            assert!(matches!(command(line), Ok(Command::Ipv6(_))), "{line}");
         }
     }
 
@@ -377,7 +481,9 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("45s"), Ok(Duration::from_secs(45)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        for wrong in ["", "0", "h", "1d", "1h30", "-1s", "99999999h", "99999999999999999999h", "1é"]
+        assert_eq!(milliseconds("1s500ms"), Ok(Duration::from_millis(1500)));
+        for wrong in
+            ["", "0", "h", "500ms", "1d", "1h30", "-1s", "99999999h", "99999999999999999999h", "1é"]
         {
             assert!(duration(wrong).is_err(), "{wrong}");
         }

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     agent::Agent,
-    cli::{Boot, Common},
+    cli::{Common, Serving},
     exit::{Code, Failure},
     interfaces::{Choice, Interface, choose, collect, direct_cable_advice},
     report::Report,
@@ -82,7 +82,7 @@ pub fn interfaces(report: &mut Report) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Code::Interface`].
-pub fn pick_interface(boot: &Boot, report: &mut Report) -> Result<String, Failure> {
+pub fn pick_interface(boot: &Serving, report: &mut Report) -> Result<String, Failure> {
     if let Some(name) = &boot.interface {
         return Ok(name.clone());
     }

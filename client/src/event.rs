@@ -71,6 +71,11 @@ pub enum Ignored {
         /// Its number.
         arch: u16,
     },
+    /// The API that decides about machines has nothing for it, or did not answer.
+    Source {
+        /// What it said, in words.
+        reason: String,
+    },
 }
 
 /// How bytes travel.
@@ -170,6 +175,13 @@ pub enum Fact {
         sent: u64,
         /// Why, in words.
         reason: String,
+    },
+    /// Something is wrong with a file on a web server that it is given.
+    Upstream {
+        /// The file's address.
+        file: String,
+        /// What, in words.
+        problem: String,
     },
     /// It asked for a file that there is not.
     NotFound {

@@ -1,11 +1,19 @@
 //! What is served: files that were opened once and belong together.
 //!
 //! Guarantees: a [`Generation`] holds open descriptors, so that a build that is replaced or
-//! collected meanwhile does not mix with it; every length was read from the descriptor itself.
+//! collected meanwhile does not mix with it; every length was read from the descriptor itself. What
+//! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
+//! at the start, so that a file that changed there is not passed on.
 
 use std::borrow::Cow;
 
-use crate::read::Content;
+use axum::http::Uri;
+
+use crate::{
+    fetch::{Facts, Fetcher},
+    read::Content,
+    template::Template,
+};
 
 /// One open file, or several that read as one.
 #[derive(Clone, Debug)]
@@ -23,31 +31,115 @@ pub struct Blob {
     pub last_modified: String,
 }
 
+/// One file on a web server, passed on to machines without being stored.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Last part of the address, for people.
+    pub name: String,
+    /// http or https.
+    pub address: Uri,
+    /// What its server said of it when it was chosen; nothing, if it was not asked.
+    pub facts: Facts,
+    /// Asks for it.
+    pub fetcher: Fetcher,
+}
+
+/// What is served under one name.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Opened here.
+    Local(Blob),
+    /// Passed on.
+    Remote(Box<Remote>),
+}
+
+impl Payload {
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Local(blob) => &blob.name,
+            Self::Remote(remote) => &remote.name,
+        }
+    }
+
+    /// Octets, if that is known.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Local(blob) => Some(blob.length),
+            Self::Remote(remote) => remote.facts.length,
+        }
+    }
+}
+
+impl From<Remote> for Payload {
+    fn from(remote: Remote) -> Self {
+        Self::Remote(Box::new(remote))
+    }
+}
+
+impl From<Blob> for Payload {
+    fn from(blob: Blob) -> Self {
+        Self::Local(blob)
+    }
+}
+
 /// Kernel, initrds and command line that belong together.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// Unguessable path element of this run's URLs: 32 hexadecimal digits.
     pub token: String,
-    /// The kernel.
-    pub kernel: Blob,
+    /// The kernel; without one, `script` says what is booted.
+    pub kernel: Option<Payload>,
     /// The initrds, in the order in which the kernel gets them.
-    pub initrds: Vec<Blob>,
+    pub initrds: Vec<Payload>,
     /// The kernel's command line, without `initrd=`: that part belongs to the boot loader.
-    pub cmdline: String,
+    pub cmdline: Template,
+    /// Extra files that command line or script name.
+    pub others: Vec<Payload>,
+    /// Shown on the machine's screen before it fetches the kernel.
+    pub message: Option<String>,
+    /// An iPXE script that is run as it stands, instead of one made from the above.
+    pub script: Option<Template>,
     /// What UEFI machines can load without iPXE.
     pub efi: Result<EfiImage, NoEfiImage>,
 }
 
-/// An EFI program that brings everything along: what UEFI HTTP boot loads.
+impl Default for Generation {
+    /// Nothing but what a script could name.
+    fn default() -> Self {
+        Self {
+            token: String::new(),
+            kernel: None,
+            initrds: Vec::new(),
+            cmdline: Template::default(),
+            others: Vec::new(),
+            message: None,
+            script: None,
+            efi: Err(NoEfiImage::Script),
+        }
+    }
+}
+
+/// Of what an EFI program is made that brings everything along: what UEFI HTTP boot loads. The
+/// program itself is each machine's own ([`crate::source::efi_program`]), since the command line may
+/// name the machine's addresses.
 #[derive(Clone, Debug)]
 pub struct EfiImage {
-    /// The program.
-    pub blob: Blob,
     /// Machine type of its PE/COFF header.
     pub machine: u16,
-    /// It is what the user named, so that machines that cannot run it get nothing. If not, it was
-    /// put together from kernel, initrds and command line.
-    pub named: bool,
+    /// systemd's boot stub, in memory: kernel, initrds and command line are added to it. Without
+    /// one the kernel is such a program itself.
+    pub stub: Option<Blob>,
+}
+
+impl EfiImage {
+    /// It is what the user named, so that machines that cannot run it get nothing.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.stub.is_none()
+    }
 }
 
 /// Why there is no [`EfiImage`].
@@ -68,6 +160,15 @@ pub enum NoEfiImage {
     /// A PE/COFF image counts its octets with 32 bits.
     #[error("kernel and initrds together are larger than the 4 GiB of an EFI program")]
     TooLarge,
+    /// It is put together from open files only.
+    #[error(
+        "kernel or initrd lies on another web server, and such a program is made of files of this \
+         computer: download them, and name the files"
+    )]
+    Remote,
+    /// There is no kernel to make it of.
+    #[error("an iPXE script is served, and only iPXE runs it")]
+    Script,
 }
 
 /// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images
@@ -159,7 +260,7 @@ pub enum Loader {
     Ipxe(Cpu),
     /// What the user named for an architecture (DHCP option 93), whatever it is.
     Given(u16),
-    /// No loader but the whole image: the generation's [`EfiImage`].
+    /// No loader but the whole image: the program made of the generation's [`EfiImage`].
     Image,
 }
 

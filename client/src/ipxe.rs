@@ -46,13 +46,23 @@ pub fn machine_url(generation: &Generation, base: &str, mac: MacAddr) -> String 
 /// The command line cannot be written in a script.
 pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<String, CmdlineError> {
     let url = machine_url(generation, base, mac);
-    let cmdline = quote(&generation.cmdline)?;
+    if let Some(script) = &generation.script {
+        return Ok(script.text(&url));
+    }
+    let cmdline = quote(&generation.cmdline.text(&url))?;
+    // A message that cannot be written is no reason not to boot.
+    let message = generation.message.as_deref().and_then(|text| quote(text).ok());
+    let message = message.unwrap_or_default();
     let mut script = String::from("#!ipxe\n");
     for (name, character) in ESCAPES {
-        if cmdline.contains(&reference(name)) {
+        if cmdline.contains(&reference(name)) || message.contains(&reference(name)) {
             // Writing to a String cannot fail.
             let _ = writeln!(script, "set {name}:hex {:02x}", u32::from(character));
         }
+    }
+    if !message.is_empty() {
+        // After a word of ours, for a message may begin with a hyphen.
+        let _ = writeln!(script, "echo Portcullis: {message}");
     }
     let _ = writeln!(script, "kernel --name kernel {url}/kernel || goto no_kernel");
     let mut arguments = String::from("kernel");
@@ -152,10 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        image::{Blob, NoEfiImage},
-        read::Content,
-    };
+    use crate::{image::Blob, read::Content, template::Template};
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
 
@@ -169,10 +176,10 @@ mod tests {
         };
         Generation {
             token: "0123456789abcdef0123456789abcdef".into(),
-            kernel: blob.clone(),
-            initrds: vec![blob; initrds],
+            kernel: Some(blob.clone().into()),
+            initrds: vec![blob.into(); initrds],
             cmdline: cmdline.into(),
-            efi: Err(NoEfiImage::Kernel),
+            ..Generation::default()
         }
     }
 
@@ -211,6 +218,39 @@ mod tests {
     #[test]
     fn without_initrd_and_command_line() {
         assert!(written(0, "").contains("\nboot kernel || goto no_boot\n"));
+    }
+
+    #[test]
+    fn section_7_message_is_shown_before_the_kernel_is_fetched() {
+        let mut generation = generation(0, "a");
+        generation.message = Some("-n hello || #1".into());
+        let script = script(&generation, "http://10.0.0.1:64172", MAC).unwrap();
+        assert!(script.starts_with("#!ipxe\nset hash:hex 23\nset pipe:hex 7c\necho Portcullis: -n hello ${pipe:string}| ${hash:string}1\nkernel "), "{script}");
+        generation.message = Some("two\nlines".into());
+        assert!(
+            !super::script(&generation, "http://h:1", MAC)
+                .unwrap()
+                .contains("\necho Portcullis: two")
+        );
+    }
+
+    #[test]
+    fn section_7_ipxe_script_is_used_verbatim() {
+        let mut generation = generation(1, "${not writable}");
+        generation.script = Some("#!ipxe\nchain ${x} || shell\n".into());
+        assert_eq!(
+            script(&generation, "http://h:1", MAC).unwrap(),
+            "#!ipxe\nchain ${x} || shell\n"
+        );
+    }
+
+    #[test]
+    fn addresses_of_extra_files_are_each_machines_own() {
+        let mut generation = generation(0, "");
+        generation.cmdline = Template::parse("a={{ ID \"f\" }}", "ID", |_| 3).unwrap();
+        let script = script(&generation, "http://h:1", MAC).unwrap();
+        let url = "http://h:1/0123456789abcdef0123456789abcdef/52-54-00-12-34-fe";
+        assert!(script.contains(&format!("boot kernel a={url}/other3 ||")), "{script}");
     }
 
     #[test]

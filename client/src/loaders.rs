@@ -148,15 +148,16 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     }
 }
 
-/// Machines that can be served with these loaders and this image, and those that cannot, with why.
-/// Only ordinary PCs and HTTP boot are named among the latter.
+/// Machines that can be served with these loaders and this EFI program, and those that cannot, with
+/// why. Only ordinary PCs and HTTP boot are named among the latter. `efi` is `None` if each machine
+/// may be given another program or none.
 #[must_use]
 pub fn coverage(
     loaders: &Loaders,
-    efi: &Result<EfiImage, NoEfiImage>,
+    efi: Option<&Result<EfiImage, NoEfiImage>>,
 ) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
-    let image = efi.as_ref().ok();
+    let image = efi.and_then(|efi| efi.as_ref().ok());
     let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
     let uefi = Cpu::ALL.map(|cpu| {
         let runs = image.is_some_and(|image| image.machine == cpu.pe_machine());
@@ -171,7 +172,7 @@ pub fn coverage(
     let http = "UEFI HTTP boot";
     let can = can.into_iter().map(|(name, _)| name.to_owned()).chain(given);
     let can = can.chain(image.map(|_| http.to_owned()));
-    let why = if image.is_some_and(|image| image.named) {
+    let why = if image.is_some_and(EfiImage::is_named) {
         "what is served does not run there"
     } else {
         "no iPXE for them was found (see --ipxe-dir)"
@@ -179,13 +180,15 @@ pub fn coverage(
     let ordinary = ["BIOS PCs", Cpu::X64.machines()];
     let cannot = cannot.into_iter().filter(|(name, _)| ordinary.contains(name));
     let cannot = cannot.map(|(name, _)| format!("{name}: {why}"));
-    let no_http = efi.as_ref().err().map(|reason| format!("{http}: {reason}"));
+    let no_http = efi.and_then(|efi| efi.as_ref().err());
+    let no_http = no_http.map(|reason| format!("{http}: {reason}"));
     (can.collect(), cannot.chain(no_http).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::text_blob;
 
     fn efi(machine: u16) -> Vec<u8> {
         let mut head = vec![0; 512];
@@ -250,7 +253,7 @@ mod tests {
         };
         let loaders = find_in(&wishes, &[]).unwrap();
         assert_eq!(names(&loaders), ["loader-41", "loader-300"]);
-        let (can, cannot) = coverage(&loaders, &Err(NoEfiImage::Kernel));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
         assert_eq!(can, ["Raspberry Pi boot ROM (41)", "unknown architecture (300)"]);
         assert!(cannot[0].starts_with("BIOS PCs: no iPXE"), "{cannot:?}");
         assert!(cannot[1].starts_with("64-bit UEFI PCs: no iPXE"), "{cannot:?}");
@@ -285,7 +288,7 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        let (can, cannot) = coverage(&loaders, &Err(NoEfiImage::Kernel));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
         assert_eq!(can, ["64-bit UEFI PCs"]);
         assert_eq!(
             cannot,
@@ -301,15 +304,12 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let optional = Wishes { optional: true, ..Wishes::default() };
         let loaders = find_in(&optional, &[empty.path()]).unwrap();
-        let image = |machine, named| {
-            let path = empty.path().join("image");
-            std::fs::write(&path, efi(machine)).unwrap();
-            Ok(EfiImage { blob: open_blob(&path).unwrap(), machine, named })
-        };
-        let (can, cannot) = coverage(&loaders, &image(0x8664, false));
+        let image = |machine, stub| Ok(EfiImage { machine, stub });
+        let stub = text_blob("stub", String::new());
+        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))));
         assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);
         assert_eq!(cannot, ["BIOS PCs: no iPXE for them was found (see --ipxe-dir)"]);
-        let (can, cannot) = coverage(&loaders, &image(0xaa64, true));
+        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)));
         assert_eq!(can, ["arm64 UEFI machines", "UEFI HTTP boot"]);
         assert_eq!(
             cannot,

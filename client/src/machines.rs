@@ -15,6 +15,8 @@ use std::{
 
 use tokio::sync::mpsc;
 
+pub use self::book::Needs;
+
 use self::book::Book;
 use crate::{
     admission::Admission,
@@ -57,6 +59,11 @@ impl Machines {
     pub fn memory(&self, mac: MacAddr) -> Memory {
         let now = self.millis(Instant::now());
         self.with_book(|book| book.memory(now, mac))
+    }
+
+    /// What a machine that has asked will have to fetch.
+    pub fn needs(&self, mac: MacAddr, needs: Needs) {
+        self.with_book(|book| book.needs(mac, needs));
     }
 
     /// Draws the conclusions from silence. To be called about once a second.
@@ -129,8 +136,6 @@ mod tests {
             address: Ipv4Addr::LOCALHOST,
             http_port: 1,
             token: String::new(),
-            efi: Err("no EFI image".to_owned()),
-            efi_only: false,
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
         };

@@ -21,11 +21,13 @@ fn main() -> ExitCode {
         }
     };
     let mut report = match &cli.command {
-        Command::Boot(boot) => Report::for_boot(boot),
+        Command::Boot(boot) => Report::for_serving(&boot.serving),
+        Command::Api(api) => Report::for_serving(&api.serving),
+        Command::Quick(quick) => Report::for_serving(&quick.serving),
         Command::Status(common) | Command::Interfaces(common) | Command::Close { common, .. } => {
             Report::new(common)
         }
-        Command::Api(_) | Command::Quick(_) | Command::Ipv6(_) => Report::new(&Default::default()),
+        Command::Ipv6(_) => Report::new(&Default::default()),
     };
     match run(&cli.command, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,12 +44,11 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Status(_) => commands::status(report),
         Command::Close { lease, common } => commands::close(*lease, common, report),
         Command::Interfaces(_) => commands::interfaces(report),
-        Command::Api(_) => Err(not_yet("api", "machines cannot be asked about one by one yet")),
-        Command::Quick(_) => Err(not_yet("quick", "download a kernel and an initrd, and use boot")),
-        Command::Ipv6(_) => Err(not_yet("bootipv6", "only IPv4 is served")),
+        Command::Api(api) => serve::api(api, report),
+        Command::Quick(quick) => serve::quick(quick, report),
+        Command::Ipv6(_) => Err(Failure::new(
+            Code::Usage,
+            "the IPv6 commands are not in this version: only IPv4 is served",
+        )),
     }
-}
-
-fn not_yet(command: &str, why: &str) -> Failure {
-    Failure::new(Code::Usage, format!("the command {command} is not in this version: {why}"))
 }

@@ -1,4 +1,4 @@
-//! `boot`, from the arguments to the last line: the whole story in one place.
+//! `boot`, `api` and `quick`, from the arguments to the last line: the whole story in one place.
 //!
 //! Guarantees: everything that can be wrong with the arguments is found before the bus is asked, so
 //! that no dialog appears for nothing; whatever ends the run, every socket is dropped before it is
@@ -14,6 +14,7 @@ use std::{
 
 use portcullis_dbus::{DEFAULT_MAX_SECONDS, Error, keys::reason};
 use tokio::{
+    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
@@ -21,20 +22,20 @@ use tokio::{
 };
 
 use crate::{
-    cli::{self, Boot},
+    cli::{self, Boot, Quick, Serving},
     commands::{pick_interface, runtime, with_agent},
     dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
-    image::{Generation, Loader, Loaders},
+    image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
     inhibit, ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
     report::{Asking, Ready, Report, Served},
     session::{End, Lease, Request, Session, Sockets},
-    source,
+    source::{self, Same, Source, api::Api, quick::Dish},
     tftp::{self, serve_tftp},
 };
 
@@ -51,10 +52,47 @@ const MTU: u16 = 1500;
 
 /// What is served where, checked, before anybody is asked.
 struct Plan<'a> {
-    boot: &'a Boot,
-    generation: Arc<Generation>,
+    boot: &'a Serving,
+    content: Content<'a>,
     loaders: Arc<Loaders>,
     request: Request,
+}
+
+/// What is served.
+enum Content<'a> {
+    /// The same for every machine.
+    Same(Arc<Generation>),
+    /// What the API at this address says.
+    Api(Arc<Api>, &'a str),
+}
+
+impl Content<'_> {
+    fn source(&self) -> Arc<dyn Source> {
+        match self {
+            Self::Same(generation) => Arc::new(Same(Arc::clone(generation))),
+            Self::Api(api, _) => Arc::clone(api) as Arc<dyn Source>,
+        }
+    }
+
+    fn generation(&self) -> Option<&Generation> {
+        match self {
+            Self::Same(generation) => Some(generation),
+            Self::Api(..) => None,
+        }
+    }
+
+    /// The EFI program that is the same for every machine but for its command line.
+    fn efi(&self) -> Option<&EfiImage> {
+        self.generation().and_then(|generation| generation.efi.as_ref().ok())
+    }
+}
+
+impl Plan<'_> {
+    /// What firmware can be given by TFTP.
+    fn loaders(&self) -> impl Iterator<Item = Loader> {
+        let image = self.content.efi().map(|_| Loader::Image);
+        self.loaders.0.keys().copied().chain(image)
+    }
 }
 
 /// `boot`: returns when the user ends it.
@@ -62,50 +100,111 @@ struct Plan<'a> {
 /// # Errors
 /// Everything else, each with its exit code.
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
-    if let Some(refusal) = boot.refusal() {
+    begin(&boot.serving, boot.refusal(), report)?;
+    let runtime = runtime()?;
+    let opening =
+        source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
+    let generation = runtime.block_on(opening)?;
+    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
+}
+
+/// `quick`: as [`boot`], from a recipe's addresses.
+///
+/// # Errors
+/// As [`boot`].
+pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
+    begin(&quick.serving, quick.refusal(), report)?;
+    let runtime = runtime()?;
+    let opening = async {
+        let dish = source::quick::prepare(source::quick::Choice {
+            recipe: &quick.recipe,
+            version: quick.version.as_deref(),
+            arch: quick.arch.as_deref(),
+            mirror: quick.mirror.as_deref(),
+            cmdline: quick.cmdline.as_deref(),
+        });
+        match dish.await? {
+            Dish::Linux { kernel, initrds, cmdline } => {
+                source::open(&kernel, &initrds, Some(&cmdline), quick.bootmsg.as_deref()).await
+            }
+            Dish::Script(script) => source::open_script(&script).await,
+        }
+    };
+    let generation = runtime.block_on(opening)?;
+    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
+}
+
+/// `api`: as [`boot`], with what a web service says for each machine.
+///
+/// # Errors
+/// As [`boot`].
+pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
+    begin(&api.serving, None, report)?;
+    let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
+    serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
+}
+
+/// What is wrong with the arguments themselves, and what has no effect.
+fn begin(
+    serving: &Serving,
+    refusal: Option<&'static str>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if let Some(refusal) = refusal {
         return Err(Failure::new(Code::Usage, refusal));
     }
-    for note in boot.notes() {
+    for note in serving.notes() {
         report.note(note);
     }
-    let mut generation = source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref())?;
-    source::add_efi_image(&mut generation, boot.stub.as_deref())?;
-    let base = format!("http://{}:{}", Ipv4Addr::UNSPECIFIED, boot.port);
+    Ok(())
+}
+
+/// One generation for all, if a script can be made of it.
+fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
+    source::add_efi_image(&mut generation, serving.stub.as_deref())?;
+    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
+        return Err(Failure::new(Code::Source, text.clone()));
+    }
+    let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
         Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
     })?;
-    let loaders = loaders(boot, &generation)?;
+    Ok(Content::Same(Arc::new(generation)))
+}
+
+fn serve(
+    boot: &Serving,
+    content: Content<'_>,
+    runtime: Runtime,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let loaders = find_loaders(boot, content.efi())?;
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
-    let plan = Plan { boot, generation: Arc::new(generation), loaders: Arc::new(loaders), request };
-    let runtime = runtime()?;
+    let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
     let result = runtime.block_on(run(&plan, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
 }
 
-/// What firmware is given by TFTP: iPXE and, for machines that need none or have none, the image.
-fn loaders(boot: &Boot, generation: &Generation) -> Result<Loaders, Failure> {
-    let mut loaders = match &generation.efi {
-        Ok(image) if image.named => Loaders::default(),
-        efi => loaders::find(&loaders::Wishes {
-            directory: boot.ipxe_dir.clone(),
-            bios: boot.ipxe_bios.clone(),
-            ipxe: boot.ipxe_ipxe.clone(),
-            efi64: boot.ipxe_efi64.clone(),
-            efi32: boot.ipxe_efi32.clone(),
-            given: boot.loader.clone(),
-            optional: efi.is_ok(),
-        })?,
-    };
-    if let Ok(image) = &generation.efi {
-        loaders.0.insert(Loader::Image, image.blob.clone());
+/// iPXE, for machines that do not load the EFI program.
+fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failure> {
+    if efi.is_some_and(EfiImage::is_named) {
+        return Ok(Loaders::default());
     }
-    Ok(loaders)
+    loaders::find(&loaders::Wishes {
+        directory: boot.ipxe_dir.clone(),
+        bios: boot.ipxe_bios.clone(),
+        ipxe: boot.ipxe_ipxe.clone(),
+        efi64: boot.ipxe_efi64.clone(),
+        efi32: boot.ipxe_efi32.clone(),
+        given: boot.loader.clone(),
+        optional: efi.is_some(),
+    })
 }
 
 async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
@@ -216,7 +315,8 @@ impl Servers {
             Failure::new(Code::Internal, "the helper did not say which address to serve on")
                 .advise("portcullis and portcullis-helper may be of different versions")
         })?;
-        let machines = Machines::new(policy(plan, address, local.port()), events);
+        let source = plan.content.source();
+        let machines = Machines::new(policy(plan, source.token(), address, local.port()), events);
         let (note, notes) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
@@ -229,9 +329,14 @@ impl Servers {
             }
         };
         let mut tasks = JoinSet::new();
-        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), noter());
+        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), Arc::clone(&source), noter());
         tasks.spawn(async { failed("DHCP (UDP 67)", &dhcp.await) });
-        let boot_server = serve_boot_server(sockets.boot_server, Arc::clone(&machines), noter());
+        let boot_server = serve_boot_server(
+            sockets.boot_server,
+            Arc::clone(&machines),
+            Arc::clone(&source),
+            noter(),
+        );
         tasks.spawn(async { failed("the boot server (UDP 4011)", &boot_server.await) });
         let tftp = serve_tftp(
             sockets.tftp,
@@ -239,7 +344,11 @@ impl Servers {
                 address,
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
-                scripts: format!("http://{address}:{}/{}", local.port(), plan.generation.token),
+                scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
+                image: match &plan.content {
+                    Content::Same(generation) => Some(Arc::clone(generation)),
+                    Content::Api(..) => None,
+                },
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -249,7 +358,7 @@ impl Servers {
         let http = serve_http(
             sockets.http,
             http::Settings::new(SocketAddrV4::new(address, local.port())),
-            Arc::clone(&plan.generation),
+            source,
             machines.clone(),
             machines.clone(),
         );
@@ -258,19 +367,17 @@ impl Servers {
     }
 }
 
-fn policy(plan: &Plan<'_>, address: Ipv4Addr, http_port: u16) -> Policy {
+fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Policy {
     let boot = plan.boot;
     Policy {
         for_mac: boot.for_mac.iter().copied().collect(),
         once: boot.once,
         count: boot.count.map(u64::from),
-        initrds: plan.generation.initrds.len(),
-        loaders: plan.loaders.0.keys().copied().collect(),
+        initrds: plan.content.generation().map_or(0, |generation| generation.initrds.len()),
+        loaders: plan.loaders().collect(),
         address,
         http_port,
-        token: plan.generation.token.clone(),
-        efi: plan.generation.efi.as_ref().map(|image| image.machine).map_err(ToString::to_string),
-        efi_only: plan.generation.efi.as_ref().is_ok_and(|image| image.named),
+        token: token.to_owned(),
         uefi_offer: match boot.uefi_offer {
             cli::UefiOffer::Auto => UefiOffer::Auto,
             cli::UefiOffer::Complete => UefiOffer::Complete,
@@ -292,14 +399,26 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 }
 
 fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
-    let served = |blob: &crate::image::Blob| Served { name: blob.name.clone(), bytes: blob.length };
-    let (can, cannot) = coverage(&plan.loaders, &plan.generation.efi);
+    let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
+    let generation = plan.content.generation();
+    let (can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let url = |generation: &Generation| {
+        let port = plan.request.http_port;
+        format!("http://{address}:{port}/{}/MAC", generation.token)
+    };
     Ready {
         lease,
-        kernel: served(&plan.generation.kernel),
-        initrds: plan.generation.initrds.iter().map(served).collect(),
-        cmdline: &plan.generation.cmdline,
-        loaders: plan.loaders.0.keys().map(|loader| loader.file_name().into_owned()).collect(),
+        api: match plan.content {
+            Content::Same(_) => None,
+            Content::Api(_, address) => Some(address),
+        },
+        kernel: generation.and_then(|generation| generation.kernel.as_ref()).map(served),
+        initrds: generation.map_or(Vec::new(), |one| one.initrds.iter().map(served).collect()),
+        cmdline: generation
+            .map(|generation| generation.cmdline.text(&url(generation)))
+            .unwrap_or_default(),
+        loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
         only: only(plan.boot),
@@ -307,7 +426,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
 }
 
 /// What the user limits it to, in words.
-fn only(boot: &Boot) -> Vec<String> {
+fn only(boot: &Serving) -> Vec<String> {
     let macs: Vec<_> = boot.for_mac.iter().map(ToString::to_string).collect();
     let macs = (!macs.is_empty()).then(|| macs.join(", "));
     let once = boot.once.then(|| "each machine once".to_owned());

@@ -12,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use nix::sched::{CloneFlags, setns};
 use portcullis::{
     dhcp::{Note, Policy, UefiOffer, What, serve_boot_server, serve_dhcp},
-    event::{self, Fact, OfferForm},
-    image::{Cpu, Loader},
+    event::{self, Fact, Ignored, OfferForm},
+    image::{Cpu, Generation, Loader},
+    mac::MacAddr,
     machines::Machines,
+    source::{Refusal, Same, Source, Step},
 };
 use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
@@ -123,6 +126,10 @@ struct Server {
 
 impl Server {
     fn start(lan: &Lan) -> Self {
+        Self::with_source(lan, Arc::new(Same(Arc::default())))
+    }
+
+    fn with_source(lan: &Lan, source: Arc<dyn Source>) -> Self {
         let policy = Policy {
             for_mac: BTreeSet::new(),
             once: false,
@@ -132,8 +139,6 @@ impl Server {
             address: SERVER,
             http_port: 64172,
             token: "0".repeat(32),
-            efi: Err("no EFI image".to_owned()),
-            efi_only: false,
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
         };
@@ -147,8 +152,9 @@ impl Server {
             move |note| notes.lock().unwrap().push(note)
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), note(&notes)));
-        runtime.spawn(serve_boot_server(boot_server, machines, note(&notes)));
+        let for_dhcp = Arc::clone(&source);
+        runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), for_dhcp, note(&notes)));
+        runtime.spawn(serve_boot_server(boot_server, machines, source, note(&notes)));
         Self { _runtime: runtime, notes, events }
     }
 
@@ -247,6 +253,53 @@ fn wire_09_a_thousand_machines_that_ask_at_once_are_all_answered() {
     let notes = server.notes.lock().unwrap();
     let strangers = notes.iter().filter(|note| matches!(note.what, What::NotBootClient(_)));
     assert_eq!(strangers.count(), 1);
+}
+
+/// Takes its time about machine 1, refuses machine 2, and has something for all others.
+struct Slow;
+
+impl Source for Slow {
+    fn token(&self) -> &str {
+        "token"
+    }
+
+    fn generation(&self, mac: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {
+        Box::pin(async move {
+            match mac.0 {
+                [.., 1] => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Ok(Arc::default())
+                }
+                [.., 2] => Err(Refusal("not today".to_owned())),
+                _ => Ok(Arc::default()),
+            }
+        })
+    }
+}
+
+#[test]
+fn a_source_that_is_slow_about_one_machine_keeps_no_other_waiting() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new("slow");
+    let mut server = Server::with_source(&lan, Arc::new(Slow));
+    let client = Lan::socket(&lan.client, Ipv4Addr::UNSPECIFIED, 68);
+    let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
+    let begun = Instant::now();
+    for number in [1, 2, 3] {
+        client.send_to(&message(1, number), to).unwrap();
+    }
+    let mut reply = [0; 1024];
+    client.recv_from(&mut reply).unwrap();
+    assert_eq!(number(&reply), 3);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    client.recv_from(&mut reply).unwrap();
+    assert_eq!(number(&reply), 1);
+    server.wait_for_facts(1, |fact| {
+        let Fact::Ignored(Ignored::Source { reason }) = fact else { return false };
+        reason == "not today"
+    });
 }
 
 #[test]

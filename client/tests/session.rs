@@ -445,7 +445,7 @@ fn nothing_is_asked_for_arguments_that_are_wrong() {
     for (arguments, code) in [
         (vec!["boot", &directory, "--port", "x"], 2),
         (vec!["boot", &directory, "--loader", "arm64=f"], 2),
-        (vec!["api", "http://host"], 2),
+        (vec!["api", "host"], 2),
         (vec!["boot", &initrd], 30),
         (vec!["boot", &kernel, bare], 30),
         (vec!["boot", bare], 30),

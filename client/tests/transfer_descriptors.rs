@@ -16,9 +16,10 @@ use portcullis::{
     admission::Admission,
     event::{Fact, Witness},
     http::{Settings, serve_http},
-    image::{Blob, Generation, NoEfiImage},
+    image::{Blob, Generation, Payload},
     mac::MacAddr,
     read::Content,
+    source::Same,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -40,23 +41,21 @@ fn the_server_accepts_again_once_there_are_descriptors() {
     let address = listener.local_addr().unwrap();
     let generation = Generation {
         token: "token".into(),
-        kernel: Blob {
+        kernel: Some(Payload::Local(Blob {
             name: "kernel".into(),
             content: Content::new(Vec::new()),
             length: 0,
             etag: "\"\"".into(),
             last_modified: "Sun, 06 Nov 1994 08:49:37 GMT".into(),
-        },
-        initrds: Vec::new(),
-        cmdline: String::new(),
-        efi: Err(NoEfiImage::Kernel),
+        })),
+        ..Generation::default()
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(serve_http(
         listener,
         Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port())),
-        Arc::new(generation),
+        Arc::new(Same(Arc::new(generation))),
         Arc::new(Anybody),
         Arc::new(Anybody),
     ));

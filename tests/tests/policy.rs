@@ -20,7 +20,7 @@ const LICENCES: [&str; 9] = [
 
 /// Crates that must not come in by a side door, each with its reason.
 const BANNED: [(&str, &str); 5] = [
-    ("openssl-sys", "nothing here speaks TLS"),
+    ("openssl-sys", "TLS is rustls: ARCHITECTURE.md"),
     ("async-std", "one runtime: tokio"),
     ("rustables", "GPL-3, and falls short: ARCHITECTURE.md"),
     ("nftnl-sys", "C library: ARCHITECTURE.md"),

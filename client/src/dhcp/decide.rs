@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::{Fact, Ignored, OfferForm},
-    image::Loader,
+    image::{Cpu, EfiImage, Loader, NoEfiImage},
     mac::MacAddr,
     wire::{
         dhcp::message_type,
@@ -60,10 +60,6 @@ pub struct Policy {
     pub http_port: u16,
     /// First path element of the URLs.
     pub token: String,
-    /// PE machine type of the EFI program that UEFI can load without iPXE, or why there is none.
-    pub efi: Result<u16, String>,
-    /// That program is all that is served: machines that cannot run it are left alone.
-    pub efi_only: bool,
     /// Form of offers to UEFI machines.
     pub uefi_offer: UefiOffer,
     /// Whether 4011 is served. If not, [`UefiOffer::BootServer`] counts as `Complete`.
@@ -95,14 +91,18 @@ impl Policy {
         format!("http://{address}:{http_port}/{token}/{}/{file}", mac.hyphenated())
     }
 
-    /// Whether machines of this row can run the EFI program, if there is one.
-    fn runs_efi(&self, row: &Row) -> bool {
-        table::cpu(row.arch).is_some_and(|cpu| self.efi.as_ref() == Ok(&cpu.pe_machine()))
-    }
-
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
         format!("{}/{}", mac.hyphenated(), loader.file_name())
     }
+}
+
+/// The EFI program that UEFI can load without iPXE, or why there is none.
+type Efi = Result<EfiImage, NoEfiImage>;
+
+/// Whether machines of this row can run the EFI program, if there is one.
+fn runs(efi: &Efi, row: &Row) -> bool {
+    let machine = efi.as_ref().ok().map(|image| image.machine);
+    machine.is_some() && table::cpu(row.arch).map(Cpu::pe_machine) == machine
 }
 
 /// What is remembered of a machine and bears on the decision.
@@ -151,6 +151,7 @@ fn words(ignored: &Ignored) -> String {
         Ignored::NoLoader { arch } | Ignored::UnknownArchitecture { arch } => {
             format!("{}: no loader", table::architecture_name(*arch))
         }
+        Ignored::Source { reason } => reason.clone(),
     }
 }
 
@@ -170,13 +171,12 @@ pub enum Decision {
     Ignore(Ignore),
 }
 
-/// Decides about one question.
-#[must_use]
-pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Decision {
-    answer(query, port, policy, memory).unwrap_or_else(Decision::Ignore)
-}
-
-fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<Decision, Ignore> {
+/// Whether one question is to be answered, as far as that can be told before it is known what the
+/// machine boots.
+///
+/// # Errors
+/// Why not.
+pub fn screen(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<(), Ignore> {
     asks_us(query, port, policy)?;
     if !policy.admits(query.mac) {
         return Err(Ignore::Machine(Ignored::NotSelected));
@@ -184,7 +184,25 @@ fn answer(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<
     if memory.local_boot {
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
-    let boot = boot(query, &row(query, policy)?, policy, memory)?;
+    row(query, policy)?;
+    destination(query, port).map(drop)
+}
+
+/// Decides about one question of a machine for which there is this EFI program, or none.
+#[must_use]
+pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory, efi: &Efi) -> Decision {
+    answer(query, port, policy, memory, efi).unwrap_or_else(Decision::Ignore)
+}
+
+fn answer(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Result<Decision, Ignore> {
+    screen(query, port, policy, memory)?;
+    let boot = boot(query, &row(query, policy)?, policy, memory, efi)?;
     let destination = destination(query, port)?;
 
     let form = match port {
@@ -260,7 +278,7 @@ fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
             let served = match row.client {
-                Client::Pxe => !row.loaders.is_empty() || given(row.arch) || policy.runs_efi(&row),
+                Client::Pxe => !row.loaders.is_empty() || given(row.arch),
                 Client::Http => table::cpu(row.arch).is_some(),
             };
             (row.client == query.client && served)
@@ -276,33 +294,46 @@ struct Boot {
     form: OfferForm,
 }
 
-fn boot(query: &Query, row: &Row, policy: &Policy, memory: Memory) -> Result<Boot, Ignore> {
-    if policy.efi_only && !policy.runs_efi(row) {
+fn boot(
+    query: &Query,
+    row: &Row,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Result<Boot, Ignore> {
+    if efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row) {
         return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
     }
     match (row.client, query.ipxe) {
-        (Client::Http, _) => boot_http(query, row, policy),
-        (Client::Pxe, Some(ipxe)) => Ok(boot_ipxe(query, row, ipxe, policy, memory)),
-        (Client::Pxe, None) => boot_firmware(query, row, policy, memory),
+        (Client::Http, _) => boot_http(query, row, policy, efi),
+        (Client::Pxe, Some(ipxe)) => Ok(boot_ipxe(query, row, ipxe, policy, memory, efi)),
+        (Client::Pxe, None) => boot_firmware(query, row, policy, memory, efi),
     }
 }
 
-fn boot_http(query: &Query, row: &Row, policy: &Policy) -> Result<Boot, Ignore> {
+fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Boot, Ignore> {
     let arch = row.arch;
-    match &policy.efi {
-        Ok(_) if policy.runs_efi(row) => {
+    match efi {
+        Ok(_) if runs(efi, row) => {
             Ok(Boot { file: policy.efi_url(query.mac), form: OfferForm::Http })
         }
         Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
         Err(reason) => {
-            let reason = reason.clone();
+            let reason = reason.to_string();
             Err(Ignore::Machine(Ignored::NoEfiImage { arch, reason }))
         }
     }
 }
 
-fn boot_ipxe(query: &Query, row: &Row, ipxe: Ipxe, policy: &Policy, memory: Memory) -> Boot {
-    let loader = pick(row, row.ipxe_loaders, policy, memory)
+fn boot_ipxe(
+    query: &Query,
+    row: &Row,
+    ipxe: Ipxe,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Boot {
+    let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
         Some(loader) => {
@@ -317,13 +348,14 @@ fn boot_firmware(
     row: &Row,
     policy: &Policy,
     memory: Memory,
+    efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
     let loader = policy
         .loaders
         .contains(&given)
         .then_some(given)
-        .or_else(|| pick(row, row.loaders, policy, memory))
+        .or_else(|| pick(row, row.loaders, policy, memory, efi))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
@@ -335,13 +367,22 @@ fn boot_firmware(
     Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 
-/// The first loader that we have, or a later one after failures, in turn. Without any, the whole
-/// image itself, if it can be.
-fn pick(row: &Row, loaders: &[Loader], policy: &Policy, memory: Memory) -> Option<Loader> {
+/// The first loader that we have, or a later one after failures, in turn. Without any, the EFI
+/// program itself, if TFTP has it.
+fn pick(
+    row: &Row,
+    loaders: &[Loader],
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Option<Loader> {
     let have = || loaders.iter().filter(|loader| policy.loaders.contains(loader));
     match memory.failed_loaders.checked_rem(have().count()) {
         Some(turn) => have().nth(turn).copied(),
-        None => policy.runs_efi(row).then_some(Loader::Image),
+        None => {
+            let image = policy.loaders.contains(&Loader::Image) && runs(efi, row);
+            image.then_some(Loader::Image)
+        }
     }
 }
 

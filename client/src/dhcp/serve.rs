@@ -2,8 +2,9 @@
 //!
 //! Guarantees: every packet that waits is read before the task sleeps, so that a thousand machines
 //! that ask at once are all answered (the runtime lets other tasks in between); a packet costs a constant amount of work; an answer leaves
-//! from the address that it names. Trusts the socket to be bound to one interface. Never ends
-//! because of one packet or one answer that could not be sent.
+//! from the address that it names; a source that takes its time about one machine keeps no other
+//! waiting. Trusts the socket to be bound to one interface. Never ends because of one packet or one
+//! answer that could not be sent.
 
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use nix::{
     libc,
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
@@ -20,14 +22,20 @@ use nix::{
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{
-    decide::{Decision, Ignore, decide},
+    decide::{Decision, Ignore, decide, screen},
     query::{NotBootClient, Port, Query},
 };
 use crate::{
-    event::{Fact, Witness},
+    event::{Fact, Ignored, Witness},
+    image::Generation,
     mac::MacAddr,
-    machines::Machines,
+    machines::{Machines, Needs},
+    source::{self, Source},
 };
+
+/// Questions that wait for the source: as many as machines are remembered. A machine that is not
+/// heard then asks again.
+const WAITING: usize = 4096;
 
 /// Room for one datagram: more than any MTU that DHCP travels on.
 const DATAGRAM: usize = 2048;
@@ -76,25 +84,28 @@ impl fmt::Display for Note {
 pub async fn serve_dhcp(
     socket: std::net::UdpSocket,
     machines: Arc<Machines>,
+    source: Arc<dyn Source>,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |_| Port::Dhcp;
-    serve(socket, &machines, port, note).await
+    serve(socket, &machines, &*source, port, note).await
 }
 
 /// Serves UDP 4011 until the socket fails; the error is why. The socket is bound to our address.
 pub async fn serve_boot_server(
     socket: std::net::UdpSocket,
     machines: Arc<Machines>,
+    source: Arc<dyn Source>,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |asker| Port::BootServer { asker };
-    serve(socket, &machines, port, note).await
+    serve(socket, &machines, &*source, port, note).await
 }
 
 async fn serve(
     socket: std::net::UdpSocket,
     machines: &Machines,
+    source: &dyn Source,
     port: impl Fn(SocketAddrV4) -> Port,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
@@ -103,29 +114,63 @@ async fn serve(
         Err(error) => return error,
     };
     let mut datagram = [0; DATAGRAM];
+    let mut waiting = FuturesUnordered::new();
     loop {
-        let (length, from) = match socket.recv_from(&mut datagram).await {
+        let received = tokio::select! {
+            biased;
+            Some(done) = waiting.next(), if !waiting.is_empty() => {
+                note(done);
+                continue;
+            }
+            received = socket.recv_from(&mut datagram) => received,
+        };
+        let (length, from) = match received {
             Ok((length, SocketAddr::V4(from))) => (length, from),
             Ok((_, SocketAddr::V6(_))) => continue,
             Err(error) if passes(&error) => continue,
             Err(error) => return error,
         };
         let bytes = datagram.get(..length).unwrap_or_default();
-        let (mac, what) = match Query::parse(bytes) {
-            Ok(query) => (Some(query.mac), one(&socket, machines, &query, port(from)).await),
-            Err(reason) => (None, What::NotBootClient(reason)),
-        };
-        note(Note { from, mac, what });
+        match Query::parse(bytes) {
+            Ok(query) if waiting.len() < WAITING => {
+                let (socket, port) = (&socket, port(from));
+                waiting.push(async move {
+                    let what = one(socket, machines, source, &query, port).await;
+                    Note { from, mac: Some(query.mac), what }
+                });
+            }
+            Ok(_) => {}
+            Err(reason) => note(Note { from, mac: None, what: What::NotBootClient(reason) }),
+        }
     }
 }
 
-async fn one(socket: &UdpSocket, machines: &Machines, query: &Query, port: Port) -> What {
-    let decision = decide(query, port, machines.policy(), machines.memory(query.mac));
-    let told = matches!(decision, Decision::Reply { .. } | Decision::Ignore(Ignore::Machine(_)));
-    if told && port == Port::Dhcp {
-        machines
-            .fact(query.mac, Fact::Seen { arch: query.architecture(), firmware: query.firmware() });
+async fn one(
+    socket: &UdpSocket,
+    machines: &Machines,
+    source: &dyn Source,
+    query: &Query,
+    port: Port,
+) -> What {
+    let (mac, policy, memory) = (query.mac, machines.policy(), machines.memory(query.mac));
+    let screened = screen(query, port, policy, memory);
+    if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
+        let firmware = query.firmware();
+        machines.fact(mac, Fact::Seen { arch: query.architecture(), firmware });
     }
+    // A source is not asked about machines that get nothing in any case.
+    let decision = match screened {
+        Ok(()) => match source.generation(mac, source::Step::Discover).await {
+            Ok(generation) => {
+                machines.needs(mac, needs(&generation));
+                decide(query, port, policy, memory, &generation.efi)
+            }
+            Err(refusal) => {
+                Decision::Ignore(Ignore::Machine(Ignored::Source { reason: refusal.0 }))
+            }
+        },
+        Err(reason) => Decision::Ignore(reason),
+    };
     match decision {
         Decision::Reply { bytes, destination, fact } => {
             match send(socket, machines, &bytes, destination).await {
@@ -146,6 +191,13 @@ async fn one(socket: &UdpSocket, machines: &Machines, query: &Query, port: Port)
             }
             What::Ignored(reason)
         }
+    }
+}
+
+fn needs(generation: &Generation) -> Needs {
+    match generation.script {
+        Some(_) => Needs::Script,
+        None => Needs::Images { initrds: generation.initrds.len() },
     }
 }
 

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Fact, Firmware, Ignored, OfferForm},
-    image::{Cpu, Loader},
+    image::{Cpu, EfiImage, Loader, NoEfiImage},
     mac::MacAddr,
+    source::text_blob,
     wire::{
         dhcp::{COOKIE, HEADER, Options},
         dhcp_reply,
@@ -40,8 +41,6 @@ fn policy() -> Policy {
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
-        efi: Err("no EFI image".to_owned()),
-        efi_only: false,
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
     }
@@ -82,7 +81,7 @@ fn fixture(text: &str) -> Vec<u8> {
 }
 
 fn ask(bytes: &[u8], port: Port, policy: &Policy, memory: Memory) -> Decision {
-    decide(&Query::parse(bytes).unwrap(), port, policy, memory)
+    decide(&Query::parse(bytes).unwrap(), port, policy, memory, &Err(NoEfiImage::Kernel))
 }
 
 fn on_67(bytes: &[u8]) -> Decision {
@@ -800,26 +799,29 @@ const X64_HTTP: (u8, &[u8]) = (93, &[0, 16]);
 const EFI: &str =
     "http://10.77.0.1:64172/0123456789abcdef0123456789abcdef/52-54-00-77-00-09/boot.efi";
 
-/// Kernel and initrd, and an x64 EFI program made of them.
-fn with_efi() -> Policy {
-    let mut policy = policy();
-    policy.loaders.insert(Loader::Image);
-    Policy { efi: Ok(0x8664), ..policy }
+type Efi = Result<EfiImage, NoEfiImage>;
+
+/// Made of kernel and initrd.
+fn made(machine: u16) -> Efi {
+    Ok(EfiImage { machine, stub: Some(text_blob("stub", String::new())) })
 }
 
-/// Nothing but an x64 EFI program.
-fn efi_only() -> Policy {
-    Policy { loaders: [Loader::Image].into(), efi_only: true, initrds: 0, ..with_efi() }
+/// An x64 EFI program, and nothing but that.
+const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None });
+
+fn with_loaders(loaders: &[Loader]) -> Policy {
+    Policy { loaders: loaders.iter().copied().collect(), ..policy() }
 }
 
-fn on_67_by(policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
-    ask(&message(options), Port::Dhcp, policy, Memory::default())
+fn on_67_with(efi: &Efi, policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
+    let query = Query::parse(&message(options)).unwrap();
+    decide(&query, Port::Dhcp, policy, Memory::default(), efi)
 }
 
 #[test]
 fn wire_19_http_boot_is_given_a_url_octet_by_octet() {
     let (bytes, destination, fact) =
-        reply(on_67_by(&with_efi(), &[DISCOVER, HTTP, X64_HTTP, (97, &GUID)]));
+        reply(on_67_with(&made(0x8664), &policy(), &[DISCOVER, HTTP, X64_HTTP, (97, &GUID)]));
     assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
     assert_eq!(fact, Fact::Offered { form: OfferForm::Http, file: EFI.to_owned() });
     assert_eq!(bytes[16..20], [0; 4], "no address");
@@ -842,15 +844,17 @@ fn wire_19_http_boot_has_no_boot_server() {
     for kind in [1, 3, 8] {
         let bytes = message(&[(53, &[kind]), HTTP, X64_HTTP]);
         let port = Port::BootServer { asker: ASKER };
-        let decision = ask(&bytes, port, &with_efi(), Memory::default());
+        let query = Query::parse(&bytes).unwrap();
+        let decision = decide(&query, port, &policy(), Memory::default(), &made(0x8664));
         assert_eq!(ignored(decision), Ignore::MessageType(kind));
     }
 }
 
 #[test]
 fn wire_19_http_boot_is_answered_on_machines_that_run_the_program_only() {
-    let machine = |arch: u8, policy: &Policy| match ignored(on_67_by(
-        policy,
+    let machine = |arch: u8, efi: &Efi| match ignored(on_67_with(
+        efi,
+        &policy(),
         &[DISCOVER, HTTP, (93, &[0, arch])],
     )) {
         Ignore::Machine(why) => why,
@@ -858,55 +862,63 @@ fn wire_19_http_boot_is_answered_on_machines_that_run_the_program_only() {
     };
     for arch in [15, 18, 19, 28] {
         let other = Ignored::OtherPlatform { arch: arch.into() };
-        assert_eq!(machine(arch, &with_efi()), other);
-        assert_eq!(machine(arch, &efi_only()), other);
-        let arm64 = Policy { efi: Ok(0xaa64), ..with_efi() };
+        assert_eq!(machine(arch, &made(0x8664)), other);
+        assert_eq!(machine(arch, &NAMED), other);
+        let arm64 = made(0xaa64);
         if arch == 19 {
-            let answer = on_67_by(&arm64, &[DISCOVER, HTTP, (93, &[0, arch])]);
+            let answer = on_67_with(&arm64, &policy(), &[DISCOVER, HTTP, (93, &[0, arch])]);
             assert_eq!(offered(answer), (OfferForm::Http, EFI.to_owned()));
         } else {
             assert_eq!(machine(arch, &arm64), other);
         }
     }
-    let reason = "no EFI image".to_owned();
-    assert_eq!(machine(16, &policy()), Ignored::NoEfiImage { arch: 16, reason });
+    for none in [NoEfiImage::Kernel, NoEfiImage::Remote, NoEfiImage::Script] {
+        let reason = none.to_string();
+        assert_eq!(machine(16, &Err(none)), Ignored::NoEfiImage { arch: 16, reason });
+    }
     // Not UEFI: BIOS HTTP boot, and a PXE architecture that calls itself HTTPClient.
-    assert_eq!(machine(20, &with_efi()), Ignored::NoLoader { arch: 20 });
-    assert_eq!(machine(7, &with_efi()), Ignored::NoLoader { arch: 7 });
+    assert_eq!(machine(20, &made(0x8664)), Ignored::NoLoader { arch: 20 });
+    assert_eq!(machine(7, &made(0x8664)), Ignored::NoLoader { arch: 7 });
 }
 
 #[test]
 fn an_efi_program_goes_by_tftp_to_uefi_pxe_and_to_nobody_who_cannot_run_it() {
     const NAME: &str = "52-54-00-77-00-09/boot.efi";
-    let only = efi_only();
+    let only = with_loaders(&[Loader::Image]);
     for arch in [7, 9] {
-        let answer = on_67_by(&only, &[DISCOVER, PXE, (93, &[0, arch])]);
+        let answer = on_67_with(&NAMED, &only, &[DISCOVER, PXE, (93, &[0, arch])]);
         assert_eq!(offered(answer), (OfferForm::Complete, NAME.to_owned()));
     }
     for ipxe in [&[IPXE][..], &[IPXE, HTTP_BZIMAGE], &[]] {
         let bios = [&[DISCOVER, PXE, BIOS], ipxe].concat();
         let other = Ignore::Machine(Ignored::OtherPlatform { arch: 0 });
-        assert_eq!(ignored(on_67_by(&only, &bios)), other);
+        assert_eq!(ignored(on_67_with(&NAMED, &only, &bios)), other);
     }
-    let able = on_67_by(&only, &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
+    let able = on_67_with(&NAMED, &only, &[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
     assert_eq!(offered(able), (OfferForm::Script, SCRIPT.to_owned()));
-    let unable = on_67_by(&only, &[DISCOVER, PXE, X64, IPXE]);
+    let unable = on_67_with(&NAMED, &only, &[DISCOVER, PXE, X64, IPXE]);
     assert_eq!(offered(unable), (OfferForm::Complete, NAME.to_owned()));
-    let http = on_67_by(&only, &[DISCOVER, HTTP, X64_HTTP]);
+    let http = on_67_with(&NAMED, &only, &[DISCOVER, HTTP, X64_HTTP]);
     assert_eq!(offered(http), (OfferForm::Http, EFI.to_owned()));
 }
 
 #[test]
 fn the_image_takes_the_place_of_a_loader_that_there_is_not() {
-    let file =
-        |policy: &Policy, arch: u8| offered(on_67_by(policy, &[DISCOVER, PXE, (93, &[0, arch])])).1;
-    assert_eq!(file(&with_efi(), 7), "52-54-00-77-00-09/snponly.efi");
-    let bare = Policy { loaders: [Loader::Image].into(), ..with_efi() };
-    assert_eq!(file(&bare, 7), "52-54-00-77-00-09/boot.efi");
-    let arm64 = Policy { efi: Ok(0xaa64), ..bare.clone() };
-    assert_eq!(file(&arm64, 11), "52-54-00-77-00-09/boot.efi");
-    let bios = ignored(on_67_by(&bare, &[DISCOVER, PXE, BIOS]));
-    assert_eq!(bios, Ignore::Machine(Ignored::NoLoader { arch: 0 }));
+    let file = |efi: &Efi, policy: &Policy, arch: u8| {
+        offered(on_67_with(efi, policy, &[DISCOVER, PXE, (93, &[0, arch])])).1
+    };
+    let both = with_loaders(&[Loader::Snponly(Cpu::X64), Loader::Image]);
+    assert_eq!(file(&made(0x8664), &both, 7), "52-54-00-77-00-09/snponly.efi");
+    let bare = with_loaders(&[Loader::Image]);
+    assert_eq!(file(&made(0x8664), &bare, 7), "52-54-00-77-00-09/boot.efi");
+    assert_eq!(file(&made(0xaa64), &bare, 11), "52-54-00-77-00-09/boot.efi");
+    let none = |efi: &Efi, policy: &Policy, arch: u8| {
+        let answer = ignored(on_67_with(efi, policy, &[DISCOVER, PXE, (93, &[0, arch])]));
+        assert_eq!(answer, Ignore::Machine(Ignored::NoLoader { arch: arch.into() }));
+    };
+    none(&made(0x8664), &bare, 0);
+    // What differs from machine to machine is not to be had by TFTP.
+    none(&made(0xaa64), &policy(), 11);
 }
 
 fn options_strategy() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
@@ -933,7 +945,7 @@ fn holds(bytes: &[u8], port: Port, policy: &Policy) -> Result<bool, TestCaseErro
         return Ok(false);
     };
     let Decision::Reply { bytes, destination, .. } =
-        decide(&query, port, policy, Memory::default())
+        decide(&query, port, policy, Memory::default(), &Err(NoEfiImage::Kernel))
     else {
         return Ok(false);
     };

@@ -1,7 +1,8 @@
 //! From a request to a response: which file, which part, which headers.
 //!
-//! Guarantees: only the script, the kernel, the initrds and the EFI image of one generation can be reached, under
-//! its token; HEAD and GET have the same headers; every response has a `Content-Length`.
+//! Guarantees: only the script and the files of a machine's own generation can be reached, under the
+//! run's token; HEAD and GET have the same headers; every response from here has a
+//! `Content-Length`.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,7 +12,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, Request, Response, StatusCode, header},
+    http::{HeaderValue, Method, Response, StatusCode, header, request::Parts},
 };
 use bytes::Bytes;
 
@@ -19,43 +20,69 @@ use super::{
     Server,
     body::BlobBody,
     conditional::{Selection, Validators, select},
+    remote,
 };
 use crate::{
     download::{Download, printable},
-    event::{Fact, Protocol, Role},
-    image::{Blob, Generation},
+    event::{Fact, Ignored, Protocol, Role},
+    image::{Blob, Generation, Payload},
     ipxe,
     mac::MacAddr,
+    source::{Step, efi_program},
 };
 
 /// Answers HEAD and GET.
-pub(super) fn answer(server: &Server, request: &Request<Body>) -> Response<Body> {
-    let Some((mac, file)) = parse_path(request.uri().path(), &server.generation.token) else {
+pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
+    let Some((mac, file)) = parse_path(request.uri.path(), server.source.token()) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     };
     if !server.admission.admitted(mac) {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     }
-    match find(&server.generation, &file) {
-        Some(Role::Script) => match ipxe::script(&server.generation, &server.base, mac) {
-            Ok(text) => script(server, request, mac, Role::Script, text),
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        },
-        Some(Role::Autoexec) => {
-            let url = ipxe::machine_url(&server.generation, &server.base, mac) + "/boot.ipxe";
-            script(server, request, mac, Role::Autoexec, ipxe::autoexec(&url))
+    let Some(role) = find(&file) else {
+        return missing(server, mac, &file);
+    };
+    let step = match role {
+        Role::Script | Role::Efi => Step::Script,
+        _ => Step::File,
+    };
+    let generation = match server.source.generation(mac, step).await {
+        Ok(generation) => generation,
+        Err(refusal) => {
+            let reason = refusal.to_string();
+            server.witness.fact(mac, Fact::Ignored(Ignored::Source { reason }));
+            return plain(StatusCode::NOT_FOUND, &format!("{refusal}\n"));
         }
-        Some(role) => match blob(&server.generation, role) {
-            Some(blob) => {
-                // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
-                let media_type = match role {
-                    Role::Efi => "application/efi",
-                    _ => "application/octet-stream",
-                };
-                respond(server, request, mac, role, &Content::Blob(blob.clone(), media_type))
+    };
+    let url = ipxe::machine_url(&generation, &server.base, mac);
+    match role {
+        Role::Script => match ipxe::script(&generation, &server.base, mac) {
+            Ok(text) => return script(server, request, mac, Role::Script, text),
+            Err(error) => {
+                return plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"));
             }
-            None => missing(server, mac, &file),
         },
+        Role::Autoexec => {
+            let text = ipxe::autoexec(&format!("{url}/boot.ipxe"));
+            return script(server, request, mac, Role::Autoexec, text);
+        }
+        Role::Efi => {
+            return match efi_program(&generation, &url) {
+                // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
+                Ok(blob) => {
+                    respond(server, request, mac, role, &Content::Blob(blob, "application/efi"))
+                }
+                Err(_) => missing(server, mac, &file),
+            };
+        }
+        _ => {}
+    }
+    match payload(&generation, role, &file) {
+        Some(Payload::Local(blob)) => {
+            let content = Content::Blob(blob.clone(), "application/octet-stream");
+            respond(server, request, mac, role, &content)
+        }
+        Some(Payload::Remote(remote)) => remote::pass_on(server, request, mac, role, remote).await,
         None => missing(server, mac, &file),
     }
 }
@@ -70,25 +97,32 @@ fn parse_path(path: &str, token: &str) -> Option<(MacAddr, String)> {
     Some((mac, parts.collect::<Vec<_>>().join("/")))
 }
 
-/// What `file` is for, if there is such a file.
-fn find(generation: &Generation, file: &str) -> Option<Role> {
+/// What `file` is for, if it is a name that there could be.
+fn find(file: &str) -> Option<Role> {
     match file {
         "boot.ipxe" => Some(Role::Script),
         "autoexec.ipxe" => Some(Role::Autoexec),
         "kernel" => Some(Role::Kernel),
         "boot.efi" => Some(Role::Efi),
-        _ => (0..generation.initrds.len())
-            .find(|number| file == format!("initrd{number}"))
-            .map(Role::Initrd),
+        _ => match number(file, "initrd") {
+            Some(number) => Some(Role::Initrd(number)),
+            None => number(file, "other").map(|_| Role::Other),
+        },
     }
 }
 
-fn blob(generation: &Generation, role: Role) -> Option<&Blob> {
+/// The number after `word`, written as it is written here.
+fn number(file: &str, word: &str) -> Option<usize> {
+    let digits = file.strip_prefix(word)?;
+    digits.parse().ok().filter(|number: &usize| number.to_string() == digits)
+}
+
+fn payload<'a>(generation: &'a Generation, role: Role, file: &str) -> Option<&'a Payload> {
     match role {
-        Role::Kernel => Some(&generation.kernel),
+        Role::Kernel => generation.kernel.as_ref(),
         Role::Initrd(number) => generation.initrds.get(number),
-        Role::Efi => generation.efi.as_ref().ok().map(|image| &image.blob),
-        _ => None,
+        Role::Other => generation.others.get(number(file, "other")?),
+        Role::Loader | Role::Script | Role::Autoexec | Role::Efi => None,
     }
 }
 
@@ -146,7 +180,7 @@ impl Content {
 
 fn script(
     server: &Server,
-    request: &Request<Body>,
+    request: &Parts,
     mac: MacAddr,
     role: Role,
     text: String,
@@ -160,14 +194,14 @@ fn script(
 
 fn respond(
     server: &Server,
-    request: &Request<Body>,
+    request: &Parts,
     mac: MacAddr,
     role: Role,
     content: &Content,
 ) -> Response<Body> {
     let file = content.validators();
-    let is_get = request.method() == Method::GET;
-    let (status, part) = match select(request.headers(), is_get, file) {
+    let is_get = request.method == Method::GET;
+    let (status, part) = match select(&request.headers, is_get, file) {
         Selection::Whole => (StatusCode::OK, 0..file.length),
         Selection::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
         Selection::NotModified => {
@@ -217,7 +251,7 @@ fn respond(
 }
 
 /// A short text, for people.
-fn plain(status: StatusCode, text: &str) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(text.to_owned()));
     *response.status_mut() = status;
     put(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
@@ -227,7 +261,7 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
 
 /// Every value here is made of digits, tags and dates of our own; one that is not a header value
 /// is left out.
-fn put(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
+pub(super) fn put(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

@@ -1,15 +1,17 @@
-//! HTTP: the script, the kernel and the initrds; for UEFI HTTP boot all in one.
+//! HTTP: the script, the kernel, the initrds and extra files; for UEFI HTTP boot all in one.
 //!
-//! The data's way: connection -> hyper -> `answer` (path, admission, `conditional`) ->
-//! `body`.
+//! The data's way: connection -> hyper -> `answer` (path, admission, source, `conditional`) ->
+//! `body`, or `remote` for what lies on another web server.
 //!
 //! Guarantees: at most 256 connections, each ended when it asks nothing, or takes nothing, for too
 //! long; running out of descriptors pauses the accepting and does not end it; everything ends when
-//! the future is dropped. Never redirects, never sends chunks, never opens a file.
+//! the future is dropped. Never redirects, never opens a file; sends chunks only of what lies on a
+//! web server that does not tell its length.
 
 mod answer;
 mod body;
 mod conditional;
+mod remote;
 
 use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
 
@@ -26,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{admission::Admission, event::Witness, image::Generation};
+use crate::{admission::Admission, event::Witness, source::Source};
 
 /// Connections at once. The next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -66,14 +68,16 @@ impl Settings {
 struct Server {
     /// `http://ADDRESS:PORT`.
     base: String,
-    generation: Arc<Generation>,
+    source: Arc<dyn Source>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
 }
 
-/// Serves `generation` on `listener` until the future is dropped, which cuts every connection.
+/// Serves what `source` has for each machine on `listener` until the future is dropped, which cuts
+/// every connection.
 ///
-/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>` or `boot.efi`.
+/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>`, `other<N>`
+/// or `boot.efi`.
 /// Every GET that reaches the end of a file is told to `witness` as one download of the file's
 /// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
 /// is done when the last one was handed over. HEAD, and a range that stops short of the end, are
@@ -85,7 +89,7 @@ struct Server {
 pub async fn serve_http(
     listener: std::net::TcpListener,
     settings: Settings,
-    generation: Arc<Generation>,
+    source: Arc<dyn Source>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
 ) -> io::Result<()> {
@@ -93,13 +97,13 @@ pub async fn serve_http(
     let listener = TcpListener::from_std(listener)?;
     let server = Arc::new(Server {
         base: format!("http://{}", settings.address),
-        generation,
+        source,
         witness,
         admission,
     });
     let router: Router = Router::new().fallback_service(get(move |request: Request<Body>| {
         let server = Arc::clone(&server);
-        async move { answer::answer(&server, &request) }
+        async move { answer::answer(&server, &request.into_parts().0).await }
     }));
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();

@@ -69,6 +69,7 @@ struct Machine {
     boot_server: Option<Fact>,
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
+    needs: Needs,
     kernel: bool,
     initrds: BTreeSet<usize>,
     /// It has an EFI program with everything in it.
@@ -79,8 +80,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(now: u64) -> Self {
+    fn new(now: u64, needs: Needs) -> Self {
         Self {
+            needs,
             step: Step::Asked,
             since: now,
             last: now,
@@ -179,7 +181,10 @@ impl Machine {
     }
 
     /// A download is complete. Returns whether the machine has everything with it.
-    fn done(&mut self, now: u64, id: u64, initrds: usize) -> bool {
+    fn done(&mut self, now: u64, id: u64) -> bool {
+        let Needs::Images { initrds } = self.needs else {
+            return self.done_by_script(now, id);
+        };
         match self.transfers.remove(&id) {
             Some(Role::Loader) => {
                 self.reach(now, Step::Loaded);
@@ -203,6 +208,22 @@ impl Machine {
         if whole {
             self.efi = false;
             self.reach(now, Step::HandedOver);
+            self.booted = true;
+        }
+        whole
+    }
+
+    /// As [`Self::done`], where the script is the last that is known of the boot.
+    fn done_by_script(&mut self, now: u64, id: u64) -> bool {
+        let role = self.transfers.remove(&id);
+        if role == Some(Role::Loader) {
+            self.reach(now, Step::Loaded);
+            self.chained = self.firmware() == Some(Firmware::Ipxe);
+        }
+        let whole = role == Some(Role::Script) && self.step != Step::HandedOver;
+        if whole {
+            self.reach(now, Step::HandedOver);
+            self.chained = false;
             self.booted = true;
         }
         whole
@@ -243,10 +264,22 @@ impl Machine {
     }
 }
 
+/// What a machine must have fetched before the rest is the image's own work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// The kernel and so many initrds.
+    Images {
+        /// How many.
+        initrds: usize,
+    },
+    /// The script, which is not ours: what it loads is not known.
+    Script,
+}
+
 /// The machines of a run.
 #[derive(Debug)]
 pub struct Book {
-    initrds: usize,
+    needs: Needs,
     once: bool,
     count: Option<u64>,
     handed_over: u64,
@@ -257,7 +290,7 @@ impl Book {
     /// An empty book.
     pub fn new(policy: &Policy) -> Self {
         Self {
-            initrds: policy.initrds,
+            needs: Needs::Images { initrds: policy.initrds },
             once: policy.once,
             count: policy.count,
             handed_over: 0,
@@ -287,8 +320,8 @@ impl Book {
         if !self.machines.contains_key(&mac) && self.machines.len() >= MACHINES {
             self.forget_one();
         }
-        let initrds = self.initrds;
-        let machine = self.machines.entry(mac).or_insert_with(|| Machine::new(now));
+        let needs = self.needs;
+        let machine = self.machines.entry(mac).or_insert_with(|| Machine::new(now, needs));
         let mut complete = false;
         let news = match &fact {
             Fact::Seen { .. } => machine.ask(now, &fact),
@@ -306,7 +339,7 @@ impl Book {
                 true
             }
             Fact::TransferDone { transfer, .. } => {
-                complete = machine.done(now, *transfer, initrds);
+                complete = machine.done(now, *transfer);
                 true
             }
             Fact::TransferEnded { transfer, .. } => {
@@ -314,7 +347,7 @@ impl Book {
                 true
             }
             Fact::TransferProgress { .. } => true,
-            Fact::NotFound { .. } => {
+            Fact::NotFound { .. } | Fact::Upstream { .. } => {
                 machine.not_found = machine.not_found.saturating_add(1);
                 machine.not_found <= NOT_FOUND
             }
@@ -329,6 +362,13 @@ impl Book {
             told.push(What::Statement(Statement::HandedOver));
         }
         told
+    }
+
+    /// What this machine in particular has to fetch, once it has asked.
+    pub fn needs(&mut self, mac: MacAddr, needs: Needs) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.needs = needs;
+        }
     }
 
     /// What follows from silence.

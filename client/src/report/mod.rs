@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    cli::{Boot, Color, Common},
+    cli::{Color, Common, Serving},
     event::Event,
     exit::Failure,
     interfaces::Interface,
@@ -41,8 +41,8 @@ pub struct Asking {
 pub struct Served {
     /// Name.
     pub name: String,
-    /// Octets.
-    pub bytes: u64,
+    /// Octets; none if a web server does not tell.
+    pub bytes: Option<u64>,
 }
 
 /// Everything is open and served.
@@ -50,12 +50,14 @@ pub struct Served {
 pub struct Ready<'a> {
     /// The lease.
     pub lease: &'a Lease,
+    /// Address of the API that is asked about each machine; there is no kernel of all then.
+    pub api: Option<&'a str>,
     /// Kernel.
-    pub kernel: Served,
+    pub kernel: Option<Served>,
     /// Initrds.
     pub initrds: Vec<Served>,
     /// Kernel command line.
-    pub cmdline: &'a str,
+    pub cmdline: String,
     /// Names of the loaders.
     pub loaders: Vec<String>,
     /// Machines that can be served.
@@ -122,9 +124,9 @@ impl Report {
         }
     }
 
-    /// For `boot`.
+    /// For a command that serves.
     #[must_use]
-    pub fn for_boot(boot: &Boot) -> Self {
+    pub fn for_serving(boot: &Serving) -> Self {
         let mut report = Self::new(&boot.common);
         report.detail = match (boot.quiet, boot.debug) {
             (true, _) => Detail::Quiet,

@@ -89,14 +89,24 @@ pub fn asking(asking: &Asking) -> Line {
 #[must_use]
 pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
     let facts = &ready.lease.facts;
-    let files: Vec<_> = std::iter::once(&ready.kernel)
+    let files: Vec<_> = ready
+        .kernel
+        .iter()
         .chain(&ready.initrds)
-        .map(|file| format!("{} ({})", file.name, size(file.bytes)))
+        .map(|file| match file.bytes {
+            Some(bytes) => format!("{} ({})", file.name, size(bytes)),
+            None => file.name.clone(),
+        })
         .collect();
+    let files = match &ready.api {
+        Some(api) => format!("what {api} says for each machine"),
+        None if files.is_empty() => "an iPXE script".to_owned(),
+        None => files.join(", "),
+    };
     let address = facts.address.map(|address| format!(" ({address})")).unwrap_or_default();
     let mut lines = vec![
         Line::toned(Tone::Good, format!("Ready on {}{address}", facts.interface)),
-        Line::plain(format!("  serving   {}", files.join(", "))),
+        Line::plain(format!("  serving   {files}")),
         Line::plain(format!("  to        {} that boot from the network", ready.can.join(" and "))),
         Line::plain(format!(
             "  open      {}, this interface only",
@@ -308,7 +318,11 @@ impl Narrator {
                          see --loader)"
                     ),
                 )),
+                Ignored::Source { reason } => plain(format!("left alone: {reason}")),
             },
+            Fact::Upstream { file, problem } => {
+                Some(Line::toned(Tone::Attention, format!("{file}: {problem}")))
+            }
             Fact::NotSent { reason } => Some(Line::toned(
                 Tone::Attention,
                 format!("asks, and the answer could not be sent: {reason}"),

@@ -6,15 +6,15 @@
 //! machines that need one are left alone.
 
 use std::{
-    ffi::OsStr,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
 };
 
-use super::{kernel, open_blob, read_head};
+use super::{LONGEST_URL, kernel, open_blob, read_head};
 use crate::{
     exit::{Code, Failure},
-    image::{Blob, EfiImage, Generation, NoEfiImage},
+    image::{Blob, EfiImage, Generation, NoEfiImage, Payload},
+    read::{Content, Piece},
     uki,
 };
 
@@ -32,14 +32,34 @@ const STUBS: [(u16, &str); 5] = [
     (0x6264, "linuxloongarch64.efi.stub"),
 ];
 
-/// Gives the generation its EFI image. The user's own stub comes first.
+/// Says of what the generation's EFI program is made, or why there is none. The user's own stub comes
+/// first.
 ///
 /// # Errors
-/// [`Code::Source`]: the EFI program was named beside what it already contains, or the user's own
-/// stub will not do.
+/// [`Code::Source`]: an EFI program was named beside what it already contains.
 pub fn add_efi_image(generation: &mut Generation, stub: Option<&Path>) -> Result<(), Failure> {
     let directories: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     add(generation, stub, &directories)
+}
+
+/// The EFI program for the machine whose files' addresses begin with `url`. Reads nothing but memory.
+///
+/// # Errors
+/// Why there is none.
+pub fn efi_program(generation: &Generation, url: &str) -> Result<Blob, NoEfiImage> {
+    let image = generation.efi.as_ref().map_err(Clone::clone)?;
+    let kernel = local(generation.kernel.as_ref().ok_or(NoEfiImage::Script)?)?;
+    match &image.stub {
+        Some(stub) => assemble(generation, kernel, stub, url),
+        None => Ok(kernel.clone()),
+    }
+}
+
+fn local(payload: &Payload) -> Result<&Blob, NoEfiImage> {
+    match payload {
+        Payload::Local(blob) => Ok(blob),
+        Payload::Remote(_) => Err(NoEfiImage::Remote),
+    }
 }
 
 fn add(
@@ -47,8 +67,15 @@ fn add(
     stub: Option<&Path>,
     directories: &[PathBuf],
 ) -> Result<(), Failure> {
-    let name = generation.kernel.name.clone();
-    let head = read_head(&generation.kernel, kernel::HEAD)
+    let kernel = match generation.kernel.as_ref().ok_or(NoEfiImage::Script).and_then(local) {
+        Ok(kernel) => kernel,
+        Err(reason) => {
+            generation.efi = Err(reason);
+            return Ok(());
+        }
+    };
+    let name = &kernel.name;
+    let head = read_head(kernel, kernel::HEAD)
         .map_err(|error| Failure::new(Code::Source, format!("{name}: {error}")))?;
     let machine = kernel::pe_machine(&head);
     if let Some(machine) = machine
@@ -64,14 +91,11 @@ fn add(
                 .advise("or name the kernel that it was made of"));
         }
         // For a machine whose ROM is iPXE, which names a program its arguments in any case.
-        generation.cmdline = own_cmdline(&generation.kernel, &head);
-        generation.efi = Ok(EfiImage { blob: generation.kernel.clone(), machine, named: true });
+        generation.cmdline = own_cmdline(kernel, &head).into();
+        generation.efi = Ok(EfiImage { machine, stub: None });
         return Ok(());
     }
-    generation.efi = match (make(generation, machine, stub, directories), stub) {
-        (Err(NoEfiImage::BadStub(text)), Some(_)) => return Err(Failure::new(Code::Source, text)),
-        (made, _) => made,
-    };
+    generation.efi = prepare(generation, kernel, machine, stub, directories);
     Ok(())
 }
 
@@ -87,8 +111,9 @@ fn own_cmdline(program: &Blob, head: &[u8]) -> String {
     text.trim_end_matches('\0').replace(char::is_control, " ").trim().to_owned()
 }
 
-fn make(
+fn prepare(
     generation: &Generation,
+    kernel: &Blob,
     machine: Option<u16>,
     own: Option<&Path>,
     directories: &[PathBuf],
@@ -104,47 +129,65 @@ fn make(
             .ok_or(NoEfiImage::NoStub(name))?,
         (None, None) => return Err(NoEfiImage::Kernel),
     };
-    let bad =
-        |why: String| NoEfiImage::BadStub(format!("the boot stub {}: {why}", found.display()));
     let stub = open_blob(&found)
         .map_err(|error| NoEfiImage::BadStub(error.failure("boot stub").message))?;
-    let octets = read_head(&stub, STUB_LIMIT).map_err(|error| bad(error.to_string()))?;
+    let stub = Blob { name: found.display().to_string(), ..stub };
+    let octets = read_head(&stub, STUB_LIMIT).map_err(|error| bad(&stub, &error.to_string()))?;
     if kernel::pe_machine(&octets) != Some(machine) {
-        return Err(bad(
-            "not an EFI program for the kind of machine that the kernel is for".to_owned()
-        ));
+        let why = "not an EFI program for the kind of machine that the kernel is for";
+        return Err(bad(&stub, why));
     }
-    let initrds: Vec<_> = generation.initrds.iter().map(|initrd| &initrd.content).collect();
-    let kernel = &generation.kernel;
-    let content = uki::assemble(&octets, &kernel.content, &initrds, &generation.cmdline).map_err(
+    let content = Content::new(vec![Piece::Memory(octets.into())]);
+    let stub = Blob { length: content.length(), content, ..stub };
+    // Whether it fits, with addresses as long as they can become.
+    assemble(generation, kernel, &stub, &"u".repeat(LONGEST_URL))?;
+    Ok(EfiImage { machine, stub: Some(stub) })
+}
+
+fn bad(stub: &Blob, why: &str) -> NoEfiImage {
+    NoEfiImage::BadStub(format!("the boot stub {}: {why}", stub.name))
+}
+
+/// One program of kernel, initrds, the command line for `url`, and the stub.
+fn assemble(
+    generation: &Generation,
+    kernel: &Blob,
+    stub: &Blob,
+    url: &str,
+) -> Result<Blob, NoEfiImage> {
+    let initrds = generation.initrds.iter().map(local).collect::<Result<Vec<_>, _>>()?;
+    let contents: Vec<_> = initrds.iter().map(|initrd| &initrd.content).collect();
+    let cmdline = generation.cmdline.text(url);
+    let octets = read_head(stub, STUB_LIMIT).map_err(|error| bad(stub, &error.to_string()))?;
+    let content = uki::assemble(&octets, &kernel.content, &contents, &cmdline).map_err(
         |error| match error {
             uki::Error::TooLarge => NoEfiImage::TooLarge,
-            other => bad(other.to_string()),
+            other => bad(stub, &other.to_string()),
         },
     )?;
-
-    let parts = || [&stub, kernel].into_iter().chain(&generation.initrds);
+    let parts = || [stub, kernel].into_iter().chain(initrds.iter().copied());
     let mut hasher = DefaultHasher::new();
     parts().for_each(|part| part.etag.hash(&mut hasher));
-    generation.cmdline.hash(&mut hasher);
+    cmdline.hash(&mut hasher);
     let newest = parts().max_by_key(|part| httpdate::parse_http_date(&part.last_modified).ok());
-    let blob = Blob {
-        name: Path::new(&kernel.name).with_extension("efi").file_name().map_or_else(
-            || kernel.name.clone(),
-            |name: &OsStr| name.to_string_lossy().into_owned(),
-        ),
+    Ok(Blob {
+        name: Path::new(&kernel.name)
+            .with_extension("efi")
+            .file_name()
+            .map_or_else(|| kernel.name.clone(), |name| name.to_string_lossy().into_owned()),
         length: content.length(),
         content,
         etag: format!("\"{:016x}\"", hasher.finish()),
         last_modified: newest.map(|part| part.last_modified.clone()).unwrap_or_default(),
-    };
-    Ok(EfiImage { blob, machine, named: false })
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
-    use crate::uki::tests::stub;
+    use crate::{fetch::Fetcher, uki::tests::stub};
 
     /// A kernel with EFI stub, as far as it is looked at.
     fn kernel(machine: u16) -> Vec<u8> {
@@ -170,7 +213,10 @@ mod tests {
 
         fn generation(&self, kernel: &str, initrds: &[&str], cmdline: &str) -> Generation {
             let initrds: Vec<_> = initrds.iter().map(|name| self.at(name)).collect();
-            super::super::open(&self.at(kernel), &initrds, Some(cmdline)).unwrap()
+            super::super::open(&self.at(kernel), &initrds, Some(cmdline), None)
+                .now_or_never()
+                .unwrap()
+                .unwrap()
         }
 
         /// Stubs are looked for beside the kernels.
@@ -180,11 +226,17 @@ mod tests {
         }
     }
 
-    fn section(image: &EfiImage, name: &[u8; 8]) -> Vec<u8> {
-        let head = read_head(&image.blob, 4096).unwrap();
+    const URL: &str = "http://10.0.0.1:64172/token/02-00-00-00-00-01";
+
+    fn program(generation: &Generation) -> Blob {
+        efi_program(generation, URL).unwrap()
+    }
+
+    fn section(program: &Blob, name: &[u8; 8]) -> Vec<u8> {
+        let head = read_head(program, 4096).unwrap();
         let place = uki::find_section(&head, name).unwrap().unwrap();
         let length = usize::try_from(place.end - place.start).unwrap();
-        image.blob.content.read_at(place.start, length, Vec::new()).unwrap()
+        program.content.read_at(place.start, length, Vec::new()).unwrap()
     }
 
     #[test]
@@ -197,14 +249,65 @@ mod tests {
         let mut generation = lab.generation("bzImage", &["i", "i"], "init=/x");
         lab.add(&mut generation, None).unwrap();
         let image = generation.efi.as_ref().unwrap();
-        assert_eq!((image.machine, image.named), (0x8664, false));
-        assert_eq!(image.blob.length, image.blob.content.length());
-        assert_eq!(section(image, b".linux\0\0"), kernel(0x8664));
-        assert_eq!(section(image, b".initrd\0"), b"initrd\0\0initrd\0\0");
-        assert_eq!(section(image, b".cmdline"), b"init=/x");
+        assert_eq!((image.machine, image.is_named()), (0x8664, false));
+        let made = program(&generation);
+        assert_eq!(made.length, made.content.length());
+        assert_eq!(section(&made, b".linux\0\0"), kernel(0x8664));
+        assert_eq!(section(&made, b".initrd\0"), b"initrd\0\0initrd\0\0");
+        assert_eq!(section(&made, b".cmdline"), b"init=/x");
+        assert_eq!(made.etag, program(&generation).etag);
         let mut other = lab.generation("bzImage", &["i", "i"], "init=/y");
         lab.add(&mut other, None).unwrap();
-        assert_ne!(other.efi.unwrap().blob.etag, image.blob.etag);
+        assert_ne!(program(&other).etag, made.etag);
+    }
+
+    #[test]
+    fn each_machine_has_its_own_addresses_in_the_command_line() {
+        let lab = Lab::new(&[
+            ("k", &kernel(0x8664)),
+            ("seed", b"seed"),
+            ("linuxx64.efi.stub", &stub(0x8664)),
+        ]);
+        let cmdline = format!("seed={{{{ ID `{}` }}}} quiet", lab.at("seed").display());
+        let mut generation = lab.generation("k", &[], &cmdline);
+        lab.add(&mut generation, None).unwrap();
+        let mine = program(&generation);
+        assert_eq!(section(&mine, b".cmdline"), format!("seed={URL}/other0 quiet").as_bytes());
+        let other = efi_program(&generation, "http://h/t/m").unwrap();
+        assert_eq!(section(&other, b".cmdline"), b"seed=http://h/t/m/other0 quiet");
+        assert_ne!(mine.etag, other.etag);
+    }
+
+    #[test]
+    fn nothing_is_made_of_another_servers_files_nor_of_a_script() {
+        let lab = Lab::new(&[
+            ("k", &kernel(0x8664)),
+            ("linuxx64.efi.stub", &stub(0x8664)),
+            ("shell.efi", &stub(0x8664)),
+        ]);
+        let remote = || {
+            let address = "http://h/file".parse().unwrap();
+            Payload::from(super::super::remote(address, Fetcher::default()))
+        };
+        let reason = |mut generation: Generation| {
+            lab.add(&mut generation, None).unwrap();
+            assert!(efi_program(&generation, URL).is_err());
+            generation.efi.unwrap_err()
+        };
+        let kernel = Generation { kernel: Some(remote()), ..Generation::default() };
+        assert_eq!(reason(kernel), NoEfiImage::Remote);
+        let initrd = Generation { initrds: vec![remote()], ..lab.generation("k", &[], "") };
+        assert_eq!(reason(initrd), NoEfiImage::Remote);
+        let script = Generation { script: Some("#!ipxe".into()), ..Generation::default() };
+        assert_eq!(reason(script), NoEfiImage::Script);
+        let mut beside = lab.generation("shell.efi", &[], "");
+        beside.initrds.push(remote());
+        assert!(lab.add(&mut beside, None).is_err());
+        // What the command line names is fetched by the booted system: it may lie anywhere.
+        let mut extra = lab.generation("k", &[], "");
+        extra.others.push(remote());
+        lab.add(&mut extra, None).unwrap();
+        assert!(efi_program(&extra, URL).is_ok());
     }
 
     #[test]
@@ -241,8 +344,12 @@ mod tests {
         assert!(generation.efi.is_ok());
         for (name, word) in [("none", "does not exist"), ("arm64", "kind of machine")] {
             let mut generation = lab.generation("k", &[], "");
-            let failure = lab.add(&mut generation, Some(name)).unwrap_err();
-            assert!(failure.code == 30 && failure.message.contains(word), "{failure}");
+            lab.add(&mut generation, Some(name)).unwrap();
+            let reason = generation.efi.unwrap_err();
+            assert!(
+                matches!(&reason, NoEfiImage::BadStub(text) if text.contains(word)),
+                "{reason}"
+            );
         }
     }
 
@@ -256,7 +363,7 @@ mod tests {
         ]);
         let mut made = lab.generation("k", &[], "a=b\tc");
         lab.add(&mut made, None).unwrap();
-        let content = made.efi.unwrap().blob.content;
+        let content = program(&made).content;
         let length = usize::try_from(content.length()).unwrap();
         std::fs::write(lab.at("system.efi"), content.read_at(0, length, Vec::new()).unwrap())
             .unwrap();
@@ -264,10 +371,10 @@ mod tests {
         {
             let mut generation = lab.generation(name, &[], "");
             lab.add(&mut generation, None).unwrap();
-            let image = generation.efi.unwrap();
-            assert_eq!((image.machine, image.named), (machine, true));
-            assert_eq!(image.blob.etag, generation.kernel.etag);
-            assert_eq!(generation.cmdline, cmdline);
+            let image = generation.efi.as_ref().unwrap();
+            assert_eq!((image.machine, image.is_named()), (machine, true));
+            assert_eq!(program(&generation).etag, open_blob(&lab.at(name)).unwrap().etag);
+            assert_eq!(generation.cmdline, cmdline.into());
         }
         for (initrds, cmdline) in [(&["i"][..], ""), (&[], "a")] {
             let mut generation = lab.generation("shell.efi", initrds, cmdline);

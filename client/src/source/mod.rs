@@ -1,41 +1,111 @@
-//! From paths to a [`Generation`]: what is served is opened here, once, and checked.
+//! From paths and addresses to a [`Generation`]: what is served is opened here, once, and checked;
+//! and from a machine to its generation ([`Source`]).
 //!
-//! Guarantees: when [`open`] returns, every file was readable, not empty, and what it should be;
-//! nothing has been asked of anybody. Trusts the user's own files; never writes.
+//! Guarantees: when [`open`] returns, every file was readable, not empty, and what it should be, and
+//! every address answered; nothing has been asked of the helper. Trusts the user's own files; never
+//! writes.
 
+pub mod api;
 mod efi;
 mod file;
 mod kernel;
 mod netboot_ipxe;
+pub mod quick;
+pub mod url;
 
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-pub use efi::add_efi_image;
+use axum::http::Uri;
+use futures_util::future::{BoxFuture, FutureExt as _};
+
+pub use efi::{add_efi_image, efi_program};
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::pe_machine;
 
 use crate::{
     exit::{Code, Failure},
-    image::{Blob, Generation, NoEfiImage},
+    fetch::Fetcher,
+    image::{Blob, Generation, Payload, Remote},
+    mac::MacAddr,
+    template::Template,
 };
 
 /// Longest command line that the kernel takes (`COMMAND_LINE_SIZE` of x86 and arm64, with its NUL).
 const CMDLINE_LIMIT: usize = 2048;
+/// Longest beginning of an extra file's address: `http://ADDRESS:PORT/TOKEN/MAC`.
+const LONGEST_URL: usize = 7 + 15 + 6 + 1 + 32 + 1 + 17;
 /// A netboot.ipxe is a few lines; more than this is something else.
 const SCRIPT_LIMIT: u64 = 64 * 1024;
 
-/// Opens what is to be served; [`add_efi_image`] completes it.
+/// Decides what each machine boots.
+pub trait Source: Send + Sync {
+    /// First path element of every machine's URLs.
+    fn token(&self) -> &str;
+
+    /// What `mac` boots, now that it takes this step. May take as long as a network's answer does.
+    fn generation(
+        &self,
+        mac: MacAddr,
+        step: Step,
+    ) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>>;
+}
+
+/// How far a machine is that [`Source::generation`] is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It asks for network boot.
+    Discover,
+    /// It fetches its script, or the EFI program that needs none.
+    Script,
+    /// It fetches a file that the script named.
+    File,
+}
+
+/// Why there is nothing for a machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// The same for every machine.
+#[derive(Clone, Debug)]
+pub struct Same(pub Arc<Generation>);
+
+impl Source for Same {
+    fn token(&self) -> &str {
+        &self.0.token
+    }
+
+    fn generation(&self, _: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {
+        std::future::ready(Ok(Arc::clone(&self.0))).boxed()
+    }
+}
+
+/// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
-pub fn open(
+pub async fn open(
     kernel: &Path,
     initrds: &[PathBuf],
     cmdline: Option<&str>,
+    message: Option<&str>,
 ) -> Result<Generation, Failure> {
+    let mut opener = Opener::default();
+    let mut extra = Vec::new();
+    let mut template = |text: &str| {
+        let number = |name| {
+            extra.iter().position(|known| *known == name).unwrap_or_else(|| {
+                extra.push(name);
+                extra.len() - 1
+            })
+        };
+        Template::parse(text, "ID", number)
+            .map_err(|error| Failure::new(Code::Usage, format!("--cmdline: {error}")))
+    };
     let (kernel, initrds, cmdline) = if kernel.is_dir() {
         if !initrds.is_empty() {
             return Err(Failure::new(
@@ -44,21 +114,131 @@ pub fn open(
             )
             .advise("name the directory alone, or the kernel file and its initrds"));
         }
-        directory(kernel, cmdline)?
+        let (kernel, initrds, cmdline) = directory(kernel, cmdline)?;
+        let initrds = initrds.into_iter().map(Payload::from).collect();
+        (kernel.into(), initrds, template(&cmdline)?)
     } else {
-        (open_kernel(kernel)?, open_all(initrds)?, cmdline.unwrap_or_default().trim().to_owned())
+        let cmdline = template(cmdline.unwrap_or_default())?;
+        let kernel = opener.kernel(kernel).await?;
+        let mut opened = Vec::with_capacity(initrds.len());
+        for initrd in initrds {
+            opened.push(opener.payload(initrd, "initrd").await?);
+        }
+        (kernel, opened, cmdline)
     };
-    if cmdline.len() >= CMDLINE_LIMIT {
-        return Err(Failure::new(
-            Code::Source,
-            format!(
-                "the command line is {} characters long, and Linux takes at most {}",
-                cmdline.len(),
-                CMDLINE_LIMIT - 1
-            ),
-        ));
+    let mut others = Vec::with_capacity(extra.len());
+    for name in extra {
+        others.push(opener.payload(Path::new(&name), "extra file").await?);
     }
-    Ok(Generation { token: token()?, kernel, initrds, cmdline, efi: Err(NoEfiImage::Kernel) })
+    check_length(&cmdline).map_err(|what| Failure::new(Code::Source, what))?;
+    Ok(Generation {
+        token: token()?,
+        kernel: Some(kernel),
+        initrds,
+        cmdline,
+        others,
+        message: message.map(str::to_owned),
+        ..Generation::default()
+    })
+}
+
+/// Opens the files that an iPXE script names with `{{ ID "..." }}`.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_script(script: &str) -> Result<Generation, Failure> {
+    let mut opener = Opener::default();
+    let mut names = Vec::new();
+    let template = Template::parse(script, "ID", |name| {
+        names.push(name);
+        names.len() - 1
+    });
+    let template =
+        template.map_err(|error| Failure::new(Code::Source, format!("the script: {error}")))?;
+    let mut others = Vec::with_capacity(names.len());
+    for name in names {
+        others.push(opener.payload(Path::new(&name), "file").await?);
+    }
+    Ok(Generation { token: token()?, others, script: Some(template), ..Generation::default() })
+}
+
+/// Whether the kernel takes all of it, with addresses as long as they can become.
+fn check_length(cmdline: &Template) -> Result<(), String> {
+    let length = cmdline.text(&"u".repeat(LONGEST_URL)).len();
+    if length < CMDLINE_LIMIT {
+        return Ok(());
+    }
+    Err(format!(
+        "the command line is {length} characters long, and Linux takes at most {}",
+        CMDLINE_LIMIT - 1
+    ))
+}
+
+/// Opens files and asks for addresses, with one client for all.
+#[derive(Default)]
+struct Opener {
+    fetcher: Option<Fetcher>,
+}
+
+impl Opener {
+    async fn kernel(&mut self, path: &Path) -> Result<Payload, Failure> {
+        let Some(address) = address(path)? else {
+            return open_kernel(path).map(Payload::from);
+        };
+        let (remote, head) = self.remote(address, "kernel", kernel::HEAD).await?;
+        if kernel::is_kernel(&head) {
+            Ok(remote.into())
+        } else {
+            Err(Failure::new(
+                Code::Source,
+                format!("{} is not a kernel that a machine could boot", path.display()),
+            )
+            .advise(
+                "a web server's page that says so is no kernel either: look at it with a browser",
+            ))
+        }
+    }
+
+    async fn payload(&mut self, path: &Path, role: &str) -> Result<Payload, Failure> {
+        match address(path)? {
+            None => open_blob(path).map(Payload::from).map_err(|error| error.failure(role)),
+            Some(address) => Ok(self.remote(address, role, 1).await?.0.into()),
+        }
+    }
+
+    async fn remote(
+        &mut self,
+        address: Uri,
+        role: &str,
+        head: u64,
+    ) -> Result<(Remote, Vec<u8>), Failure> {
+        let fetcher = self.fetcher.get_or_insert_default().clone();
+        let head = usize::try_from(head).unwrap_or(usize::MAX);
+        let (head, facts) = fetcher.head(&address, head).await.map_err(|error| {
+            Failure::new(Code::Source, format!("the {role} {address} cannot be fetched: {error}"))
+        })?;
+        if head.is_empty() {
+            return Err(Failure::new(Code::Source, format!("the {role} {address} is empty")));
+        }
+        let mut remote = remote(address, fetcher);
+        remote.facts = facts;
+        Ok((remote, head))
+    }
+}
+
+/// A file on a web server, of which nothing is known yet.
+fn remote(address: Uri, fetcher: Fetcher) -> Remote {
+    let last = address.path().rsplit('/').find(|part| !part.is_empty());
+    let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
+    Remote { name, address, facts: Default::default(), fetcher }
+}
+
+/// The address that stands in the place of a path.
+fn address(path: &Path) -> Result<Option<Uri>, Failure> {
+    match path.to_str().filter(|text| url::is_http(text)) {
+        Some(text) => url::parse(text).map(Some).map_err(|error| Failure::new(Code::Source, error)),
+        None => Ok(None),
+    }
 }
 
 /// A NixOS netboot build: `<kernel target>`, `initrd`, `netboot.ipxe`
@@ -134,10 +314,6 @@ fn open_kernel(path: &Path) -> Result<Blob, Failure> {
     }
 }
 
-fn open_all(paths: &[PathBuf]) -> Result<Vec<Blob>, Failure> {
-    paths.iter().map(|path| open_blob(path).map_err(|error| error.failure("initrd"))).collect()
-}
-
 /// 128 random bits as 32 hexadecimal digits.
 fn token() -> Result<String, Failure> {
     let mut octets = [0; 16];
@@ -155,6 +331,21 @@ fn token() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(
+        kernel: &Path,
+        initrds: &[PathBuf],
+        cmdline: Option<&str>,
+    ) -> Result<Generation, Failure> {
+        super::open(kernel, initrds, cmdline, None)
+            .now_or_never()
+            .unwrap_or_else(|| panic!("waits for nothing"))
+    }
+
+    fn local(payload: &Payload) -> &Blob {
+        let Payload::Local(blob) = payload else { panic!("{payload:?}") };
+        blob
+    }
 
     /// The first sector and setup header of a bzImage, as far as it is looked at.
     pub fn bzimage() -> Vec<u8> {
@@ -182,8 +373,9 @@ mod tests {
         let link = build.path().join("result");
         std::os::unix::fs::symlink(build.path(), &link).unwrap();
         let generation = open(&link, &[], Some(" console=ttyS0 ")).unwrap();
-        assert_eq!(generation.cmdline, "init=/nix/store/x/init loglevel=4 console=ttyS0");
-        assert_eq!((generation.kernel.name.as_str(), generation.kernel.length), ("bzImage", 1024));
+        assert_eq!(generation.cmdline.text(""), "init=/nix/store/x/init loglevel=4 console=ttyS0");
+        let kernel = generation.kernel.as_ref().unwrap();
+        assert_eq!((kernel.name(), kernel.length()), ("bzImage", Some(1024)));
         assert_eq!(generation.initrds.len(), 1);
         assert_eq!(generation.token.len(), 32);
         assert!(generation.token.bytes().all(|digit| digit.is_ascii_hexdigit()));
@@ -198,7 +390,7 @@ mod tests {
             open(&build.path().join("k"), std::slice::from_ref(&initrd), Some("a=b")).unwrap();
         std::fs::remove_file(&initrd).unwrap();
         std::fs::write(&initrd, b"new one").unwrap();
-        assert_eq!(read_head(&generation.initrds[0], 16).unwrap(), b"old");
+        assert_eq!(read_head(local(&generation.initrds[0]), 16).unwrap(), b"old");
     }
 
     #[test]
@@ -228,9 +420,29 @@ mod tests {
     }
 
     #[test]
+    fn section_1_4_id_opens_extra_files_once() {
+        let build = build(&[("k", &bzimage()), ("seed", b"x"), ("key", b"y")]);
+        let at = |name: &str| build.path().join(name).display().to_string();
+        let text = format!(
+            "a={{{{ ID \"{}\" }}}} b={{{{ID `{}`}}}} c={{{{ID `{0}`}}}}",
+            at("seed"),
+            at("key")
+        );
+        let generation = open(&build.path().join("k"), &[], Some(&text)).unwrap();
+        let names: Vec<_> = generation.others.iter().map(Payload::name).collect();
+        assert_eq!(names, ["seed", "key"]);
+        assert_eq!(generation.cmdline.text("u"), "a=u/other0 b=u/other1 c=u/other0");
+        let missing =
+            open(&build.path().join("k"), &[], Some("{{ ID \"/missing\" }}")).unwrap_err();
+        assert!(missing.message.contains("the extra file /missing does not exist"), "{missing}");
+        let wrong = open(&build.path().join("k"), &[], Some("{{ X }}")).unwrap_err();
+        assert_eq!(wrong.code, 2, "{wrong}");
+    }
+
+    #[test]
     fn a_directory_without_script_needs_a_command_line() {
         let build = build(&[("Image", &bzimage()), ("initrd", b"cpio")]);
         assert!(open(build.path(), &[], None).unwrap_err().message.contains("netboot.ipxe"));
-        assert_eq!(open(build.path(), &[], Some("init=/i")).unwrap().cmdline, "init=/i");
+        assert_eq!(open(build.path(), &[], Some("init=/i")).unwrap().cmdline.text(""), "init=/i");
     }
 }

@@ -22,10 +22,10 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use crate::{
     admission::Admission,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Loader, Loaders},
+    image::{Blob, Generation, Loader, Loaders},
     ipxe,
     mac::MacAddr,
-    source::text_blob,
+    source::{efi_program, text_blob},
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub mtu: u16,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
+    /// What is served, if it is the same for every machine: its EFI program is a file, too.
+    pub image: Option<Arc<Generation>>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
@@ -135,7 +137,13 @@ impl Server {
             return missing;
         }
         let (role, blob) = match loader {
-            Some(Loader::Image) => (Role::Efi, self.files.0.get(&Loader::Image)?.clone()),
+            Some(Loader::Image) => match self.image(mac) {
+                Some(blob) => (Role::Efi, blob),
+                None => {
+                    self.not_found(mac, Loader::Image.file_name().into_owned());
+                    return missing;
+                }
+            },
             Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
             None => (Role::Autoexec, self.autoexec(mac)),
         };
@@ -161,8 +169,17 @@ impl Server {
         None
     }
 
+    /// Where HTTP has the machine's files.
+    fn url(&self, mac: MacAddr) -> String {
+        format!("{}/{}", self.settings.scripts, mac.hyphenated())
+    }
+
+    fn image(&self, mac: MacAddr) -> Option<Blob> {
+        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+    }
+
     fn autoexec(&self, mac: MacAddr) -> Blob {
-        let url = format!("{}/{}/boot.ipxe", self.settings.scripts, mac.hyphenated());
+        let url = format!("{}/boot.ipxe", self.url(mac));
         text_blob("autoexec.ipxe", ipxe::autoexec(&url))
     }
 

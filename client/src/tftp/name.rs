@@ -47,6 +47,7 @@ impl Name {
                 let found = loaders
                     .0
                     .keys()
+                    .chain([&Loader::Image])
                     .find(|loader| file.eq_ignore_ascii_case(loader.file_name().as_bytes()));
                 if let Some(loader) = found {
                     return Self::Loader(mac, *loader);

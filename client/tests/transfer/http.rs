@@ -12,6 +12,7 @@ use portcullis::{
     http::{Settings, serve_http},
     image::{Blob, EfiImage, Generation},
     read::{Content, Piece},
+    source::Same,
 };
 
 use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
@@ -45,13 +46,13 @@ fn serve(kernel: Blob) -> Server {
 fn serve_within(kernel: Blob, limit: Duration) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let efi = Ok(EfiImage { blob: in_pieces(), machine: 0x8664, named: false });
     let generation = Generation {
         token: TOKEN.into(),
-        kernel,
-        initrds: vec![blob(b"first"), blob(b"second one")],
+        kernel: Some(kernel.into()),
+        initrds: vec![blob(b"first").into(), blob(b"second one").into()],
         cmdline: "init=/x".into(),
-        efi,
+        efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+        ..Generation::default()
     };
     let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
     settings.header = limit;
@@ -61,7 +62,7 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
     runtime.spawn(serve_http(
         listener,
         settings,
-        Arc::new(generation),
+        Arc::new(Same(Arc::new(generation))),
         facts.clone(),
         Arc::new(AllButOne),
     ));
@@ -147,7 +148,7 @@ fn wire_35_head_and_get_agree() {
 
 #[test]
 fn wire_36_the_efi_image_is_sent_as_one_file_that_firmware_knows() {
-    let server = serve(blob(b"kernel"));
+    let server = serve(in_pieces());
     let (header, body) = server.raw("GET", &path("boot.efi"), "");
     for line in ["http/1.1 200 ok", "content-type: application/efi", "content-length: 300000"] {
         assert!(header.lines().any(|got| got == line), "{line}: {header}");

@@ -8,13 +8,14 @@ use std::{
 
 use portcullis::{
     event::{Fact, Protocol, Role},
-    image::{Blob, Loader, Loaders},
+    image::{Blob, EfiImage, Generation, Loader, Loaders},
     tftp::{Settings, serve_tftp},
 };
 
 use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
 
 const NAME: &str = "52-54-00-12-34-fe/undionly.kpxe";
+const PROGRAM: &[u8] = b"an EFI program";
 
 struct Server {
     address: SocketAddr,
@@ -31,6 +32,11 @@ fn serve(blob: Blob) -> Server {
         interface: "lo".into(),
         mtu: 1500,
         scripts: "http://127.0.0.1:1/token".into(),
+        image: Some(Arc::new(Generation {
+            kernel: Some(super::blob(PROGRAM).into()),
+            efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+            ..Generation::default()
+        })),
     };
     let facts = Arc::new(Facts::default());
     let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
@@ -385,4 +391,16 @@ fn more_than_256_transfers_at_once_are_told_to_wait() {
     std::thread::sleep(Duration::from_millis(200));
     late.ask(&server, NAME, b"");
     assert_eq!(late.receive().0, b"\0\x03\0\x01loader");
+}
+
+#[test]
+fn the_efi_program_is_served_like_a_loader() {
+    let server = serve(blob(b"loader"));
+    let machine = Machine::new();
+    machine.ask(&server, "52-54-00-12-34-fe/boot.efi", b"");
+    let (data, from) = machine.receive();
+    assert_eq!(data, [b"\0\x03\0\x01", PROGRAM].concat());
+    machine.send(b"\0\x04\0\x01", from);
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Efi, .. }), "{facts:?}");
 }

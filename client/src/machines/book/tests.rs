@@ -23,8 +23,6 @@ fn policy() -> Policy {
         address: Ipv4Addr::LOCALHOST,
         http_port: 1,
         token: String::new(),
-        efi: Err("no EFI image".to_owned()),
-        efi_only: false,
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
     }

@@ -1,0 +1,223 @@
+//! A file on a web server, passed on while it is fetched.
+//!
+//! Guarantees: nothing is stored, and no more is read than the machine takes; conditions and ranges
+//! are the other server's to judge, and its answer is passed on with its length; a file that is not
+//! the one that was chosen at the start is not passed on; a server that falls silent ends the
+//! download, and exactly the announced octets are sent or the connection is broken off.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts},
+};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    Server,
+    answer::{plain, put},
+};
+use crate::{
+    download::Download,
+    event::{Fact, Protocol, Role},
+    fetch::{ANSWER, Facts},
+    image::Remote,
+    mac::MacAddr,
+};
+
+/// For the other server to send anything more.
+const STALL: Duration = Duration::from_secs(60);
+
+/// What a machine asks that the other server has to judge (RFC 9110 sections 13.1 and 14.2).
+const ASKED: [header::HeaderName; 6] = [
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+/// What the other server says that the machine has to know.
+const ANSWERED: [header::HeaderName; 5] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::ACCEPT_RANGES,
+];
+
+/// Answers HEAD and GET with what the other server answers.
+pub(super) async fn pass_on(
+    server: &Server,
+    request: &Parts,
+    mac: MacAddr,
+    role: Role,
+    remote: &Remote,
+) -> Response<Body> {
+    let upstream = |problem: String| {
+        server.witness.fact(mac, Fact::Upstream { file: remote.address.to_string(), problem });
+    };
+    let failed = |problem: String| {
+        let text = format!("{}: {problem}\n", remote.name);
+        upstream(problem);
+        plain(StatusCode::BAD_GATEWAY, &text)
+    };
+    let mut headers = HeaderMap::new();
+    for name in ASKED {
+        if let Some(value) = request.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let method = request.method.clone();
+    let got = remote.fetcher.ask(method.clone(), &remote.address, &headers, ANSWER).await;
+    let got = match got {
+        Ok(got) => got,
+        Err(error) => return failed(error.to_string()),
+    };
+    let status = got.status();
+    if !matches!(status.as_u16(), 200 | 206 | 304 | 412 | 416) {
+        return failed(format!("its server answers {status}"));
+    }
+    let mut facts = Facts::of(&got);
+    let sends_file = matches!(status.as_u16(), 200 | 206);
+    if sends_file && !facts.agrees(&remote.facts) {
+        return failed(
+            "it has changed on its server since portcullis was started: start it again".to_owned(),
+        );
+    }
+    if method == Method::GET && sends_file && facts.length.is_none() {
+        upstream(
+            "its server does not tell its length: iPXE takes it slowly, and progress is not known"
+                .to_owned(),
+        );
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    put(&mut response, header::CONTENT_TYPE, "application/octet-stream");
+    for name in ANSWERED {
+        if let Some(value) = got.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    if method == Method::GET && sends_file {
+        let (start, end) = range(&got);
+        // What stops short of the end is a look at the file, not a download of it.
+        let whole = end.is_none_or(|end| facts.length.is_none_or(|length| end == length));
+        let size = facts.length.take().unwrap_or_default();
+        let download = whole
+            .then(|| Download::new(Arc::clone(&server.witness), mac, Protocol::Http, role, size));
+        *response.body_mut() = Body::new(RemoteBody::new(got.into_body(), start, download));
+    }
+    response
+}
+
+/// First octet and, if it is told, the one after the last: `bytes FIRST-LAST/LENGTH`.
+fn range(response: &Response<Incoming>) -> (u64, Option<u64>) {
+    let text = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let bounds = text
+        .filter(|_| response.status() == StatusCode::PARTIAL_CONTENT)
+        .and_then(|text| text.trim().strip_prefix("bytes "))
+        .and_then(|text| text.split_once('/'))
+        .and_then(|(range, _)| range.split_once('-'))
+        .and_then(|(first, last)| Some((first.parse().ok()?, last.parse::<u64>().ok()?)));
+    bounds.map_or((0, None), |(first, last)| (first, Some(last.saturating_add(1))))
+}
+
+/// The octets as they come.
+struct RemoteBody {
+    body: Incoming,
+    at: u64,
+    /// Runs only while the machine waits for the other server, not while that one waits for the
+    /// machine.
+    silence: Option<Pin<Box<Sleep>>>,
+    download: Option<Download>,
+}
+
+impl RemoteBody {
+    fn new(body: Incoming, at: u64, download: Option<Download>) -> Self {
+        let mut new = Self { body, at, silence: None, download };
+        new.passed_on(0);
+        if http_body::Body::is_end_stream(&new.body) {
+            new.done();
+        }
+        new
+    }
+
+    fn passed_on(&mut self, octets: usize) {
+        self.at = self.at.saturating_add(u64::try_from(octets).unwrap_or(u64::MAX));
+        if let Some(download) = &mut self.download {
+            download.progress(self.at);
+        }
+    }
+
+    fn done(&mut self) {
+        if let Some(download) = self.download.take() {
+            download.done(0);
+        }
+    }
+
+    fn failed(&mut self, error: impl Into<io::Error>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let error = error.into();
+        if let Some(download) = self.download.take() {
+            download.ended(error.to_string());
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl http_body::Body for RemoteBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            ready!(silence.as_mut().poll(context));
+            return self.failed(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the file's own server stopped sending",
+            ));
+        };
+        self.silence = None;
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(octets) = frame.data_ref().map(Bytes::len) {
+                    self.passed_on(octets);
+                }
+                if self.body.is_end_stream() {
+                    self.done();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.failed(io::Error::other(format!("the file's own server broke off: {error}")))
+            }
+            None => {
+                self.done();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
