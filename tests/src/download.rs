@@ -1,7 +1,7 @@
 //! Downloads as a machine makes them: in small steps, at its own pace, and patient with a network
 //! that loses packets for a while.
 //!
-//! Guarantees: what is returned came whole; a download that stands still for [`PATIENCE`] fails.
+//! Guarantees: what is returned came whole; a download that stands still for `PATIENCE` fails.
 
 use std::{
     io::{Read, Write},
