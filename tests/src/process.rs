@@ -106,11 +106,31 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to a process by its id.
+/// Sends a signal to a process by its id. After SIGSTOP it returns when every thread has stopped:
+/// until then the process still reads what comes to its sockets.
 pub fn send(pid: u32, signal: Signal) -> Result<()> {
     let raw = i32::try_from(pid).map_err(|error| LabError::of(pid, error))?;
     kill(Pid::from_raw(raw), signal)
-        .map_err(|error| LabError::of(format!("{signal} to {pid}"), error))
+        .map_err(|error| LabError::of(format!("{signal} to {pid}"), error))?;
+    if signal == Signal::SIGSTOP && !wait_until(STOPS, || is_stopped(pid)) {
+        return Err(LabError(format!("process {pid} does not stop")));
+    }
+    Ok(())
+}
+
+/// How long a process is given to stop.
+const STOPS: Duration = Duration::from_secs(10);
+
+/// Whether every thread of a process has stopped, by the state in `/proc/PID/task/TID/stat`.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // After the name, which is in parentheses and may hold some itself.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Waits until `done` says so, at most `limit`; whether it did.
