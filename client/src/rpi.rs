@@ -1,7 +1,7 @@
 //! What the boot ROM of a Raspberry Pi fetches by TFTP: a folder of files, under names of its own.
 //!
 //! Guarantees: every file was opened once, at the start, so that nothing of a request's name reaches
-//! the file system; at most [`FILES`] of them. Trusts the folder to be what the user wants such
+//! the file system; at most 600 of them. Trusts the folder to be what the user wants such
 //! machines to run.
 
 use std::{collections::BTreeMap, fs, io, net::Ipv4Addr, path::Path};

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
@@ -247,7 +247,7 @@ fn web_server(scene: &Scene, files: &[(&str, &str)], text: (&str, &str)) -> (Tem
     std::fs::write(place(text.0), text.1).unwrap();
     let mut command = scene.host.command(None, "python3");
     command.args(["-m", "http.server", "8080", "--bind", "127.0.0.1", "--directory"]);
-    command.arg(directory.path());
+    command.arg(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
     let server = scene.host.netns().spawn(command).unwrap();
     let host = scene.host.netns();
     let listens = || !host.sh("ss -Hltn 'sport = :8080'").unwrap_or_default().is_empty();

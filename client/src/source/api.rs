@@ -1,7 +1,7 @@
 //! A web service that says what each machine boots: version 1 of Pixiecore's API.
 //!
 //! `GET BASE/v1/boot/MAC`; anything but 200 means that the machine is left alone. What a machine says
-//! of itself is added as a query where the user's address asks for it ([`KEYS`]), since a service that
+//! of itself is added as a query where the user's address asks for it (`KEYS`), since a service that
 //! knows version 1 only may not expect one. Guarantees: one slow
 //! answer keeps no other machine waiting; a machine gets one answer for the run of one boot, so that
 //! kernel, initrds and command line belong together; an answer is checked whole before anything of
