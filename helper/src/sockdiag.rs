@@ -3,16 +3,14 @@
 //! Guarantees: sees every UDP and TCP socket of this network namespace, of whatever user. Trusts:
 //! the kernel. Needs CAP_NET_ADMIN: without it the kernel tells no marks, and nothing is found.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{io, net::IpAddr};
 
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::net::netlink::SOCK_DIAG;
 
 use crate::{
+    attribute::{self, Attributes, field, malformed},
     mark::{LeaseMark, Marks},
-    netlink,
+    netlink::Socket,
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -143,74 +141,49 @@ fn sockets(
     port: u16,
     filter: &[u8],
 ) -> io::Result<Vec<Answer>> {
-    let mut socket = netlink::Socket::open(NETLINK_SOCK_DIAG)?;
+    let mut socket = Socket::open(Some(SOCK_DIAG))?;
     let mut found = Vec::new();
     for family in families {
-        let request = request(*family, protocol, states, port, filter);
-        for message in socket.dump(SOCK_DIAG_BY_FAMILY, &request)? {
-            let answer = parse(&message.body);
-            found.push(answer.ok_or(io::ErrorKind::InvalidData)?);
+        // struct inet_diag_req_v2; in it struct inet_diag_sockid, 48 bytes: the local port, and 0
+        // for whatever else.
+        let mut request = vec![*family, protocol.number(), 0, 0];
+        request.extend(states.to_ne_bytes());
+        request.extend(port.to_be_bytes());
+        request.resize(56, 0);
+        request.extend(filter);
+        for message in socket.dump(SOCK_DIAG_BY_FAMILY, request)? {
+            found.push(parse(&message.body)?);
         }
     }
     Ok(found)
 }
 
-/// `struct inet_diag_req_v2`, then the attributes in `filter`.
-fn request(family: u8, protocol: Protocol, states: u32, port: u16, filter: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![family, protocol.number(), 0, 0];
-    bytes.extend(states.to_ne_bytes());
-    // struct inet_diag_sockid, 48 bytes: the local port, and 0 for whatever else.
-    bytes.extend(port.to_be_bytes());
-    bytes.resize(56, 0);
-    bytes.extend(filter);
-    bytes
-}
-
 /// A filter that the kernel applies: the mark is ours.
 fn with_our_tag(marks: Marks) -> Vec<u8> {
-    // struct nlattr: 4 bytes and 12 bytes of code.
-    let mut bytes = 16_u16.to_ne_bytes().to_vec();
-    bytes.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
     // struct inet_diag_bc_op: where to go on when it matches (the end: accepted), and when it does
     // not (beyond the end: rejected). Then struct inet_diag_markcond.
-    bytes.extend([INET_DIAG_BC_MARK_COND, 12]);
-    bytes.extend(16_u16.to_ne_bytes());
-    bytes.extend(marks.tag().to_ne_bytes());
-    bytes.extend(marks.mask().to_ne_bytes());
-    bytes
+    let mut code = vec![INET_DIAG_BC_MARK_COND, 12];
+    code.extend(16_u16.to_ne_bytes());
+    code.extend(marks.tag().to_ne_bytes());
+    code.extend(marks.mask().to_ne_bytes());
+    attribute::bytes(INET_DIAG_REQ_BYTECODE, &code)
 }
 
-fn parse(body: &[u8]) -> Option<Answer> {
-    let (fixed, mut attributes) = body.split_first_chunk::<72>()?;
-    let word = |at: usize| -> Option<u32> {
-        let (bytes, _) = fixed.get(at..)?.split_first_chunk::<4>()?;
-        Some(u32::from_ne_bytes(*bytes))
-    };
-    let (port, _) = fixed.get(4..)?.split_first_chunk::<2>()?;
-    let address = fixed.get(8..)?;
-    let address = if *fixed.first()? == AF_INET6 {
-        IpAddr::from(Ipv6Addr::from(*address.first_chunk::<16>()?))
-    } else {
-        IpAddr::from(Ipv4Addr::from(*address.first_chunk::<4>()?))
-    };
-    let mut mark = 0;
-    while let Some(([l0, l1, k0, k1], _)) = attributes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([*k0, *k1]) == INET_DIAG_MARK {
-            mark = u32::from_ne_bytes(*value.first_chunk::<4>()?);
-        }
-        let next = length.checked_next_multiple_of(4)?;
-        attributes = attributes.get(next..).unwrap_or_default();
-    }
-    Some(Answer {
-        state: *fixed.get(1)?,
-        port: u16::from_be_bytes(*port),
-        address,
-        ifindex: word(40)?,
-        uid: word(64)?,
-        inode: word(68)?,
-        mark,
+fn parse(body: &[u8]) -> io::Result<Answer> {
+    let attributes = Attributes::read(body.get(72..).ok_or_else(malformed)?)?;
+    let [family, state, ..] = field::<4>(body, 0)?;
+    let number = |at| field(body, at).map(u32::from_ne_bytes);
+    Ok(Answer {
+        state,
+        port: u16::from_be_bytes(field(body, 4)?),
+        address: match family {
+            AF_INET6 => field::<16>(body, 8)?.into(),
+            _ => field::<4>(body, 8)?.into(),
+        },
+        ifindex: number(40)?,
+        uid: number(64)?,
+        inode: number(68)?,
+        mark: attributes.array(INET_DIAG_MARK)?.map_or(0, u32::from_ne_bytes),
     })
 }
 
@@ -244,7 +217,7 @@ mod tests {
             inode: 0x1234,
             mark: 0x5a00_0009,
         };
-        assert_eq!(parse(&answer()), Some(expected));
+        assert_eq!(parse(&answer()).unwrap(), expected);
     }
 
     #[test]
@@ -252,11 +225,11 @@ mod tests {
     fn a_cut_answer_is_refused_and_never_read_past_its_end() {
         let whole = answer();
         for length in (0..72).chain([whole.len().saturating_sub(1)]) {
-            assert_eq!(parse(whole.get(..length).unwrap()), None, "{length}");
+            assert!(parse(whole.get(..length).unwrap()).is_err(), "{length}");
         }
         let mut endless = whole;
         *endless.get_mut(72).unwrap() = 0;
-        assert_eq!(parse(&endless), None);
+        assert!(parse(&endless).is_err());
     }
 
     #[test]

@@ -36,7 +36,7 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 use super::{
     Opening,
     expr::{self, Expr},
-    nft::{self, At, Change, Family, Place},
+    nft::{self, At, Change, Family, Path, Place},
 };
 use crate::{
     mark::{LeaseMark, Marks},
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Family of our table.
-pub const FAMILY: Family = Family::Inet;
+pub const FAMILY: Family = Family::INET;
 /// Name of our table.
 pub const NAME: &str = "portcullis";
 
@@ -119,10 +119,10 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
-        base(INPUT, At::LocalIn, BEFORE_FIREWALLS),
-        base(UNTRACK_IN, At::PreRouting, RAW),
-        base(UNTRACK_OUT, At::LocalOut, RAW),
-        base(GUARD, At::LocalOut, LATE),
+        base(INPUT, At::INPUT, BEFORE_FIREWALLS),
+        base(UNTRACK_IN, At::PREROUTING, RAW),
+        base(UNTRACK_OUT, At::OUTPUT, RAW),
+        base(GUARD, At::OUTPUT, LATE),
         rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
@@ -227,8 +227,9 @@ fn rule(
     comment: Option<&str>,
     expressions: impl IntoIterator<Item = Vec<Expr>>,
 ) -> Change {
-    let expressions = expressions.into_iter().flatten().collect();
-    nft::add_rule(FAMILY, (NAME, chain), Place::End, comment, expressions)
+    let list: Vec<Expr> = expressions.into_iter().flatten().collect();
+    let path = Path { family: FAMILY, table: NAME, chain };
+    nft::add_rule(path, Place::End, comment, &list)
 }
 
 /// Takes a lease out of `live`: nothing goes in or out for it any more.
