@@ -9,7 +9,7 @@ use rustix::net::netlink::SOCK_DIAG;
 
 use crate::{
     attribute::{self, Attributes, field, malformed},
-    mark::{LeaseMark, Marks},
+    mark::Marks,
     netlink::Socket,
 };
 
@@ -45,34 +45,21 @@ impl Protocol {
     }
 }
 
-/// A socket that carries a lease's mark.
+/// A socket, as far as it matters here (`struct inet_diag_msg` and its mark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tagged {
-    /// The lease that it was made for.
-    pub mark: LeaseMark,
+pub struct Found {
     /// UDP or TCP.
     pub protocol: Protocol,
     /// Local port; 0 when it has none.
     pub port: u16,
-    /// Index of the interface that it is bound to; 0 when to none.
-    pub ifindex: u32,
-    /// Its owner.
-    pub uid: u32,
-    /// 0 when no process holds it any more.
-    pub inode: u32,
-    /// TCP state (include/net/tcp_states.h); 7 for a UDP socket that is not connected.
-    pub state: u8,
-}
-
-/// A socket that holds a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
     /// Local address.
     pub address: IpAddr,
     /// Index of the interface that it is bound to; 0 when to none.
     pub ifindex: u32,
     /// Its owner.
     pub uid: u32,
+    /// 0 when no process holds it any more.
+    pub inode: u32,
     /// Its mark; 0 when it has none.
     pub mark: u32,
 }
@@ -82,23 +69,11 @@ pub struct Holder {
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
-pub fn tagged(marks: Marks) -> io::Result<Vec<Tagged>> {
-    let mut found = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for answer in sockets(&[AF_INET], protocol, ALL_STATES, 0, &with_our_tag(marks))? {
-            if let Some(mark) = marks.of_socket(answer.mark) {
-                found.push(Tagged {
-                    mark,
-                    protocol,
-                    port: answer.port,
-                    ifindex: answer.ifindex,
-                    uid: answer.uid,
-                    inode: answer.inode,
-                    state: answer.state,
-                });
-            }
-        }
-    }
+pub fn tagged(marks: Marks) -> io::Result<Vec<Found>> {
+    let filter = with_our_tag(marks);
+    let mut found = sockets(&[AF_INET], Protocol::Udp, ALL_STATES, 0, &filter)?;
+    found.extend(sockets(&[AF_INET], Protocol::Tcp, ALL_STATES, 0, &filter)?);
+    found.retain(|socket| marks.of_socket(socket.mark).is_some());
     Ok(found)
 }
 
@@ -107,31 +82,12 @@ pub fn tagged(marks: Marks) -> io::Result<Vec<Tagged>> {
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
-pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Found>> {
     let states = match protocol {
         Protocol::Udp => ALL_STATES,
         Protocol::Tcp => LISTENING,
     };
-    let answers = sockets(&[AF_INET, AF_INET6], protocol, states, port, &[])?;
-    let holder = |answer: Answer| Holder {
-        address: answer.address,
-        ifindex: answer.ifindex,
-        uid: answer.uid,
-        mark: answer.mark,
-    };
-    Ok(answers.into_iter().map(holder).collect())
-}
-
-/// `struct inet_diag_msg` and its mark, as far as we read it.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    state: u8,
-    port: u16,
-    address: IpAddr,
-    ifindex: u32,
-    uid: u32,
-    inode: u32,
-    mark: u32,
+    sockets(&[AF_INET, AF_INET6], protocol, states, port, &[])
 }
 
 fn sockets(
@@ -140,7 +96,7 @@ fn sockets(
     states: u32,
     port: u16,
     filter: &[u8],
-) -> io::Result<Vec<Answer>> {
+) -> io::Result<Vec<Found>> {
     let mut socket = Socket::open(Some(SOCK_DIAG))?;
     let mut found = Vec::new();
     for family in families {
@@ -152,7 +108,7 @@ fn sockets(
         request.resize(56, 0);
         request.extend(filter);
         for message in socket.dump(SOCK_DIAG_BY_FAMILY, request)? {
-            found.push(parse(&message.body)?);
+            found.push(parse(protocol, &message.body)?);
         }
     }
     Ok(found)
@@ -169,16 +125,15 @@ fn with_our_tag(marks: Marks) -> Vec<u8> {
     attribute::bytes(INET_DIAG_REQ_BYTECODE, &code)
 }
 
-fn parse(body: &[u8]) -> io::Result<Answer> {
+fn parse(protocol: Protocol, body: &[u8]) -> io::Result<Found> {
     let attributes = Attributes::read(body.get(72..).ok_or_else(malformed)?)?;
-    let [family, state, ..] = field::<4>(body, 0)?;
     let number = |at| field(body, at).map(u32::from_ne_bytes);
-    Ok(Answer {
-        state,
+    Ok(Found {
+        protocol,
         port: u16::from_be_bytes(field(body, 4)?),
-        address: match family {
-            AF_INET6 => field::<16>(body, 8)?.into(),
-            _ => field::<4>(body, 8)?.into(),
+        address: match field(body, 0)? {
+            [AF_INET6] => field::<16>(body, 8)?.into(),
+            [_] => field::<4>(body, 8)?.into(),
         },
         ifindex: number(40)?,
         uid: number(64)?,
@@ -208,8 +163,8 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_answer_is_read_with_its_mark() {
-        let expected = Answer {
-            state: 7,
+        let expected = Found {
+            protocol: Protocol::Udp,
             port: 69,
             address: IpAddr::from([192, 0, 2, 1]),
             ifindex: 3,
@@ -217,7 +172,7 @@ mod tests {
             inode: 0x1234,
             mark: 0x5a00_0009,
         };
-        assert_eq!(parse(&answer()).unwrap(), expected);
+        assert_eq!(parse(Protocol::Udp, &answer()).unwrap(), expected);
     }
 
     #[test]
@@ -225,11 +180,11 @@ mod tests {
     fn a_cut_answer_is_refused_and_never_read_past_its_end() {
         let whole = answer();
         for length in (0..72).chain([whole.len().saturating_sub(1)]) {
-            assert!(parse(whole.get(..length).unwrap()).is_err(), "{length}");
+            assert!(parse(Protocol::Udp, whole.get(..length).unwrap()).is_err(), "{length}");
         }
         let mut endless = whole;
         *endless.get_mut(72).unwrap() = 0;
-        assert!(parse(&endless).is_err());
+        assert!(parse(Protocol::Udp, &endless).is_err());
     }
 
     #[test]

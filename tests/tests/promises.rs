@@ -369,6 +369,7 @@ const PROMISES: [Promise; 12] = [
                 &["p11_any_dictionary_is_a_request_within_limits_or_invalid"],
             ),
             ("helper/src/config/file.rs", &["p11_any_file_is_within_limits_or_wrong"]),
+            ("helper/src/attribute.rs", &["p11_any_bytes_are_read_without_a_crash"]),
             ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
         ],
         gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",
@@ -660,6 +661,34 @@ fn the_audit_names_lines_that_are_there() {
     let page = read("helper/README.md");
     let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
     assert!(count > 30, "{count} anchors are not all");
+    if right != page && updating() {
+        return fs::write(workspace().join("helper/README.md"), right).unwrap();
+    }
+    assert_eq!(page, right, "UPDATE=1 writes it");
+}
+
+/// What tests/scripts/helper-size counts is what the audit's page says.
+#[test]
+fn the_audit_says_how_long_the_helper_is() {
+    let script = workspace().join("tests/scripts/helper-size");
+    let output = std::process::Command::new(script).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (mut firewall, mut all) = (0, 0);
+    for line in output.lines() {
+        let (lines, file) = line.trim().split_once(' ').unwrap();
+        let lines: usize = lines.parse().unwrap();
+        match file {
+            "in all" => all = lines,
+            file if file.starts_with("firewall/") => firewall += lines,
+            _ => {}
+        }
+    }
+    assert!(firewall > 0 && all > firewall, "{output}");
+    let page = read("helper/README.md");
+    let (before, rest) = page.split_once("lines it is **").unwrap();
+    let (_, after) = rest.split_once(" of them the firewall's").unwrap();
+    let length = format!("lines it is **{all} lines**, {firewall} of them the firewall's");
+    let right = [before, &length, after].concat();
     if right != page && updating() {
         return fs::write(workspace().join("helper/README.md"), right).unwrap();
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, io};
 use super::{
     Backend, Firewall, FirewallError, Opening, Standing,
     host::{self, Chain, Rule},
-    nft::{self, Change, Family, Path, Ruleset, Table},
+    nft::{self, Change, Path, Ruleset, Table},
     table,
 };
 use crate::{
@@ -154,7 +154,7 @@ impl Nftables {
     fn transact<T>(
         &mut self,
         step: &'static str,
-        mut plan: impl FnMut(&mut Self, &Survey) -> Result<(Vec<Change>, T), FirewallError>,
+        plan: impl Fn(&Self, &Survey) -> Result<(Vec<Change>, T), FirewallError>,
     ) -> Result<T, FirewallError> {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
@@ -175,9 +175,10 @@ impl Nftables {
     /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
-        let mut changes = self.ended(table::FAMILY, table::NAME, own);
+        let ended = |slot| self.open.keys().all(|mark| mark.slot().get() != slot);
+        let mut changes = host::delete_rules(table::FAMILY, table::NAME, own, ended);
         for (chain, rules) in &survey.listing {
-            changes.extend(self.ended(chain.family, &chain.table, rules));
+            changes.extend(host::delete_rules(chain.family, &chain.table, rules, ended));
         }
         changes
     }
@@ -193,11 +194,6 @@ impl Nftables {
             self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read)
         };
         read().map_err(kernel("list its own table"))
-    }
-
-    fn ended(&self, family: Family, table: &str, rules: &[Rule]) -> Vec<Change> {
-        let open = |slot| self.open.keys().any(|mark| mark.slot().get() == slot);
-        host::delete_rules(family, table, rules, |slot| !open(slot))
     }
 
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
@@ -245,12 +241,11 @@ impl Firewall for Nftables {
             let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
-                Holder::Ourselves => {}
-                Holder::Leftover => {
-                    changes.push(nft::delete_table(table::FAMILY, table::NAME));
-                    changes.extend(table::skeleton(this.marks));
-                }
-                Holder::Nobody => changes.extend(table::skeleton(this.marks)),
+                Holder::Leftover => changes.push(nft::delete_table(table::FAMILY, table::NAME)),
+                Holder::Ourselves | Holder::Nobody => {}
+            }
+            if survey.holder != Holder::Ourselves {
+                changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
             changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
@@ -283,10 +278,12 @@ impl Firewall for Nftables {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
         };
-        let Some(Identity { path, .. }) = identity.filter(|_| identity == now) else {
-            // Nothing to hold on to: fine if there was no firewall and still is none.
-            let unchanged = identity == now;
-            return Ok(if unchanged { Standing::Whole } else { Standing::ChainGone });
+        if identity != now {
+            return Ok(Standing::ChainGone);
+        }
+        let Some(Identity { path, .. }) = identity else {
+            // There was no firewall, and still is none.
+            return Ok(Standing::Whole);
         };
         let rules = survey.rules(path);
         let whole = host::count(rules, opening.mark) >= table::ports(opening).len();
@@ -338,7 +335,10 @@ impl Firewall for Nftables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::{expr, nft::Place};
+    use crate::firewall::{
+        expr,
+        nft::{Family, Place},
+    };
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
