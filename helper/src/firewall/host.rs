@@ -289,7 +289,7 @@ pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
         ];
         nft::add_rule(path, Place::Head, Some(&comment), &list.concat())
     };
-    table::ports(opening).into_iter().map(rule).collect()
+    opening.ports().map(rule).collect()
 }
 
 /// Deletes those rules of a chain or table that carry the comment of a lease that `ended` names.

@@ -286,7 +286,7 @@ impl Firewall for Nftables {
             return Ok(Standing::Whole);
         };
         let rules = survey.rules(path);
-        let whole = host::count(rules, opening.mark) >= table::ports(opening).len();
+        let whole = host::count(rules, opening.mark) >= opening.ports().count();
         Ok(match (whole, rules.is_empty()) {
             (true, _) => Standing::Whole,
             (false, true) => Standing::ChainGone,
