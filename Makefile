@@ -31,10 +31,10 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test soak install uninstall deps clean
+.PHONY: help build demo picture test soak bench bench-instructions install uninstall deps clean
 
 help: ## Shows these lines
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 build: ## Builds what is installed
 	cargo build --release --locked -p portcullis -p portcullis-helper
@@ -53,6 +53,12 @@ soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sud
 	@ROUNDS=1000 RUST_TEST_THREADS=6 tests/scripts/levels 4 kill
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
 	@ROUNDS=100 tests/scripts/levels 4 reload
+
+bench: ## Measures TFTP, HTTP, DHCP, start and memory beside dnsmasq, tftpd-hpa and nginx (root or sudo; ROUNDS=5, QUICK=1)
+	@tests/scripts/bench
+
+bench-instructions: ## Counts the instructions of the hot paths beside docs/instructions.txt (UPDATE=1 writes it)
+	@tests/scripts/bench instructions
 
 install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 	@for program in portcullis portcullis-helper; do \

@@ -150,6 +150,11 @@ impl Host {
 
     /// Runs `portcullis` as a user until it ends or is dropped.
     pub fn client(&self, user: &str, arguments: &[&str]) -> Result<Client> {
+        self.program(user, "portcullis", arguments)
+    }
+
+    /// The same by a program that becomes `portcullis`, or runs it within itself.
+    pub fn program(&self, user: &str, program: &str, arguments: &[&str]) -> Result<Client> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-client-")
             .tempdir()
@@ -158,7 +163,7 @@ impl Host {
             File::create(directory.path().join(name))
                 .map_err(|error| LabError::of("a file for the client", error))
         };
-        let mut command = self.command(Some(user), "portcullis");
+        let mut command = self.command(Some(user), program);
         command.args(arguments).stdout(file("stdout")?).stderr(file("stderr")?);
         let outer = self.netns.spawn(command)?;
         Ok(Client { outer, directory })
@@ -237,9 +242,14 @@ impl Client {
 
     /// Waits until it serves (`--json`): the object `ready`.
     pub fn ready(&mut self) -> Result<serde_json::Value> {
+        self.ready_within(SOON)
+    }
+
+    /// The same for one that is slow to start.
+    pub fn ready_within(&mut self, limit: Duration) -> Result<serde_json::Value> {
         let mut found = None;
         let mut ended = None;
-        wait_until(SOON, || {
+        wait_until(limit, || {
             ended = self.outer.wait(Duration::ZERO).ok().flatten();
             found = self.events().into_iter().find(|event| event["event"] == "ready");
             found.is_some() || ended.is_some()

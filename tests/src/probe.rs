@@ -128,7 +128,7 @@ pub fn broadcast(
 }
 
 /// Index and hardware address of an interface of this thread's namespace.
-fn link_address(interface: &str) -> std::io::Result<LinkAddr> {
+pub(crate) fn link_address(interface: &str) -> std::io::Result<LinkAddr> {
     getifaddrs()?
         .filter(|entry| entry.interface_name == interface)
         .find_map(|entry| entry.address?.as_link_addr().copied())
@@ -136,7 +136,7 @@ fn link_address(interface: &str) -> std::io::Result<LinkAddr> {
 }
 
 /// An Ethernet broadcast frame with one UDP datagram (RFC 894, 791, 768; UDP checksum 0: not used).
-fn frame(
+pub(crate) fn frame(
     sender: [u8; 6],
     source: SocketAddrV4,
     destination: SocketAddrV4,

@@ -1,0 +1,134 @@
+//! What was found: medians, ratios, a table for people and JSON for programs.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::rows::{ROWS, Row, Sample};
+
+/// The samples of every row and server.
+#[derive(Debug, Default)]
+pub struct Figures(BTreeMap<(usize, &'static str), Vec<Sample>>);
+
+/// The middle one; of an even number the mean of the two.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2).copied().unwrap_or(f64::NAN);
+    let lower = values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN);
+    f64::midpoint(upper, lower)
+}
+
+/// The least and the most.
+pub fn extremes(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// Three digits, whatever the size.
+pub fn short(value: f64) -> String {
+    match value {
+        value if !value.is_finite() => "-".to_owned(),
+        value if value < 1.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+impl Figures {
+    pub fn add(&mut self, row: usize, server: &'static str, sample: Sample) {
+        self.0.entry((row, server)).or_default().push(sample);
+    }
+
+    fn values(&self, row: usize, server: &'static str, of: fn(&Sample) -> f64) -> Vec<f64> {
+        self.0.get(&(row, server)).into_iter().flatten().map(of).collect()
+    }
+
+    fn median(&self, row: usize, server: &'static str, of: fn(&Sample) -> f64) -> f64 {
+        median(self.values(row, server, of))
+    }
+
+    /// How many times the best other we are, by the medians.
+    fn ratio(&self, number: usize, row: &Row) -> f64 {
+        let others = row.servers.iter().filter(|name| **name != "Portcullis");
+        let best = others.map(|name| self.median(number, name, |sample| sample.value));
+        self.median(number, "Portcullis", |sample| sample.value) / best.fold(0.0, f64::max)
+    }
+
+    /// For people, and for docs/performance.md.
+    pub fn table(&self) -> String {
+        let mut text = String::from(
+            "| what | others (median) | Portcullis (median; least to most) | ratio | wanted | \
+             CPU s/GiB: others, Portcullis | peak MiB: others, Portcullis |\n\
+             |---|---|---|---|---|---|---|\n",
+        );
+        for (number, row) in ROWS.iter().enumerate() {
+            let ours = self.values(number, "Portcullis", |sample| sample.value);
+            if ours.is_empty() {
+                continue;
+            }
+            let each = |of: fn(&Sample) -> f64| {
+                let others = row.servers.iter().filter(|name| **name != "Portcullis");
+                others
+                    .map(|name| format!("{name} {}", short(self.median(number, name, of))))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            let ratio = self.ratio(number, row);
+            let wanted = match row.target {
+                None => String::new(),
+                // By the two digits that are shown.
+                Some(target) if (ratio * 100.0).round() >= target * 100.0 => {
+                    format!("{target}: met")
+                }
+                Some(target) => format!("{target}: **not met**"),
+            };
+            let lost = if (ratio * 100.0).round() < 100.0 { " **lost**" } else { "" };
+            let (least, most) = extremes(&ours);
+            let cpu = match row.unit() {
+                "MiB/s" => format!(
+                    "{}, {}",
+                    each(|sample| sample.cpu),
+                    short(self.median(number, "Portcullis", |sample| sample.cpu))
+                ),
+                _ => String::new(),
+            };
+            text += &format!(
+                "| {} | {} {} | {} ({} to {}) | {ratio:.2}{lost} | {wanted} | {cpu} | {}, {} |\n",
+                row.title(),
+                each(|sample| sample.value),
+                row.unit(),
+                short(median(ours.iter().copied())),
+                short(least),
+                short(most),
+                each(|sample| sample.peak),
+                short(self.median(number, "Portcullis", |sample| sample.peak)),
+            );
+        }
+        text
+    }
+
+    /// Every sample.
+    pub fn json(&self) -> Value {
+        let rows = ROWS.iter().enumerate().map(|(number, row)| {
+            let servers: serde_json::Map<String, Value> = row
+                .servers
+                .iter()
+                .map(|name| {
+                    let of = |part| self.values(number, name, part);
+                    let value = json!({
+                        "values": of(|sample| sample.value),
+                        "cpu_seconds_per_gib": of(|sample| sample.cpu),
+                        "peak_mib": of(|sample| sample.peak),
+                    });
+                    ((*name).to_owned(), value)
+                })
+                .collect();
+            json!({
+                "row": row.title(), "unit": row.unit(), "servers": servers,
+                "ratio": self.ratio(number, row), "wanted": row.target,
+            })
+        });
+        Value::Array(rows.collect())
+    }
+}

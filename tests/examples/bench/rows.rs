@@ -1,0 +1,260 @@
+//! What is measured: each row of the table, and how one figure of it is taken.
+
+use std::{
+    io,
+    net::UdpSocket,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use portcullis_lab::{
+    LabError, Result,
+    load::{Enough, Fetched, dhcp, http, tftp},
+    middle::{Middle, Way},
+};
+
+use crate::{
+    servers::{MIB, Server, at},
+    usage,
+};
+
+/// `blksize` of an Ethernet frame: what firmware asks for.
+pub const BLOCK: u16 = 1428;
+/// Machines of a storm.
+const LAB: u16 = 1000;
+/// No answer for so long: nothing more will come.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Measure {
+    /// Machines fetch by TFTP while others have fallen silent in the middle of a transfer.
+    Tftp { window: u16, machines: u8, stalled: u8 },
+    /// Machines fetch by HTTP while others have stopped reading.
+    Http { machines: u8, stalled: u8 },
+    /// A thousand machines ask in the same instant.
+    Storm,
+}
+
+/// A row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub what: Measure,
+    pub way: Option<Way>,
+    /// Who can do it.
+    pub servers: &'static [&'static str],
+    /// How many times the best other we want to be.
+    pub target: Option<f64>,
+}
+
+/// One figure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// MiB/s, or machines answered.
+    pub value: f64,
+    /// CPU seconds of the server's processes for each GiB.
+    pub cpu: f64,
+    /// MiB that were resident at most.
+    pub peak: f64,
+}
+
+const TFTP: &[&str] = &["dnsmasq", "tftpd-hpa", "Portcullis"];
+const HTTP: &[&str] = &["nginx", "Portcullis"];
+const STORM: &[&str] = &["dnsmasq", "Portcullis"];
+
+const fn tftp(window: u16, machines: u8, target: Option<f64>) -> Row {
+    let what = Measure::Tftp { window, machines, stalled: 0 };
+    Row { what, way: None, servers: TFTP, target }
+}
+
+const fn http(machines: u8, target: Option<f64>) -> Row {
+    Row { what: Measure::Http { machines, stalled: 0 }, way: None, servers: HTTP, target }
+}
+
+/// All rows, in the order of the table.
+pub const ROWS: &[Row] = &[
+    tftp(1, 1, Some(1.2)),
+    tftp(4, 1, Some(3.0)),
+    tftp(16, 1, Some(10.0)),
+    tftp(1, 16, None),
+    tftp(4, 16, Some(3.0)),
+    tftp(16, 16, None),
+    Row { what: Measure::Tftp { window: 4, machines: 16, stalled: 64 }, ..tftp(4, 16, None) },
+    http(1, Some(1.0)),
+    http(8, Some(1.0)),
+    Row { what: Measure::Http { machines: 8, stalled: 64 }, ..http(8, None) },
+    Row { what: Measure::Storm, way: None, servers: STORM, target: Some(1.0) },
+    Row { way: Some(Way::Gigabit), ..tftp(4, 16, None) },
+    Row { way: Some(Way::Gigabit), ..http(8, None) },
+    Row { way: Some(Way::Lossy), ..tftp(1, 1, Some(3.0)) },
+    Row { way: Some(Way::Lossy), ..tftp(4, 1, Some(3.0)) },
+    Row { way: Some(Way::Lossy), ..tftp(16, 1, Some(3.0)) },
+    Row { way: Some(Way::Lossy), ..http(1, None) },
+    Row { way: Some(Way::Long), ..tftp(1, 1, None) },
+    Row { way: Some(Way::Long), ..tftp(4, 1, None) },
+    Row { way: Some(Way::Long), ..tftp(16, 1, None) },
+    Row { way: Some(Way::Long), ..http(1, None) },
+];
+
+impl Row {
+    /// For people.
+    pub fn title(&self) -> String {
+        let machines = |count: u8| match count {
+            1 => "1 machine".to_owned(),
+            count => format!("{count} machines"),
+        };
+        let stalled = |count: u8| match count {
+            0 => String::new(),
+            count => format!(", {count} more stalled"),
+        };
+        let what = match self.what {
+            Measure::Tftp { window, machines: count, stalled: more } => {
+                format!("TFTP, window {window}, {}{}", machines(count), stalled(more))
+            }
+            Measure::Http { machines: count, stalled: more } => {
+                format!("HTTP, {}{}", machines(count), stalled(more))
+            }
+            Measure::Storm => format!("{LAB} DISCOVERs at once: answered"),
+        };
+        match self.way {
+            None => what,
+            Some(Way::Gigabit) => format!("{what}; link of 1 Gbit/s"),
+            Some(Way::Lossy) => format!("{what}; 1 % of all packets lost"),
+            Some(Way::Long) => format!("{what}; 20 ms there and back"),
+        }
+    }
+
+    /// The unit of its figures.
+    pub fn unit(&self) -> &'static str {
+        match self.what {
+            Measure::Storm => "machines",
+            _ => "MiB/s",
+        }
+    }
+
+    /// How much of the image is fetched.
+    fn enough(&self) -> Enough {
+        let mib = match (self.what, self.way) {
+            (Measure::Tftp { machines: 1, .. }, None) => 16,
+            (Measure::Tftp { .. }, None) => 8,
+            (Measure::Tftp { .. }, Some(_)) => 4,
+            (_, None) => return Enough::ALL,
+            (_, Some(Way::Gigabit)) => 32,
+            (_, Some(_)) => 64,
+        };
+        Enough { octets: mib * MIB, time: Duration::from_secs(3) }
+    }
+
+    /// One figure of one server.
+    pub fn measure(&self, server: &Server) -> Result<Sample> {
+        let _middle = self
+            .way
+            .map(|way| Middle::put(&server.lan, server.netns(), &server.machines, way))
+            .transpose()?;
+        usage::forget_peak(&server.pids()?);
+        let enough = self.enough();
+        match self.what {
+            Measure::Tftp { window, machines, stalled } => {
+                let silent = stall(server, machines, stalled, |machine| {
+                    tftp::stall(&request(&server.file(machine), window))
+                })?;
+                let sample = together(server, machines, |machine| {
+                    let file = server.file(machine);
+                    let ended = tftp::fetch(&request(&file, window), enough, |_| {})?;
+                    Ok((ended.fetched, Some(ended)))
+                });
+                let _kept_until_here: Vec<UdpSocket> = silent;
+                sample
+            }
+            Measure::Http { machines, stalled } => {
+                let silent = stall(server, machines, stalled, |machine| {
+                    let (address, path) = server.url(machine);
+                    http::begin(address, &path)
+                })?;
+                let sample = together(server, machines, |machine| {
+                    let (address, path) = server.url(machine);
+                    Ok((http::fetch(address, &path, enough)?, None::<()>))
+                });
+                let _kept_until_here: Vec<http::Waiting> = silent;
+                sample
+            }
+            Measure::Storm => {
+                let storm = server.machines.run(|| dhcp::storm("eth0", LAB, QUIET))?;
+                let storm = storm.map_err(|error| LabError::of("a storm", error))?;
+                let value = f64::from(u32::try_from(storm.answered).unwrap_or(u32::MAX));
+                let peak = usage::Memory::of(&server.pids()?).peak;
+                Ok(Sample { value, cpu: 0.0, peak })
+            }
+        }
+    }
+}
+
+/// As firmware asks.
+pub fn request(file: &str, window: u16) -> tftp::Request<'_> {
+    tftp::Request { server: at(69), file, block: BLOCK, window }
+}
+
+/// Machines beside those that fetch, which begin and go no further.
+fn stall<T: Send>(
+    server: &Server,
+    first: u8,
+    count: u8,
+    begin: impl Fn(u8) -> io::Result<T> + Send,
+) -> Result<Vec<T>> {
+    server
+        .machines
+        .run(|| (first..first + count).map(begin).collect::<io::Result<Vec<_>>>())?
+        .map_err(|error| LabError::of(format!("{}: a machine that stalls", server.name), error))
+}
+
+/// Machines fetch at the same time, each in a thread of its own. What a download gives back beside
+/// its figures is kept until CPU time has been read: a server's process for one transfer may end
+/// with it, and its time is told to nobody.
+pub fn together<T: Send>(
+    server: &Server,
+    machines: u8,
+    fetch: impl Fn(u8) -> io::Result<(Fetched, T)> + Sync,
+) -> Result<Sample> {
+    let all = Mutex::new(Ok((0_u64, Vec::new())));
+    // A process that comes meanwhile counts from its beginning.
+    let before = usage::cpu(&server.pids()?);
+    let begun = Instant::now();
+    server.machines.run(|| {
+        std::thread::scope(|scope| {
+            for machine in 0..machines {
+                let (fetch, all) = (&fetch, &all);
+                scope.spawn(move || {
+                    let got = fetch(machine);
+                    if let Ok(mut all) = all.lock() {
+                        match (got, all.as_mut()) {
+                            (Ok((got, rest)), Ok((sum, kept))) => {
+                                *sum += got.octets;
+                                kept.push(rest);
+                            }
+                            (Err(error), Ok(_)) => *all = Err(error),
+                            (_, Err(_)) => {}
+                        }
+                    }
+                });
+            }
+        });
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let pids = server.pids()?;
+    let cpu = usage::cpu(&pids) - before;
+    let (octets, _kept_until_here) = all
+        .into_inner()
+        .map_err(|_| LabError("a machine panicked".to_owned()))?
+        .map_err(|error| LabError::of(format!("{}: a machine", server.name), error))?;
+    let mib = mebibytes(octets);
+    Ok(Sample {
+        value: mib / seconds,
+        cpu: cpu / (mib / 1024.0),
+        peak: usage::Memory::of(&pids).peak,
+    })
+}
+
+/// Octets as MiB.
+pub fn mebibytes(octets: u64) -> f64 {
+    u32::try_from(octets / 1024).map_or(f64::INFINITY, f64::from) / 1024.0
+}
