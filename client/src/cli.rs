@@ -225,6 +225,13 @@ pub struct Serving {
     /// the system's].
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub stub: Option<PathBuf>,
+    /// RSA key (PEM) that signs the program for UEFI machines, so that Secure Boot takes it where
+    /// CERT is enrolled. They then load it instead of iPXE.
+    #[arg(long, value_name = "KEY", requires = "sign_cert", help_heading = "Secure Boot")]
+    pub sign_key: Option<PathBuf>,
+    /// The key's certificate (PEM or DER).
+    #[arg(long, value_name = "CERT", requires = "sign_key", help_heading = "Secure Boot")]
+    pub sign_cert: Option<PathBuf>,
     /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]

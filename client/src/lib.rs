@@ -24,6 +24,7 @@ pub mod read;
 pub mod report;
 pub mod serve;
 pub mod session;
+pub mod sign;
 pub mod source;
 pub mod template;
 pub mod tftp;

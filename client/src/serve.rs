@@ -35,6 +35,7 @@ use crate::{
     machines::Machines,
     report::{Asking, Ready, Report, Served},
     session::{End, Lease, Request, Session, Sockets},
+    sign::Signer,
     source::{self, Same, Source, api::Api, quick::Dish},
     tftp::{self, serve_tftp},
 };
@@ -105,7 +106,8 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let opening =
         source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
     let generation = runtime.block_on(opening)?;
-    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
+    let content = same(generation, &boot.serving, &runtime, report)?;
+    serve(&boot.serving, content, runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -131,7 +133,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         }
     };
     let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
+    let content = same(generation, &quick.serving, &runtime, report)?;
+    serve(&quick.serving, content, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -140,7 +143,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
 /// As [`boot`].
 pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
-    let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
+    let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
+    let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
     serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
 }
 
@@ -159,13 +163,38 @@ fn begin(
     Ok(())
 }
 
+/// Who signs, if the user named a key.
+fn signer(serving: &Serving, report: &mut Report) -> Result<Option<Arc<Signer>>, Failure> {
+    let (Some(key), Some(certificate)) = (&serving.sign_key, &serving.sign_cert) else {
+        return Ok(None);
+    };
+    let (signer, warning) = Signer::open(key, certificate)?;
+    if let Some(warning) = warning {
+        report.note(&warning);
+    }
+    Ok(Some(Arc::new(signer)))
+}
+
 /// One generation for all, if a script can be made of it.
-fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
-    source::add_efi_image(&mut generation, serving.stub.as_deref())?;
+fn same<'a>(
+    mut generation: Generation,
+    serving: &Serving,
+    runtime: &Runtime,
+    report: &mut Report,
+) -> Result<Content<'a>, Failure> {
+    let signer = signer(serving, report)?;
+    source::add_efi_image(&mut generation, serving.stub.as_deref(), signer.as_ref())?;
     if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
         return Err(Failure::new(Code::Source, text.clone()));
     }
     let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
+    if signer.is_some() {
+        // Now, while the user waits, and not when a machine does: it reads everything. With a
+        // command line that is each machine's own, it at least shows that it can be done.
+        runtime.block_on(source::efi_program(&generation, &base)).map_err(|reason| {
+            Failure::new(Code::Source, format!("there is nothing to sign: {reason}"))
+        })?;
+    }
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
         Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
     })?;

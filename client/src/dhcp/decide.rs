@@ -351,10 +351,12 @@ fn boot_firmware(
     efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
-    let loader = policy
-        .loaders
-        .contains(&given)
-        .then_some(given)
+    // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
+    let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
+    let loader = [(given, true), (Loader::Image, signed)]
+        .into_iter()
+        .find(|(loader, fits)| *fits && policy.loaders.contains(loader))
+        .map(|(loader, _)| loader)
         .or_else(|| pick(row, row.loaders, policy, memory, efi))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     let form = match (row.platform, policy.uefi_offer) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Fact, Firmware, Ignored, OfferForm},
-    image::{Cpu, EfiImage, Loader, NoEfiImage},
+    image::{Cpu, EfiImage, Loader, NoEfiImage, Signature},
     mac::MacAddr,
     source::text_blob,
     wire::{
@@ -803,11 +803,15 @@ type Efi = Result<EfiImage, NoEfiImage>;
 
 /// Made of kernel and initrd.
 fn made(machine: u16) -> Efi {
-    Ok(EfiImage { machine, stub: Some(text_blob("stub", String::new())) })
+    Ok(EfiImage {
+        machine,
+        stub: Some(text_blob("stub", String::new())),
+        signature: Signature::Missing,
+    })
 }
 
 /// An x64 EFI program, and nothing but that.
-const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None });
+const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing });
 
 fn with_loaders(loaders: &[Loader]) -> Policy {
     Policy { loaders: loaders.iter().copied().collect(), ..policy() }

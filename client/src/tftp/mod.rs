@@ -25,11 +25,11 @@ use crate::{
     image::{Blob, Generation, Loader, Loaders},
     ipxe,
     mac::MacAddr,
-    source::{efi_program, text_blob},
+    source::text_blob,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::Job;
+use session::{File, Job};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
@@ -136,18 +136,18 @@ impl Server {
         if !self.admission.admitted(mac) {
             return missing;
         }
-        let (role, blob) = match loader {
+        let (role, file) = match loader {
             Some(Loader::Image) => match self.image(mac) {
-                Some(blob) => (Role::Efi, blob),
+                Some(file) => (Role::Efi, file),
                 None => {
                     self.not_found(mac, Loader::Image.file_name().into_owned());
                     return missing;
                 }
             },
-            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
-            None => (Role::Autoexec, self.autoexec(mac)),
+            Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
+            None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
-        let mut job = Job { request, mac, role, blob };
+        let mut job = Job { request, mac, role, file };
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
                 // Full: the session has a newer request already.
@@ -174,8 +174,10 @@ impl Server {
         format!("{}/{}", self.settings.scripts, mac.hyphenated())
     }
 
-    fn image(&self, mac: MacAddr) -> Option<Blob> {
-        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+    fn image(&self, mac: MacAddr) -> Option<File> {
+        let generation = self.settings.image.as_ref()?;
+        generation.efi.as_ref().ok()?;
+        Some(File::Image(Arc::clone(generation), self.url(mac)))
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

@@ -8,7 +8,7 @@ use std::{
 
 use portcullis::{
     event::{Fact, Protocol, Role},
-    image::{Blob, EfiImage, Generation, Loader, Loaders},
+    image::{Blob, EfiImage, Generation, Loader, Loaders, Signature},
     tftp::{Settings, serve_tftp},
 };
 
@@ -34,7 +34,7 @@ fn serve(blob: Blob) -> Server {
         scripts: "http://127.0.0.1:1/token".into(),
         image: Some(Arc::new(Generation {
             kernel: Some(super::blob(PROGRAM).into()),
-            efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+            efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
             ..Generation::default()
         })),
     };
