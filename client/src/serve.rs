@@ -22,11 +22,13 @@ use tokio::{
 };
 
 use crate::{
+    chain::Chain,
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interface, runtime, with_agent},
     dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
     event::Event,
     exit::{Code, Failure},
+    grub,
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
     inhibit, ipxe,
@@ -38,6 +40,7 @@ use crate::{
     sign::Signer,
     source::{self, Same, Source, api::Api, quick::Dish},
     tftp::{self, serve_tftp},
+    uki,
 };
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
@@ -56,6 +59,7 @@ struct Plan<'a> {
     boot: &'a Serving,
     content: Content<'a>,
     loaders: Arc<Loaders>,
+    chain: Option<Arc<Chain>>,
     request: Request,
 }
 
@@ -103,8 +107,19 @@ impl Plan<'_> {
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
-    let opening =
-        source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
+    let (cmdline, message) = (boot.cmdline.as_deref(), boot.bootmsg.as_deref());
+    let opening = async {
+        match source::quick::netboot_xyz(&boot.kernel).await? {
+            None => source::open(&boot.kernel, &boot.initrds, cmdline, message).await,
+            Some(script) if boot.initrds.is_empty() && cmdline.is_none() => {
+                source::open_script(&script).await
+            }
+            Some(_) => {
+                let text = "netboot.xyz chooses kernel and command line itself: name it alone";
+                Err(Failure::new(Code::Usage, text))
+            }
+        }
+    };
     let generation = runtime.block_on(opening)?;
     let content = same(generation, &boot.serving, &runtime, report)?;
     serve(&boot.serving, content, runtime, report)
@@ -207,21 +222,61 @@ fn serve(
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let loaders = find_loaders(boot, content.efi())?;
+    let chain = find_chain(boot, &content, report)?;
+    let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
-    let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
+    let plan = Plan { boot, content, loaders: Arc::new(loaders), chain, request };
     let result = runtime.block_on(run(&plan, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
 }
 
-/// iPXE, for machines that do not load the EFI program.
-fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failure> {
+/// The signed boot loaders that the user wants, if what is served can be loaded by them.
+fn find_chain(
+    boot: &Serving,
+    content: &Content<'_>,
+    report: &mut Report,
+) -> Result<Option<Arc<Chain>>, Failure> {
+    let Some(directory) = &boot.chain else {
+        return Ok(None);
+    };
+    let refusal = |text: String| Failure::new(Code::Usage, format!("--chain: {text}"));
+    let kernel = content
+        .generation()
+        .filter(|one| one.initrds.iter().all(|file| matches!(file, Payload::Local(_))))
+        .and_then(|one| match one.kernel.as_ref()? {
+            Payload::Local(kernel) => Some((one, kernel)),
+            Payload::Remote(_) => None,
+        });
+    let Some((generation, kernel)) = kernel else {
+        let text = "GRUB is given a kernel and initrds that lie on this computer, the same for every                     machine";
+        return Err(refusal(text.to_owned()).advise("download them, and name the files"));
+    };
+    if content.efi().is_some_and(EfiImage::is_named) {
+        return Err(refusal(format!("{} is an EFI program and not a Linux kernel", kernel.name)));
+    }
+    let head = source::read_head(kernel, source::HEAD)
+        .map_err(|error| refusal(format!("{}: {error}", kernel.name)))?;
+    let chain = Chain::find(directory.as_deref(), source::pe_machine(&head).unwrap_or_default())?;
+    let cmdline = generation.cmdline.text("http://ADDRESS");
+    grub::config(Ipv4Addr::UNSPECIFIED, MacAddr([0; 6]), 0, &cmdline)
+        .map_err(|error| refusal(error.to_string()))?;
+    if uki::unhashed(&head).is_ok_and(|unhashed| !unhashed.signed) {
+        report.note(&format!(
+            "{} carries no signature: where Secure Boot is on, GRUB refuses it.",
+            kernel.name
+        ));
+    }
+    Ok(Some(Arc::new(chain)))
+}
+
+/// iPXE, for machines that load nothing else.
+fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<Loaders, Failure> {
     if efi.is_some_and(EfiImage::is_named) {
         return Ok(Loaders::default());
     }
@@ -232,7 +287,7 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: efi.is_some(),
+        optional: efi.is_some() || chain,
     })
 }
 
@@ -378,6 +433,7 @@ impl Servers {
                     Content::Same(generation) => Some(Arc::clone(generation)),
                     Content::Api(..) => None,
                 },
+                chain: plan.chain.clone(),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -413,6 +469,8 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        chain: plan.chain.as_ref().map(|chain| (chain.cpu, chain.first.clone())),
+        signed: plan.content.efi().is_some_and(EfiImage::is_signed),
     }
 }
 
@@ -447,7 +505,9 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         cmdline: generation
             .map(|generation| generation.cmdline.text(&url(generation)))
             .unwrap_or_default(),
-        loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
+        loaders: (plan.chain.iter().map(|chain| chain.first.clone()))
+            .chain(plan.loaders().map(|loader| loader.file_name().into_owned()))
+            .collect(),
         can,
         cannot,
         only: only(plan.boot),

@@ -141,6 +141,8 @@ impl Server {
             token: "0".repeat(32),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            chain: None,
+            signed: true,
         };
         let (sender, events) = mpsc::channel(8192);
         let machines = Machines::new(policy, sender);

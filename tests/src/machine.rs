@@ -26,12 +26,52 @@ pub enum Firmware {
     Uefi,
     /// The same with PXE switched off, so that only HTTP boot is left.
     UefiHttp,
+    /// OVMF with Secure Boot on, which knows these keys alone.
+    Secure(Keys),
+    /// The same with PXE switched off.
+    SecureHttp(Keys),
 }
 
+/// Whose signatures a machine with Secure Boot takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Microsoft's, as on a machine from the shop.
+    Microsoft,
+    /// Those of [`TEST_KEY`].
+    Test,
+}
+
+impl Keys {
+    /// Template of OVMF's variables with these keys enrolled (package ovmf).
+    #[must_use]
+    pub fn variables(self) -> &'static str {
+        match self {
+            Self::Microsoft => "/usr/share/OVMF/OVMF_VARS_4M.ms.fd",
+            Self::Test => "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd",
+        }
+    }
+}
+
+/// A key that everybody has, encrypted with the password "snakeoil", and its certificate (package
+/// ovmf).
+pub const TEST_KEY: [&str; 2] =
+    ["/usr/share/ovmf/PkKek-1-snakeoil.key", "/usr/share/ovmf/PkKek-1-snakeoil.pem"];
+/// OVMF's code for Secure Boot, which keeps the variables to itself by system management mode.
+pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 /// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s.
 pub const BOOT: Duration = Duration::from_secs(150);
+
+impl Firmware {
+    /// Code and template of the variables.
+    fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Secure(keys) | Self::SecureHttp(keys) => [OVMF_SECURE, keys.variables()],
+            Self::Bios | Self::Uefi | Self::UefiHttp => OVMF,
+        }
+    }
+}
 
 /// A machine that has been switched on.
 #[derive(Debug)]
@@ -64,19 +104,24 @@ impl Machine {
                     // The firmware talks on the serial console.
                     .args(["-machine", "pc,graphics=off"]);
             }
-            Firmware::Uefi | Firmware::UefiHttp => {
-                let [code, template] = OVMF;
+            Firmware::Uefi | Firmware::UefiHttp | Firmware::Secure(_) | Firmware::SecureHttp(_) => {
+                let [code, template] = firmware.files();
                 let variables = directory.path().join("variables.fd");
                 std::fs::copy(template, &variables)
                     .map_err(|error| LabError::of(template, error))?;
                 command
                     .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0,romfile="))
-                    .args(["-machine", "q35,graphics=off", "-device", "virtio-rng-pci"])
+                    .args(["-machine", "q35,graphics=off,smm=on", "-device", "virtio-rng-pci"])
                     .arg("-drive")
                     .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"))
                     .arg("-drive")
                     .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
-                if firmware == Firmware::UefiHttp {
+                if code == OVMF_SECURE {
+                    command
+                        .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
+                        .args(["-global", "ICH9-LPC.disable_s3=1"]);
+                }
+                if matches!(firmware, Firmware::UefiHttp | Firmware::SecureHttp(_)) {
                     // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
                     for protocol in ["IPv4", "IPv6"] {
                         command
@@ -142,6 +187,11 @@ impl Machine {
     /// Waits for what the initrd says of itself; see [`marker`].
     pub fn initrd(&mut self) -> Result<String> {
         self.whole_line("PORTCULLIS-INITRD ").map(|(text, _)| text)
+    }
+
+    /// Waits for what the kernel says of Secure Boot; nothing if it says nothing.
+    pub fn secure_boot(&mut self) -> Result<String> {
+        self.whole_line("PORTCULLIS-SECURE-BOOT").map(|(text, _)| text)
     }
 
     /// A line that a machine says in the time that a boot may take.

@@ -140,7 +140,12 @@ async fn serve(
                 });
             }
             Ok(_) => {}
-            Err(reason) => note(Note { from, mac: None, what: What::NotBootClient(reason) }),
+            Err(reason) => {
+                if let Some(mac) = ordinary_client(bytes) {
+                    machines.heard(mac);
+                }
+                note(Note { from, mac: None, what: What::NotBootClient(reason) });
+            }
         }
     }
 }
@@ -192,6 +197,12 @@ async fn one(
             What::Ignored(reason)
         }
     }
+}
+
+/// Whose an ordinary client's message is: a BOOTREQUEST from an Ethernet address (RFC 2131 section 2).
+fn ordinary_client(message: &[u8]) -> Option<MacAddr> {
+    let address = message.get(28..34).filter(|_| message.starts_with(&[1, 1, 6]))?;
+    address.try_into().ok().map(MacAddr)
 }
 
 fn needs(generation: &Generation) -> Needs {

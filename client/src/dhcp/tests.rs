@@ -43,6 +43,8 @@ fn policy() -> Policy {
         token: TOKEN.to_owned(),
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
+        chain: None,
+        signed: true,
     }
 }
 
@@ -820,6 +822,61 @@ fn with_loaders(loaders: &[Loader]) -> Policy {
 fn on_67_with(efi: &Efi, policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
     let query = Query::parse(&message(options)).unwrap();
     decide(&query, Port::Dhcp, policy, Memory::default(), efi)
+}
+
+#[test]
+fn what_the_user_signed_goes_before_ipxe_to_machines_that_run_it() {
+    let policy = with_loaders(&[Loader::Undionly, Loader::Snponly(Cpu::X64), Loader::Image]);
+    let signed = Ok(EfiImage {
+        machine: 0x8664,
+        stub: Some(text_blob("stub", String::new())),
+        signature: Signature::InFile,
+    });
+    let file = |efi: &Efi, policy: &Policy, arch| {
+        let (_, _, fact) = reply(on_67_with(efi, policy, &[DISCOVER, PXE, arch]));
+        let Fact::Offered { file, .. } = fact else { panic!("{fact:?}") };
+        file.rsplit('/').next().unwrap().to_owned()
+    };
+    assert_eq!(file(&signed, &policy, X64), "boot.efi");
+    assert_eq!(file(&made(0x8664), &policy, X64), "snponly.efi");
+    assert_eq!(file(&signed, &policy, BIOS), "undionly.kpxe");
+    let given = with_loaders(&[Loader::Given(7), Loader::Image]);
+    assert_eq!(file(&signed, &given, X64), "loader-7");
+}
+
+#[test]
+fn a_chain_goes_to_uefi_machines_of_its_kind_that_boot_by_pxe() {
+    let policy = Policy {
+        chain: Some((Cpu::X64, "shimx64.efi".to_owned())),
+        ..with_loaders(&[
+            Loader::Undionly,
+            Loader::Snponly(Cpu::X64),
+            Loader::Snponly(Cpu::Arm64),
+            Loader::Image,
+        ])
+    };
+    let efi = made(0x8664);
+    for (options, file) in [
+        (&[DISCOVER, PXE, X64][..], "shimx64.efi"),
+        (&[DISCOVER, PXE, (93, &[0, 9])], "shimx64.efi"),
+        (&[DISCOVER, PXE, (93, &[0, 11])], "snponly-arm64.efi"),
+        (&[DISCOVER, PXE, BIOS], "undionly.kpxe"),
+        (&[DISCOVER, HTTP, X64_HTTP], "boot.efi"),
+    ] {
+        let (bytes, _, fact) = reply(on_67_with(&efi, &policy, options));
+        let Fact::Offered { file: found, .. } = fact else { panic!("{fact:?}") };
+        assert!(found.ends_with(&format!("/{file}")), "{found}");
+        // shim reads the server and its own folder from the header's fields.
+        assert_eq!(bytes[20..24], [10, 77, 0, 1]);
+        assert_eq!(bytes[108..108 + found.len()], *found.as_bytes());
+    }
+    let own = Policy {
+        loaders: [Loader::Given(7)].into(),
+        chain: policy.chain.clone(),
+        ..self::policy()
+    };
+    let (_, _, fact) = reply(on_67_with(&efi, &own, &[DISCOVER, PXE, X64]));
+    assert!(matches!(fact, Fact::Offered { file, .. } if file.ends_with("loader-7")));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::advice::{self, Situation};
+use super::advice::{self, Programs, Situation};
 use crate::{
     dhcp::{Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
@@ -30,6 +30,12 @@ const LOADED: u64 = 30_000;
 const SILENT: u64 = 20_000;
 /// Silence between kernel and initrds: a slow machine unpacks in between.
 const IMAGES: u64 = 30_000;
+
+/// Firmware that refuses a program goes on to its next boot entry within seconds; no system is
+/// installed in so short a time.
+const REFUSED: u64 = 60_000;
+/// A system that starts asks for an address. Unpacking a large image may take a slow machine minutes.
+const UNHEARD: u64 = 180_000;
 
 /// How far a machine has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,10 @@ struct Machine {
     initrds: BTreeSet<usize>,
     /// It has an EFI program with everything in it.
     efi: bool,
+    /// What it was handed over with was an EFI program.
+    program: bool,
+    /// An ordinary DHCP client on it has spoken since.
+    heard: bool,
     booted: bool,
     chained: bool,
     failed_loaders: usize,
@@ -95,6 +105,8 @@ impl Machine {
             kernel: false,
             initrds: BTreeSet::new(),
             efi: false,
+            program: false,
+            heard: false,
             booted: false,
             chained: false,
             failed_loaders: 0,
@@ -127,6 +139,35 @@ impl Machine {
         }
     }
 
+    /// What is to be said of a boot that its next one ends too early.
+    fn ended_by(&self, now: u64, fact: &Fact, programs: Programs) -> Option<Statement> {
+        if matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. }) {
+            return None;
+        }
+        let situation = self.situation(programs);
+        match self.step {
+            Step::HandedOver if self.program && now.saturating_sub(self.since) < REFUSED => {
+                Some(advice::returned(&situation))
+            }
+            Step::Loaded if !self.stalled && !self.is_bios() => Some(advice::stalled(&situation)),
+            _ => None,
+        }
+    }
+
+    fn is_bios(&self) -> bool {
+        self.arch() == Some(0)
+    }
+
+    fn situation(&self, programs: Programs) -> Situation {
+        Situation {
+            step: self.step,
+            arch: self.arch(),
+            firmware: self.firmware(),
+            kernel: self.kernel,
+            programs,
+        }
+    }
+
     /// It asks for an offer. Returns whether that is news.
     fn ask(&mut self, now: u64, fact: &Fact) -> bool {
         let waiting = matches!(self.step, Step::Asked | Step::Offered(_));
@@ -152,6 +193,7 @@ impl Machine {
         self.answered = None;
         self.boot_server = None;
         self.not_found = 0;
+        self.heard = false;
         self.transfers.clear();
         true
     }
@@ -206,7 +248,7 @@ impl Machine {
         let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
         let whole = has_all && self.step == Step::Images;
         if whole {
-            self.efi = false;
+            self.program = std::mem::take(&mut self.efi);
             self.reach(now, Step::HandedOver);
             self.booted = true;
         }
@@ -230,8 +272,9 @@ impl Machine {
     }
 
     /// The statement that is due when nothing has followed for too long.
-    fn stall(&mut self, now: u64) -> Option<Statement> {
+    fn stall(&mut self, now: u64, programs: Programs) -> Option<Statement> {
         let (from, patience) = match self.step {
+            Step::HandedOver if self.program && !self.heard => (self.since, UNHEARD),
             Step::Asked | Step::HandedOver => return None,
             Step::Offered(_) => (self.since, OFFERED),
             Step::Loaded => (self.last, LOADED),
@@ -249,12 +292,7 @@ impl Machine {
         if self.step == Step::Loaded {
             self.failed_loaders += 1;
         }
-        Some(advice::stalled(&Situation {
-            step: self.step,
-            arch: self.arch(),
-            firmware: self.firmware(),
-            kernel: self.kernel,
-        }))
+        Some(advice::stalled(&self.situation(programs)))
     }
 
     /// Which machines are forgotten first: those that only ever asked.
@@ -280,6 +318,7 @@ pub enum Needs {
 #[derive(Debug)]
 pub struct Book {
     needs: Needs,
+    programs: Programs,
     once: bool,
     count: Option<u64>,
     handed_over: u64,
@@ -291,6 +330,7 @@ impl Book {
     pub fn new(policy: &Policy) -> Self {
         Self {
             needs: Needs::Images { initrds: policy.initrds },
+            programs: Programs { signed: policy.signed, chain: policy.chain.is_some() },
             once: policy.once,
             count: policy.count,
             handed_over: 0,
@@ -323,8 +363,13 @@ impl Book {
         let needs = self.needs;
         let machine = self.machines.entry(mac).or_insert_with(|| Machine::new(now, needs));
         let mut complete = false;
+        let mut told = Vec::new();
         let news = match &fact {
-            Fact::Seen { .. } => machine.ask(now, &fact),
+            Fact::Seen { .. } => {
+                let programs = self.programs;
+                told.extend(machine.ended_by(now, &fact, programs).map(What::Statement));
+                machine.ask(now, &fact)
+            }
             Fact::Offered { form, .. } => {
                 machine.reach(now, Step::Offered(*form));
                 Machine::once(&mut machine.answered, &fact)
@@ -353,7 +398,6 @@ impl Book {
             }
         };
         machine.last = now;
-        let mut told = Vec::new();
         if news {
             told.push(What::Fact(fact));
         }
@@ -371,11 +415,19 @@ impl Book {
         }
     }
 
+    /// An ordinary DHCP client spoke on this machine: its system runs, or its firmware.
+    pub fn heard(&mut self, mac: MacAddr) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.heard = true;
+        }
+    }
+
     /// What follows from silence.
     pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
+        let programs = self.programs;
         self.machines
             .iter_mut()
-            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now)?)))
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, programs)?)))
             .collect()
     }
 

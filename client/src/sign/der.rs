@@ -40,7 +40,7 @@ pub(super) fn split(octets: &[u8]) -> Option<(Value<'_>, &[u8])> {
     let (&tag, rest) = octets.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
+        0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
             let length = digits.iter().fold(0, |sum, &digit| sum << 8 | usize::from(digit));

@@ -13,7 +13,7 @@ mod transfer;
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -21,8 +21,10 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use crate::{
     admission::Admission,
+    chain::Chain,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Generation, Loader, Loaders},
+    grub,
+    image::{Blob, Generation, Loader, Loaders, Payload},
     ipxe,
     mac::MacAddr,
     source::text_blob,
@@ -33,6 +35,8 @@ use session::{File, Job};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
+/// Addresses of machines that are remembered: as many as machines are.
+const ADDRESSES: usize = 4096;
 
 /// Where transfers are sent from.
 #[derive(Clone, Debug)]
@@ -48,13 +52,19 @@ pub struct Settings {
     pub scripts: String,
     /// What is served, if it is the same for every machine: its EFI program is a file, too.
     pub image: Option<Arc<Generation>>,
+    /// `--chain`: its files are beside the loaders, and GRUB finds its configuration, the kernel and
+    /// the initrds of `image` there.
+    pub chain: Option<Arc<Chain>>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
 /// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
-/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. A download is told to
+/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
+/// the name of one of its files, `kernel`, `initrd<N>`, or `grub.cfg` ([`crate::grub::config`]); the
+/// last one in any folder, for GRUB asks by names of its own: it is then for the machine that fetched
+/// something by its own name from the same address before. A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
 ///
@@ -76,6 +86,7 @@ pub async fn serve_tftp(
         admission,
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
+        addresses: HashMap::new(),
     };
     // One octet more than a request may have, so that a longer one is noticed.
     let mut buffer = [0; MAX_REQUEST + 1];
@@ -92,6 +103,14 @@ pub async fn serve_tftp(
     }
 }
 
+/// See [`Server::chained`].
+enum Chained {
+    File(Role, File),
+    /// Not there, and nothing to be told: who asks can do without.
+    Optional,
+    Unknown,
+}
+
 struct Server {
     socket: UdpSocket,
     settings: Arc<Settings>,
@@ -101,6 +120,8 @@ struct Server {
     /// By the machine's address and port. A session whose receiver is closed has ended.
     sessions: HashMap<SocketAddr, mpsc::Sender<Job>>,
     tasks: JoinSet<()>,
+    /// Which machine has which address: kept for a [`Chain`] only.
+    addresses: HashMap<IpAddr, MacAddr>,
 }
 
 impl Server {
@@ -127,15 +148,20 @@ impl Server {
             Name::Autoexec(Some(mac)) => (mac, None),
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
-                if let Some(mac) = mac {
-                    self.not_found(mac, file);
-                }
-                return missing;
+                let mac = mac.or_else(|| self.addresses.get(&peer.ip()).copied());
+                let Some(mac) = mac else {
+                    return missing;
+                };
+                return match self.chained(mac, &request.file) {
+                    Chained::File(role, file) => self.serve(Job { request, mac, role, file }, peer),
+                    Chained::Optional => missing,
+                    Chained::Unknown => {
+                        self.not_found(mac, file);
+                        missing
+                    }
+                };
             }
         };
-        if !self.admission.admitted(mac) {
-            return missing;
-        }
         let (role, file) = match loader {
             Some(Loader::Image) => match self.image(mac) {
                 Some(file) => (Role::Efi, file),
@@ -147,7 +173,20 @@ impl Server {
             Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
             None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
-        let mut job = Job { request, mac, role, file };
+        self.serve(Job { request, mac, role, file }, peer)
+    }
+
+    /// Hands it to the machine's session, or to a new one.
+    fn serve(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
+        if !self.admission.admitted(job.mac) {
+            return Some((ErrorCode::NotFound, "no such file"));
+        }
+        if self.settings.chain.is_some() {
+            if self.addresses.len() >= ADDRESSES {
+                self.addresses.clear();
+            }
+            self.addresses.insert(peer.ip(), job.mac);
+        }
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
                 // Full: the session has a newer request already.
@@ -167,6 +206,36 @@ impl Server {
             receiver,
         ));
         None
+    }
+
+    /// What a name means that is none of ours by itself.
+    fn chained(&self, mac: MacAddr, name: &[u8]) -> Chained {
+        let (Some(chain), Some(image)) = (&self.settings.chain, &self.settings.image) else {
+            return Chained::Unknown;
+        };
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let (folder, last) = name.rsplit_once(['/', '\\']).unwrap_or(("", &name));
+        if last == "grub.cfg" {
+            let cmdline = image.cmdline.text(&self.url(mac));
+            let address = self.settings.address;
+            return match grub::config(address, mac, image.initrds.len(), &cmdline) {
+                Ok(text) => Chained::File(Role::Script, File::Ready(text_blob(last, text))),
+                Err(_) => Chained::Unknown,
+            };
+        }
+        let payload = match last.strip_prefix("initrd").map(str::parse) {
+            Some(Ok(number)) => image.initrds.get(number).map(|file| (Role::Initrd(number), file)),
+            _ if last == "kernel" => image.kernel.as_ref().map(|file| (Role::Kernel, file)),
+            _ => None,
+        };
+        match (chain.file(last), payload) {
+            (Some(blob), _) => Chained::File(Role::Loader, File::Ready(blob.clone())),
+            (None, Some((role, Payload::Local(blob)))) => {
+                Chained::File(role, File::Ready(blob.clone()))
+            }
+            _ if Chain::does_without(last) || folder.contains("grub") => Chained::Optional,
+            _ => Chained::Unknown,
+        }
     }
 
     /// Where HTTP has the machine's files.
