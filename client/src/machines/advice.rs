@@ -88,8 +88,7 @@ pub fn stalled(situation: &Situation) -> Statement {
 pub fn returned(situation: &Situation) -> Statement {
     let advice = if situation.programs.signed { RETURNED_SIGNED } else { RETURNED_UNSIGNED };
     Statement::Stalled {
-        step: "its firmware had the whole EFI program, and asks again: it refused to start it"
-            .to_owned(),
+        step: "its firmware fetched the whole EFI program, refused it, and asks again".to_owned(),
         advice: advice.iter().map(|&line| line.to_owned()).collect(),
     }
 }

@@ -31,9 +31,12 @@ const SILENT: u64 = 20_000;
 /// Silence between kernel and initrds: a slow machine unpacks in between.
 const IMAGES: u64 = 30_000;
 
-/// Firmware that refuses a program goes on to its next boot entry within seconds; no system is
-/// installed in so short a time.
+/// Firmware that refuses a program asks again within seconds; no system is installed in so short a
+/// time.
 const REFUSED: u64 = 60_000;
+/// The same for one that goes on to another kind of network boot, which a machine that starts anew
+/// does not begin with. EDK2 tries IPv6 in between, and waits 60 to 90 s for an answer.
+const NEXT_ENTRY: u64 = 180_000;
 /// A system that starts asks for an address. Unpacking a large image may take a slow machine minutes.
 const UNHEARD: u64 = 180_000;
 
@@ -145,8 +148,11 @@ impl Machine {
             return None;
         }
         let situation = self.situation(programs);
+        let next_entry =
+            matches!(*fact, Fact::Seen { firmware, .. } if self.firmware() != Some(firmware));
+        let refused = if next_entry { NEXT_ENTRY } else { REFUSED };
         match self.step {
-            Step::HandedOver if self.program && now.saturating_sub(self.since) < REFUSED => {
+            Step::HandedOver if self.program && now.saturating_sub(self.since) < refused => {
                 Some(advice::returned(&situation))
             }
             Step::Loaded if !self.stalled && !self.is_bios() => Some(advice::stalled(&situation)),
