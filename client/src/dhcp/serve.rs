@@ -165,7 +165,7 @@ async fn one(
     }
     // A source is not asked about machines that get nothing in any case.
     let decision = match screened {
-        Ok(()) => match source.generation(mac, source::Step::Discover).await {
+        Ok(()) => match meet(source, query).await {
             Ok(generation) => {
                 machines.needs(mac, needs(&generation));
                 decide(query, port, policy, memory, &generation.efi)
@@ -203,6 +203,12 @@ async fn one(
 fn ordinary_client(message: &[u8]) -> Option<MacAddr> {
     let address = message.get(28..34).filter(|_| message.starts_with(&[1, 1, 6]))?;
     address.try_into().ok().map(MacAddr)
+}
+
+/// What the source has for a machine that asks.
+async fn meet(source: &dyn Source, query: &Query) -> Result<Arc<Generation>, source::Refusal> {
+    source.meet(query.mac, query.traits());
+    source.generation(query.mac, source::Step::Discover).await
 }
 
 fn needs(generation: &Generation) -> Needs {

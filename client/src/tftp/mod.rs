@@ -1,10 +1,12 @@
-//! TFTP: first-stage loaders for firmware, and the script beside them, read only.
+//! TFTP: first-stage loaders for firmware, the script beside them, and a Raspberry Pi's boot files,
+//! read only.
 //!
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
 //!
 //! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
-//! transfer when its future is dropped. Never writes, never opens a file.
+//! transfer when its future is dropped. Never writes, never opens a file but the kernel's table of
+//! neighbours.
 
 mod name;
 mod session;
@@ -27,6 +29,7 @@ use crate::{
     image::{Blob, Generation, Loader, Loaders, Payload},
     ipxe,
     mac::MacAddr,
+    rpi::{Folder, neighbour},
     source::text_blob,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
@@ -50,6 +53,8 @@ pub struct Settings {
     pub mtu: u16,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
+    /// What Raspberry Pis fetch.
+    pub folder: Arc<Folder>,
     /// What is served, if it is the same for every machine: its EFI program is a file, too.
     pub image: Option<Arc<Generation>>,
     /// `--chain`: its files are beside the loaders, and GRUB finds its configuration, the kernel and
@@ -64,7 +69,8 @@ pub struct Settings {
 /// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
 /// the name of one of its files, `kernel`, `initrd<N>`, or `grub.cfg` ([`crate::grub::config`]); the
 /// last one in any folder, for GRUB asks by names of its own: it is then for the machine that fetched
-/// something by its own name from the same address before. A download is told to
+/// something by its own name from the same address before. Or it is one of the folder's
+/// ([`Folder::find`]). A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
 ///
@@ -148,12 +154,17 @@ impl Server {
             Name::Autoexec(Some(mac)) => (mac, None),
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
+                if let Some(blob) = self.settings.folder.find(&request.file) {
+                    let file = File::Ready(blob.clone());
+                    let Some(mac) = mac.or_else(|| self.neighbour(peer)) else { return missing };
+                    return self.begin(Job { request, mac, role: Role::Firmware, file }, peer);
+                }
                 let mac = mac.or_else(|| self.addresses.get(&peer.ip()).copied());
                 let Some(mac) = mac else {
                     return missing;
                 };
                 return match self.chained(mac, &request.file) {
-                    Chained::File(role, file) => self.serve(Job { request, mac, role, file }, peer),
+                    Chained::File(role, file) => self.begin(Job { request, mac, role, file }, peer),
                     Chained::Optional => missing,
                     Chained::Unknown => {
                         self.not_found(mac, file);
@@ -173,11 +184,11 @@ impl Server {
             Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
             None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
-        self.serve(Job { request, mac, role, file }, peer)
+        self.begin(Job { request, mac, role, file }, peer)
     }
 
-    /// Hands it to the machine's session, or to a new one.
-    fn serve(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
+    /// Sends it, if this machine may have it.
+    fn begin(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
         if !self.admission.admitted(job.mac) {
             return Some((ErrorCode::NotFound, "no such file"));
         }
@@ -235,6 +246,14 @@ impl Server {
             }
             _ if Chain::does_without(last) || folder.contains("grub") => Chained::Optional,
             _ => Chained::Unknown,
+        }
+    }
+
+    /// Whose address this is, on this network.
+    fn neighbour(&self, peer: SocketAddr) -> Option<MacAddr> {
+        match peer {
+            SocketAddr::V4(peer) => neighbour(*peer.ip(), &self.settings.interface),
+            SocketAddr::V6(_) => None,
         }
     }
 
