@@ -33,6 +33,10 @@ pub enum Firmware {
     Secure(Keys),
     /// The same with PXE switched off.
     SecureHttp(Keys),
+    /// A PC with OVMF for 32 bit and its own PXE stack.
+    Uefi32,
+    /// The same with PXE switched off.
+    Uefi32Http,
     /// arm64 with AAVMF, the same firmware as OVMF, and its own PXE stack.
     Arm64,
     /// The same with PXE switched off.
@@ -43,8 +47,21 @@ impl Firmware {
     /// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s, arm64 a minute.
     fn patience(self) -> Duration {
         match self {
-            Self::Arm64 | Self::Arm64Http => 4 * BOOT,
-            _ => BOOT,
+            Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => BOOT,
+            // The only build of OVMF for 32 bit wants SMM, which takes its time in emulation.
+            Self::Uefi32 | Self::Uefi32Http | Self::Arm64 | Self::Arm64Http => 4 * BOOT,
+            Self::Secure(_) | Self::SecureHttp(_) => 2 * BOOT,
+        }
+    }
+
+    /// The machines of the laboratory's image for it; see [`image_for`].
+    #[must_use]
+    pub fn processor(self) -> &'static str {
+        match self {
+            Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => "amd64",
+            Self::Secure(_) | Self::SecureHttp(_) => "amd64",
+            Self::Uefi32 | Self::Uefi32Http => "i386",
+            Self::Arm64 | Self::Arm64Http => "arm64",
         }
     }
 }
@@ -77,6 +94,9 @@ pub const TEST_KEY: [&str; 2] =
 pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// The same of OVMF for 32 bit.
+pub const OVMF32: [&str; 2] =
+    ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
 /// The same of AAVMF.
 pub const AAVMF: [&str; 2] = ["/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"];
 /// Longest time to userspace of a PC, emulated, on a busy machine.
@@ -108,7 +128,11 @@ impl Machine {
             Firmware::Uefi | Firmware::UefiHttp => {
                 ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off", "qemu64"])
             }
-            Firmware::Secure(_) | Firmware::SecureHttp(_) => {
+            // Only what runs in system management mode writes the variables.
+            Firmware::Uefi32
+            | Firmware::Uefi32Http
+            | Firmware::Secure(_)
+            | Firmware::SecureHttp(_) => {
                 ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off,smm=on", "qemu64"])
             }
             Firmware::Arm64 | Firmware::Arm64Http => {
@@ -130,12 +154,9 @@ impl Machine {
             Firmware::Bios | Firmware::BiosPlain => None,
             Firmware::Uefi | Firmware::UefiHttp => Some(OVMF),
             Firmware::Secure(keys) | Firmware::SecureHttp(keys) => {
-                // Only what runs in system management mode writes the variables.
-                command
-                    .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
-                    .args(["-global", "ICH9-LPC.disable_s3=1"]);
                 Some([OVMF_SECURE, keys.variables()])
             }
+            Firmware::Uefi32 | Firmware::Uefi32Http => Some(OVMF32),
             Firmware::Arm64 | Firmware::Arm64Http => Some(AAVMF),
         };
         if let Some([code, template]) = flash {
@@ -147,7 +168,16 @@ impl Machine {
                 .arg("-drive")
                 .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
         }
-        if matches!(firmware, Firmware::UefiHttp | Firmware::Arm64Http | Firmware::SecureHttp(_)) {
+        if flash.is_some_and(|[code, _]| code == OVMF32[0] || code == OVMF_SECURE) {
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        if matches!(
+            firmware,
+            Firmware::UefiHttp
+                | Firmware::Uefi32Http
+                | Firmware::Arm64Http
+                | Firmware::SecureHttp(_)
+        ) {
             // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
             for protocol in ["IPv4", "IPv6"] {
                 command
@@ -244,12 +274,9 @@ pub fn image() -> Result<PathBuf> {
     image_for("amd64")
 }
 
-/// The same for arm64, with `Image` in the place of `bzImage`, and `stub`, systemd's boot stub.
-pub fn arm64_image() -> Result<PathBuf> {
-    image_for("arm64")
-}
-
-fn image_for(processor: &str) -> Result<PathBuf> {
+/// The same for another processor, by Debian's name, with `stub`, systemd's boot stub for it; arm64
+/// has `Image` in the place of `bzImage`.
+pub fn image_for(processor: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/machine-image");
     let mut command = Command::new(script);
     command.arg(processor);
