@@ -50,7 +50,8 @@ impl Firmware {
             Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => BOOT,
             // The only build of OVMF for 32 bit wants SMM, which takes its time in emulation.
             Self::Uefi32 | Self::Uefi32Http | Self::Arm64 | Self::Arm64Http => 4 * BOOT,
-            Self::Secure(_) | Self::SecureHttp(_) => 2 * BOOT,
+            // The same, and GRUB fetches a kernel block by block.
+            Self::Secure(_) | Self::SecureHttp(_) => 4 * BOOT,
         }
     }
 

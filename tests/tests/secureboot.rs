@@ -134,7 +134,7 @@ fn p4_secure_boot_refuses_what_is_not_signed_and_the_client_says_so() {
         let client = scene.serve_this(what, more).unwrap();
         let machine = Machine::start(&scene.lan, Firmware::Secure(Keys::Test), MAC).unwrap();
         // Firmware tries IPv6 before it asks again, and waits a minute for it.
-        let said = wait_until(machine::BOOT * 2, || advises(&client, "--sign-key"));
+        let said = wait_until(machine::BOOT * 4, || advises(&client, "--sign-key"));
         assert!(said, "{}\n{}", client.stdout(), machine.console());
         let console = machine.console();
         assert!(console.contains("Access Denied"), "{console}");
@@ -178,7 +178,7 @@ fn p4_debians_grub_asks_the_router_and_the_client_says_what_to_set_there() {
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     let client = serve(&scene, &["--chain"]);
     let machine = Machine::start(&scene.lan, Firmware::Secure(Keys::Microsoft), MAC).unwrap();
-    let said = wait_until(machine::BOOT * 2, || advises(&client, "next server"));
+    let said = wait_until(machine::BOOT * 4, || advises(&client, "next server"));
     assert!(said, "{}\n{}", client.stdout(), machine.console());
     assert!(machine.console().contains("Welcome to GRUB"), "{}", machine.console());
     drop(machine);
