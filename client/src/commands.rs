@@ -110,7 +110,8 @@ pub fn pick_interface(boot: &Serving, report: &mut Report) -> Result<String, Fai
                     wired.name, wireless.name
                 ),
             )
-            .advise(format!("the machine is on the Wi-Fi's network: -i {}", wireless.name));
+            .advise(format!("the machine is on the Wi-Fi's network: -i {}", wireless.name))
+            .advise(format!("the machine is at the cable of {}: as follows", wired.name));
             Err(direct_cable_advice(&wired.name).into_iter().fold(failure, Failure::advise))
         }
         Choice::None => Err(list(

@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,12 +24,20 @@ use tokio::{
 use crate::{
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interface, runtime, with_agent},
-    dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
+    dhcp::{
+        Authority, Policy, UefiOffer,
+        pool::{NoAddresses, Pool, Subnet},
+        probe::Prober,
+        serve_boot_server, serve_dhcp,
+        server::{self, Server},
+    },
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
-    inhibit, ipxe,
+    inhibit,
+    interfaces::{collect, direct_cable_advice},
+    ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
@@ -56,6 +64,14 @@ struct Plan<'a> {
     content: Content<'a>,
     loaders: Arc<Loaders>,
     request: Request,
+}
+
+/// What is said beside what machines do.
+enum Remark {
+    /// With `--debug`.
+    Detail(String),
+    /// To everybody.
+    Note(String),
 }
 
 /// What is served.
@@ -183,7 +199,11 @@ fn serve(
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
+        full_dhcp: boot.dhcp_server,
     };
+    if boot.dhcp_server {
+        can_hand_out(&request.interface)?;
+    }
     let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
     let result = runtime.block_on(run(&plan, report));
     // A read from a slow disk must not hold the end.
@@ -215,6 +235,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         udp_ports: Request::UDP.to_vec(),
         tcp_ports: vec![plan.request.http_port],
         max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+        dhcp_server: plan.request.full_dhcp,
     });
     let (lease, sockets) = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
@@ -226,16 +247,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         }
         opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
     };
-    let (events, mut inbox) = mpsc::channel(EVENTS);
-    let mut servers = Servers::start(plan, &lease, sockets, events)?;
-    report.ready(&ready(plan, &lease));
-    let _awake = inhibit::sleep(session.connection()).await;
-    let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
-    servers.tasks.shutdown().await;
-    while let Ok(event) = inbox.try_recv() {
-        report.machine(&event);
-    }
-    match stop {
+    match hold(plan, &mut session, &lease, sockets, &mut interrupts, report).await {
         Stop::Asked => {
             report.interrupted();
             tokio::select! {
@@ -258,6 +270,117 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
             Err(failure)
         }
     }
+}
+
+/// Serves until there is a reason to stop; every socket is closed then.
+async fn hold(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    lease: &Lease,
+    sockets: Sockets,
+    interrupts: &mut Interrupts,
+    report: &mut Report,
+) -> Stop {
+    let authority = tokio::select! {
+        biased;
+        () = interrupts.next() => return Stop::Asked,
+        end = session.ended(lease.number) => return Stop::Ended(end),
+        authority = authority(plan, lease, &sockets.dhcp, report) => authority,
+    };
+    let (events, mut inbox) = mpsc::channel(EVENTS);
+    let started = authority.and_then(|authority| {
+        let addresses = authority.as_ref().map(Authority::size);
+        Ok((Servers::start(plan, lease, sockets, authority, events)?, addresses))
+    });
+    let (mut servers, addresses) = match started {
+        Ok(started) => started,
+        Err(failure) => return Stop::Failed(failure),
+    };
+    report.ready(&ready(plan, lease, addresses));
+    let _awake = inhibit::sleep(session.connection()).await;
+    let stop = watch(session, lease, &mut servers, &mut inbox, interrupts, report).await;
+    servers.tasks.shutdown().await;
+    while let Ok(event) = inbox.try_recv() {
+        report.machine(&event);
+    }
+    stop
+}
+
+/// With `--dhcp-server`: what hands out addresses, if no other DHCP server answers.
+async fn authority(
+    plan: &Plan<'_>,
+    lease: &Lease,
+    dhcp: &UdpSocket,
+    report: &mut Report,
+) -> Result<Option<Authority>, Failure> {
+    if !plan.request.full_dhcp {
+        return Ok(None);
+    }
+    let interface = &lease.facts.interface;
+    let address = served_on(lease)?;
+    let networks = networks(interface)?;
+    let (_, mask) = networks.iter().find(|(one, _)| *one == address).ok_or_else(|| {
+        Failure::new(Code::Interface, format!("{interface} has lost its address {address}"))
+    })?;
+    let subnet = Subnet::new(address, *mask).map_err(|error| no_addresses(interface, error))?;
+    report.note(&format!("Looking for other DHCP servers on {interface} ..."));
+    let look = async {
+        let prober = Prober::new(interface, address)?;
+        let rival = prober.look(dhcp, address).await?;
+        Ok((prober, rival))
+    };
+    let (prober, rival) = look.await.map_err(|error: io::Error| {
+        let text = format!("other DHCP servers cannot be looked for on {interface}: {error}");
+        Failure::new(Code::Internal, text)
+    })?;
+    if let Some(rival) = rival {
+        let text = format!("{interface} has a DHCP server already, {rival}: two would disturb it");
+        return Err(Failure::new(Code::OtherDhcpServer, text)
+            .advise("leave out --dhcp-server: machines then boot with its addresses"));
+    }
+    let (router, dns) = (plan.boot.router, plan.boot.dns.clone());
+    let kept_free = networks.iter().map(|(one, _)| *one).chain(router).chain(dns.iter().copied());
+    let server = Server::new(Pool::new(subnet, kept_free), server::Settings { router, dns });
+    Ok(Some(Authority::new(server, prober)))
+}
+
+/// Whether the interface is one to hand out addresses on, before anybody is asked.
+fn can_hand_out(interface: &str) -> Result<(), Failure> {
+    let networks = networks(interface)?;
+    let mut verdicts =
+        networks.iter().map(|(address, mask)| Subnet::new(*address, *mask).map(drop));
+    match verdicts.clone().find(Result::is_ok).or_else(|| verdicts.next()) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(no_addresses(interface, error)),
+        None => {
+            let text = format!("{interface} has no IPv4 address to hand out others from");
+            Err(with_cable_advice(Failure::new(Code::Interface, text), interface))
+        }
+    }
+}
+
+fn networks(interface: &str) -> Result<Vec<(Ipv4Addr, Ipv4Addr)>, Failure> {
+    collect::networks(interface).map_err(|error| {
+        let text = format!("the addresses of {interface} cannot be read: {error}");
+        Failure::new(Code::Internal, text)
+    })
+}
+
+fn no_addresses(interface: &str, error: NoAddresses) -> Failure {
+    let text = format!("no addresses can be handed out on {interface}: {error}");
+    with_cable_advice(Failure::new(Code::Interface, text), interface)
+}
+
+fn with_cable_advice(failure: Failure, interface: &str) -> Failure {
+    direct_cable_advice(interface).into_iter().fold(failure, Failure::advise)
+}
+
+/// The address that the helper chose.
+fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
+    lease.facts.address.ok_or_else(|| {
+        Failure::new(Code::Internal, "the helper did not say which address to serve on")
+            .advise("portcullis and portcullis-helper may be of different versions")
+    })
 }
 
 /// Why serving stops.
@@ -291,7 +414,10 @@ async fn watch(
             }
             _ = tick.tick() => servers.machines.tick(Instant::now()),
             Some(event) = inbox.recv() => report.machine(&event),
-            Some(note) = servers.notes.recv() => report.detail(&note),
+            Some(remark) = servers.remarks.recv() => match remark {
+                Remark::Detail(text) => report.detail(&text),
+                Remark::Note(text) => report.note(&text),
+            },
         }
     }
 }
@@ -300,7 +426,7 @@ async fn watch(
 struct Servers {
     tasks: JoinSet<Failure>,
     machines: Arc<Machines>,
-    notes: mpsc::Receiver<String>,
+    remarks: mpsc::Receiver<Remark>,
 }
 
 impl Servers {
@@ -308,28 +434,38 @@ impl Servers {
         plan: &Plan<'_>,
         lease: &Lease,
         sockets: Sockets,
+        authority: Option<Authority>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, Failure> {
         let local = sockets.http.local_addr().map_err(|error| failed("HTTP", &error))?;
-        let address = lease.facts.address.ok_or_else(|| {
-            Failure::new(Code::Internal, "the helper did not say which address to serve on")
-                .advise("portcullis and portcullis-helper may be of different versions")
-        })?;
+        let address = served_on(lease)?;
         let source = plan.content.source();
         let machines = Machines::new(policy(plan, source.token(), address, local.port()), events);
-        let (note, notes) = mpsc::channel(NOTES);
+        let (remark, remarks) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
-            let note = note.clone();
-            // A note that does not fit is left out: packets do not wait for a terminal.
-            move |text: crate::dhcp::Note| {
-                if debug {
-                    let _ = note.try_send(text.to_string());
+            let remark = remark.clone();
+            // What does not fit is left out: packets do not wait for a terminal.
+            move |note: crate::dhcp::Note| {
+                if let crate::dhcp::What::Rival(server) = note.what {
+                    let text = format!(
+                        "The DHCP server {server} is on this network, too: no addresses are handed \
+                         out here any more. Machines go on booting, with its addresses."
+                    );
+                    let _ = remark.try_send(Remark::Note(text));
+                } else if debug {
+                    let _ = remark.try_send(Remark::Detail(note.to_string()));
                 }
             }
         };
         let mut tasks = JoinSet::new();
-        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), Arc::clone(&source), noter());
+        let dhcp = serve_dhcp(
+            sockets.dhcp,
+            Arc::clone(&machines),
+            Arc::clone(&source),
+            authority,
+            noter(),
+        );
         tasks.spawn(async { failed("DHCP (UDP 67)", &dhcp.await) });
         let boot_server = serve_boot_server(
             sockets.boot_server,
@@ -363,7 +499,7 @@ impl Servers {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self { tasks, machines, notes })
+        Ok(Self { tasks, machines, remarks })
     }
 }
 
@@ -384,6 +520,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        dhcp_server: plan.request.full_dhcp,
     }
 }
 
@@ -398,7 +535,7 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Internal, format!("serving {what} failed: {error}"))
 }
 
-fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
+fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease, addresses: Option<usize>) -> Ready<'a> {
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
     let (can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
@@ -421,6 +558,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
+        addresses,
         only: only(plan.boot),
     }
 }
