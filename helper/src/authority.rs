@@ -83,7 +83,7 @@ impl Authority {
         }
     }
 
-    /// Asks again, without a dialog, about a caller that `open` was granted to earlier.
+    /// Asks again, without a dialog, about a caller that the action was granted to earlier.
     pub async fn ask_again(&self, caller: &UniqueName<'_>, details: &Details) -> Answer {
         // A subject is made from the header of a message alone; this one is never sent.
         let message = Message::method_call(OBJECT_PATH, "Open").interface(INTERFACE).sender(caller);
@@ -91,7 +91,7 @@ impl Authority {
             return Answer::Unavailable;
         };
         let (header, never) = (message.header(), Dialog::Never);
-        self.ask(&header, action::OPEN, Some(details), never, future::pending()).await
+        self.ask(&header, details.action, Some(details), never, future::pending()).await
     }
 
     /// Hears whenever polkit's rules, or what they look at, may have changed.
@@ -198,7 +198,8 @@ impl Answer {
             (Self::Yes, _) => return Ok(()),
             (Self::No, _) => Error::NotAuthorized(
                 "polkit refused this; a member of the group portcullis at an active local session \
-                 is allowed without a question, and an administrator can write a rule"
+                 is allowed without a question (but for full DHCP), and an administrator can write \
+                 a rule"
                     .to_owned(),
             ),
             (Self::Challenge, Dialog::Never) => Error::NoAgent(
@@ -206,7 +207,7 @@ impl Answer {
             ),
             (Self::Challenge, Dialog::Allowed) => Error::NoAgent(
                 "a password is needed, and there is no authentication agent to ask for it: start \
-                 one (in a terminal: pkttyagent), or join the group portcullis"
+                 one (in a terminal: pkttyagent), or join the group portcullis (not for full DHCP)"
                     .to_owned(),
             ),
             (Self::Dismissed, _) => Error::AuthenticationDismissed(

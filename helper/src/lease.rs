@@ -20,7 +20,7 @@ use zbus::names::UniqueName;
 use crate::{
     caller::{Caller, Uid},
     config::Quotas,
-    firewall::{Backend, Opening},
+    firewall::{Backend, Dhcp, Opening},
     limits,
     mark::{LeaseMark, Marks},
     request,
@@ -52,7 +52,7 @@ impl Lease {
     /// Its ports.
     pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         let opening = &self.opening;
-        request::ports(opening.dhcp, opening.boot_server, opening.tftp, opening.http)
+        request::ports(opening.dhcp != Dhcp::None, opening.boot_server, opening.tftp, opening.http)
     }
 }
 

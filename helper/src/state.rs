@@ -185,7 +185,6 @@ impl State {
             boot_server: request.boot_server(),
             tftp: request.tftp(),
             http: request.http(),
-            full_dhcp: false,
         };
         let bound = self
             .kernel
@@ -295,6 +294,7 @@ impl State {
         };
         facts::put(&mut facts, fact::BACKEND, backend.into());
         facts::put_ports(&mut facts, request.ports());
+        facts::put(&mut facts, fact::DHCP_MODE, facts::dhcp_mode(request.dhcp()).into());
         facts::put(&mut facts, fact::PROBLEMS, problems.into());
         facts
     }

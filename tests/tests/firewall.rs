@@ -16,7 +16,7 @@ use std::{
 
 use portcullis_helper::{
     config::{Config, Family, NamedChain},
-    firewall::{Backend, Firewall, FirewallError, Nftables, Opening, Standing},
+    firewall::{Backend, Dhcp, Firewall, FirewallError, Nftables, Opening, Standing},
     mark::Marks,
     sockdiag::{self, Holder, Protocol, Tagged},
 };
@@ -325,7 +325,7 @@ fn p9_one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
     let mut first = scene.opening(1);
     first.http = None;
     let mut second = scene.opening(2);
-    (second.dhcp, second.boot_server, second.tftp) = (false, false, false);
+    (second.dhcp, second.boot_server, second.tftp) = (Dhcp::None, false, false);
     let sockets = scene.sockets(&first);
     let mut firewall = scene.firewall();
     inside!(scene, firewall.open(&first)).unwrap();

@@ -74,6 +74,8 @@ const EVERY_ATTACK: &[&str] = &[
     "p8_an_accepted_connection_connects_elsewhere",
     "p8_ipv6",
     "p8_a_lease_that_has_ended_is_mute",
+    "p8_full_dhcp_from_its_port_alone",
+    "p8_addresses_are_handed_out_with_full_dhcp_alone",
 ];
 
 /// P1 to P12, in order.
@@ -91,6 +93,7 @@ const PROMISES: [Promise; 12] = [
                 AUTHORITY,
                 &[
                     "p1_polkit_is_asked_about_the_caller_and_exactly_this_request",
+                    "p1_full_dhcp_is_a_question_of_its_own",
                     "p1_open_without_a_yes_opens_nothing_and_says_why",
                     "p1_without_polkit_nothing_opens",
                     "p1_a_caller_without_the_flag_for_a_dialog_gets_none",
@@ -270,7 +273,7 @@ const PROMISES: [Promise; 12] = [
         gap: "",
     },
     Promise {
-        text: "A socket that was handed over gives no other privilege, hands out no address, and is cut when its lease ends.",
+        text: "A socket that was handed over gives no other privilege, hands out no address (full DHCP granted apart), and is cut when its lease ends.",
         nftables: &[
             (ATTACKS, EVERY_ATTACK),
             (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"]),

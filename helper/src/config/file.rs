@@ -117,6 +117,7 @@ struct Layer {
     interfaces: Option<Vec<Glob>>,
     http_ports: Option<Vec<Ports>>,
     max_seconds: Option<Seconds>,
+    full_dhcp: Option<bool>,
     leases: Option<Count<{ limits::LEASES_CEILING }>>,
     leases_per_user: Option<Count<{ limits::LEASES_CEILING }>>,
     questions_per_user: Option<Count<{ limits::QUESTIONS_CEILING }>>,
@@ -134,6 +135,7 @@ impl Layer {
         set(&mut config.interfaces, self.interfaces);
         set(&mut config.http_ports, self.http_ports);
         set(&mut config.max_seconds, self.max_seconds.map(|seconds| seconds.0));
+        set(&mut config.full_dhcp, self.full_dhcp);
         set(&mut config.quotas.leases, self.leases.map(|count| count.0));
         set(&mut config.quotas.leases_per_user, self.leases_per_user.map(|count| count.0));
         set(&mut config.quotas.questions_per_user, self.questions_per_user.map(|count| count.0));
@@ -231,6 +233,7 @@ mod tests {
             interfaces = ["enp*", "lan?"]
             http-ports = [64172, "8000-8099"]
             max-seconds = 3600
+            full-dhcp = true
             leases = 10
             leases-per-user = 2
             questions-per-user = 3
@@ -253,6 +256,7 @@ mod tests {
         }
         assert_eq!(config.http_ports, [Ports(64172..=64172), Ports(8000..=8099)]);
         assert_eq!(config.max_seconds, 3600);
+        assert!(config.full_dhcp);
         let quotas = Quotas { leases: 10, leases_per_user: 2, questions_per_user: 3 };
         assert_eq!(config.quotas, quotas);
         assert_eq!(config.marks, Marks::new(0x1230_0000, 0xfff0_0000).unwrap());
@@ -282,6 +286,7 @@ mod tests {
             ("max-seconds = 604801", ":1: a time is 10 to 604800 seconds"),
             ("max-seconds = -1", ":1: invalid value: integer `-1`"),
             ("max-seconds = 99999999999", ":1: invalid value: integer `99999999999`"),
+            ("full-dhcp = 1", ":1: invalid type: integer `1`, expected a boolean"),
             ("leases = 0", ":1: this number is 1 to 128"),
             ("leases-per-user = 129", ":1: this number is 1 to 128"),
             ("\nquestions-per-user = 9", ":2: this number is 1 to 8"),
@@ -322,6 +327,7 @@ mod tests {
             interfaces: Some(_),
             http_ports: Some(_),
             max_seconds: Some(_),
+            full_dhcp: Some(_),
             leases: Some(_),
             leases_per_user: Some(_),
             questions_per_user: Some(_),

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use portcullis_dbus::{Error, Netboot1Proxy, action, keys};
 use portcullis_helper::{
     config::{self, Config},
-    firewall::{Backend, Firewall, FirewallError, Opening, Standing},
+    firewall::{Backend, Dhcp, Firewall, FirewallError, Opening, Standing},
     interface::{InterfaceName, Link, Master},
     kernel::Kernel,
     notify::Notifier,
@@ -192,6 +192,7 @@ pub struct PolkitLog {
 /// A stand-in for polkit that takes nothing that is not exactly as it should be.
 pub struct Polkit {
     pub open: Arc<Mutex<Mood>>,
+    pub open_dhcp: Arc<Mutex<Mood>>,
     pub manage: Arc<Mutex<Mood>>,
     pub log: Arc<Mutex<PolkitLog>>,
     connection: Connection,
@@ -208,9 +209,10 @@ impl Polkit {
         let mut calls = MessageStream::from(&connection);
         connection.request_name("org.freedesktop.PolicyKit1").await.unwrap();
         let open = Arc::new(Mutex::new(Mood::Yes));
+        let open_dhcp = Arc::new(Mutex::new(Mood::No));
         let manage = Arc::new(Mutex::new(Mood::No));
         let log = Arc::new(Mutex::new(PolkitLog::default()));
-        let moods = (open.clone(), manage.clone());
+        let moods = (open.clone(), open_dhcp.clone(), manage.clone());
         let seen = log.clone();
         let unanswered = Arc::new(Mutex::new(Vec::new()));
         let (later, serving) = (unanswered.clone(), connection.clone());
@@ -239,7 +241,11 @@ impl Polkit {
                 let mood = {
                     let mut log = seen.lock().unwrap();
                     judge(&signature, &question, &mut log);
-                    let mood = if question.1 == action::OPEN { &moods.0 } else { &moods.1 };
+                    let mood = match question.1.as_str() {
+                        action::OPEN => &moods.0,
+                        action::OPEN_DHCP => &moods.1,
+                        _ => &moods.2,
+                    };
                     *mood.lock().unwrap()
                 };
                 let interactive = question.3 == 1;
@@ -267,7 +273,7 @@ impl Polkit {
                 reply.unwrap();
             }
         });
-        Self { open, manage, log, connection, unanswered, task }
+        Self { open, open_dhcp, manage, log, connection, unanswered, task }
     }
 
     /// Answers yes to what was not answered so far.
@@ -288,6 +294,10 @@ impl Polkit {
 
     pub fn answers(&self, mood: Mood) {
         *self.open.lock().unwrap() = mood;
+    }
+
+    pub fn full_dhcp(&self, mood: Mood) {
+        *self.open_dhcp.lock().unwrap() = mood;
     }
 
     pub fn manager(&self, mood: Mood) {
@@ -326,7 +336,7 @@ fn judge(signature: &str, question: &Question, log: &mut PolkitLog) {
         complain(format!("subject {kind} {subject:?}"));
     }
     let expected: &[&str] = match action_id.as_str() {
-        action::OPEN => &action::DETAILS,
+        action::OPEN | action::OPEN_DHCP => &action::DETAILS,
         action::MANAGE => &[],
         other => {
             complain(format!("action {other}"));
@@ -474,7 +484,7 @@ impl Kernel for Fake {
         let mut world = self.world();
         let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
         let wanted = [
-            (opening.dhcp, keys::socket::DHCP, Protocol::Udp, 67),
+            (opening.dhcp != Dhcp::None, keys::socket::DHCP, Protocol::Udp, 67),
             (opening.tftp, keys::socket::TFTP, Protocol::Udp, 69),
             (opening.boot_server, keys::socket::BOOT_SERVER, Protocol::Udp, 4011),
             (opening.http.is_some(), keys::socket::HTTP, Protocol::Tcp, opening.http.unwrap_or(0)),
