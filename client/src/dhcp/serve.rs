@@ -252,7 +252,7 @@ impl Counter<'_> {
         }
         // A source is not asked about machines that get nothing in any case.
         let decision = match screened {
-            Ok(()) => match self.generation(mac).await {
+            Ok(()) => match self.generation(query).await {
                 Ok(generation) => decide(query, port, policy, memory, &generation.efi),
                 Err(reason) => Decision::Ignore(reason),
             },
@@ -321,15 +321,17 @@ impl Counter<'_> {
     ) -> Result<(dhcp_reply::Boot, crate::event::OfferForm), Ignore> {
         let (policy, memory) = (self.machines.policy(), self.machines.memory(query.mac));
         admit(query, policy, memory)?;
-        let generation = self.generation(query.mac).await?;
+        let generation = self.generation(query).await?;
         boot_data(query, Port::Dhcp, policy, memory, &generation.efi)
     }
 
-    async fn generation(&self, mac: MacAddr) -> Result<Arc<Generation>, Ignore> {
-        let generation = self.source.generation(mac, source::Step::Discover).await;
+    /// What the source has for a machine that asks.
+    async fn generation(&self, query: &Query) -> Result<Arc<Generation>, Ignore> {
+        self.source.meet(query.mac, query.traits());
+        let generation = self.source.generation(query.mac, source::Step::Discover).await;
         let generation =
             generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;
-        self.machines.needs(mac, needs(&generation));
+        self.machines.needs(query.mac, needs(&generation));
         Ok(generation)
     }
 
