@@ -184,7 +184,8 @@ impl Pool {
         time: u64,
     ) -> Result<(), Taken> {
         let own = self.of(&machine) == Some(address);
-        if !own && !(self.is_free(now, address) && self.has_room(address)) {
+        let free = self.is_free(now, address) && self.has_room(address);
+        if !(own || free) {
             return Err(Taken);
         }
         self.put(machine, address, now.saturating_add(time));
@@ -319,16 +320,16 @@ mod tests {
     #[test]
     fn a_cable_of_two_addresses_serves_one_machine_at_a_time() {
         let mut pool = Pool::new(subnet(30), []);
-        let only = Some(Ipv4Addr::new(10, 77, 0, 2));
+        let only = Ipv4Addr::new(10, 77, 0, 2);
         assert_eq!(pool.size(), 1);
-        assert_eq!(pool.offer(0, machine(1), None), only);
-        assert_eq!(pool.take(0, machine(1), only.unwrap(), 100_000), Ok(()));
+        assert_eq!(pool.offer(0, machine(1), None), Some(only));
+        assert_eq!(pool.take(0, machine(1), only, 100_000), Ok(()));
         assert_eq!(pool.offer(99_999, machine(2), None), None);
-        assert_eq!(pool.take(99_999, machine(2), only.unwrap(), 1), Err(Taken));
-        assert_eq!(pool.offer(100_000, machine(2), None), only);
+        assert_eq!(pool.take(99_999, machine(2), only, 1), Err(Taken));
+        assert_eq!(pool.offer(100_000, machine(2), None), Some(only));
         assert_eq!(pool.of(&machine(1)), None);
         // Kept for the second machine until its offer is over.
-        assert_eq!(pool.take(100_001, machine(1), only.unwrap(), 1), Err(Taken));
+        assert_eq!(pool.take(100_001, machine(1), only, 1), Err(Taken));
     }
 
     #[test]
