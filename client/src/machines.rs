@@ -145,6 +145,7 @@ mod tests {
             boot_server: true,
             chain: None,
             signed: true,
+            dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(room);
         (Machines::new(policy, sender), events)

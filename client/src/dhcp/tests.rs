@@ -45,6 +45,7 @@ fn policy() -> Policy {
         boot_server: true,
         chain: None,
         signed: true,
+        dhcp_server: false,
     }
 }
 

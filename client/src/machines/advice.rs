@@ -18,17 +18,33 @@ pub struct Situation {
     pub firmware: Option<Firmware>,
     /// It has the kernel.
     pub kernel: bool,
-    /// What it was given that firmware checks.
-    pub programs: Programs,
+    /// Whether it has an address.
+    pub address: Address,
+    /// What it was given, and how.
+    pub served: Served,
 }
 
-/// What is served, as Secure Boot sees it.
+/// What is served, as far as it bears on reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Programs {
+pub struct Served {
     /// The EFI program is signed by somebody.
     pub signed: bool,
     /// UEFI machines that boot by PXE are given shim and what it starts.
     pub chain: bool,
+    /// Addresses are handed out here.
+    pub dhcp_server: bool,
+}
+
+/// What its DHCP messages say of its address. The answers of other servers are not heard, but what
+/// a machine takes is: it says so to all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// It has asked once.
+    Unknown,
+    /// It took one.
+    Taken,
+    /// It asked again and took none.
+    None,
 }
 
 /// The statement for people.
@@ -36,6 +52,12 @@ pub fn stalled(situation: &Situation) -> Statement {
     let platform = situation.arch.and_then(table::row).map(|row| row.platform);
     let uefi = platform == Some(Platform::Uefi);
     let (step, advice): (&str, &[&str]) = match situation.step {
+        Step::Offered(_) if situation.address == Address::None && situation.served.dhcp_server => {
+            ("it was offered an address, and has not taken it", ADDRESS_NOT_TAKEN)
+        }
+        Step::Offered(_) if situation.address == Address::None => {
+            ("it asks again and again, and no DHCP server gives it an address", NO_DHCP_SERVER)
+        }
         Step::Offered(OfferForm::Script) => {
             ("iPXE was told where its script is, and has not fetched it", IPXE_BUT_NO_SCRIPT)
         }
@@ -63,7 +85,7 @@ pub fn stalled(situation: &Situation) -> Statement {
             "the loader was fetched by the machine's own iPXE and nothing followed",
             LOADED_BY_IPXE,
         ),
-        Step::Loaded | Step::ScriptDone if uefi && situation.programs.chain => {
+        Step::Loaded | Step::ScriptDone if uefi && situation.served.chain => {
             ("shim was fetched, and what it was to load did not follow", LOADED_CHAIN)
         }
         Step::Loaded if uefi => ("the loader was fetched and nothing followed", LOADED_UEFI),
@@ -83,13 +105,17 @@ pub fn stalled(situation: &Situation) -> Statement {
     };
     Statement::Stalled {
         step: step.to_owned(),
-        advice: advice.iter().map(|&line| line.to_owned()).collect(),
+        advice: advice
+            .iter()
+            .filter(|line| situation.address != Address::Taken || **line != NO_ADDRESS)
+            .map(|&line| line.to_owned())
+            .collect(),
     }
 }
 
 /// For one whose firmware asks again although it has just got all of an EFI program.
 pub fn returned(situation: &Situation) -> Statement {
-    let advice = if situation.programs.signed { RETURNED_SIGNED } else { RETURNED_UNSIGNED };
+    let advice = if situation.served.signed { RETURNED_SIGNED } else { RETURNED_UNSIGNED };
     Statement::Stalled {
         step: "its firmware fetched the whole EFI program, refused it, and asks again".to_owned(),
         advice: advice.iter().map(|&line| line.to_owned()).collect(),
@@ -98,7 +124,7 @@ pub fn returned(situation: &Situation) -> Statement {
 
 /// For one that has all of an EFI program and has not said a word since.
 fn unheard(situation: &Situation) -> (&'static str, &'static [&'static str]) {
-    let advice = if situation.programs.signed { UNHEARD_SIGNED } else { UNHEARD_UNSIGNED };
+    let advice = if situation.served.signed { UNHEARD_SIGNED } else { UNHEARD_UNSIGNED };
     ("it has the whole EFI program, and was not heard of again", advice)
 }
 
@@ -127,6 +153,15 @@ const LOADED_CHAIN: &[&str] = &[
     "shim refuses what it was given: shim, GRUB and kernel must be of one maker, and of their last \
      update. The machine's screen says so.",
 ];
+const NO_DHCP_SERVER: &[&str] = &[
+    "There is no DHCP server on this network, as on a cable that goes straight to the machine: run \
+     it again with --dhcp-server, and portcullis hands out the addresses.",
+    "The router's DHCP is off, has no address left, or does not reach this segment: look there. Do \
+     not use --dhcp-server beside it.",
+    SPANNING_TREE,
+];
+const ADDRESS_NOT_TAKEN: &[&str] = &[FIREWALL_BETWEEN, SPANNING_TREE, CABLE];
+
 const NO_ADDRESS: &str = "No DHCP server gave it an address: portcullis offers the image, the \
     address comes from the router. Check that the router's DHCP is on and reaches this segment.";
 const FIREWALL_BETWEEN: &str = "Something between the two drops packets: a firewall, client \

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::advice::{self, Programs, Situation};
+use super::advice::{self, Address, Served, Situation};
 use crate::{
     dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
@@ -81,6 +81,10 @@ struct Machine {
     seen: Option<Fact>,
     answered: Option<Fact>,
     boot_server: Option<Fact>,
+    /// How often it has asked since that was news.
+    asked: u32,
+    /// The address that it took since then: a DHCP server's, or ours.
+    address: Option<Fact>,
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
     needs: Needs,
@@ -108,6 +112,8 @@ impl Machine {
             seen: None,
             answered: None,
             boot_server: None,
+            asked: 0,
+            address: None,
             not_found: 0,
             transfers: BTreeMap::new(),
             kernel: false,
@@ -148,11 +154,11 @@ impl Machine {
     }
 
     /// What is to be said of a boot that its next one ends too early.
-    fn ended_by(&self, now: u64, fact: &Fact, programs: Programs) -> Option<Statement> {
+    fn ended_by(&self, now: u64, fact: &Fact, served: Served) -> Option<Statement> {
         if matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. }) {
             return None;
         }
-        let situation = self.situation(programs);
+        let situation = self.situation(served);
         let next_entry =
             matches!(*fact, Fact::Seen { firmware, .. } if self.firmware() != Some(firmware));
         let refused = if next_entry { NEXT_ENTRY } else { REFUSED };
@@ -169,13 +175,19 @@ impl Machine {
         self.arch() == Some(0)
     }
 
-    fn situation(&self, programs: Programs) -> Situation {
+    fn situation(&self, served: Served) -> Situation {
         Situation {
             step: self.step,
             arch: self.arch(),
             firmware: self.firmware(),
             kernel: self.kernel,
-            programs,
+            address: match (&self.address, self.asked) {
+                (Some(_), _) => Address::Taken,
+                // Who asks again has heard of none, or would have taken it.
+                (None, 2..) => Address::None,
+                (None, _) => Address::Unknown,
+            },
+            served,
         }
     }
 
@@ -185,8 +197,11 @@ impl Machine {
         let again =
             waiting && self.seen.as_ref() == Some(fact) && now.saturating_sub(self.last) < NEW_BOOT;
         if again {
+            self.asked = self.asked.saturating_add(1);
             return false;
         }
+        self.asked = 1;
+        self.address = None;
         let not_ipxe = !matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. });
         if self.step == Step::Loaded {
             match (not_ipxe, self.stalled) {
@@ -284,7 +299,7 @@ impl Machine {
     }
 
     /// The statement that is due when nothing has followed for too long.
-    fn stall(&mut self, now: u64, programs: Programs) -> Option<Statement> {
+    fn stall(&mut self, now: u64, served: Served) -> Option<Statement> {
         let (from, patience) = match self.step {
             Step::HandedOver if self.program && !self.heard => (self.since, UNHEARD),
             Step::Asked | Step::HandedOver | Step::Files => return None,
@@ -304,7 +319,7 @@ impl Machine {
         if self.step == Step::Loaded {
             self.failed_loaders += 1;
         }
-        Some(advice::stalled(&self.situation(programs)))
+        Some(advice::stalled(&self.situation(served)))
     }
 
     /// Which machines are forgotten first: those that only ever asked.
@@ -330,7 +345,7 @@ pub enum Needs {
 #[derive(Debug)]
 pub struct Book {
     needs: Needs,
-    programs: Programs,
+    served: Served,
     once: bool,
     count: Option<Arc<Count>>,
     machines: BTreeMap<MacAddr, Machine>,
@@ -341,7 +356,11 @@ impl Book {
     pub fn new(policy: &Policy) -> Self {
         Self {
             needs: Needs::Images { initrds: policy.initrds },
-            programs: Programs { signed: policy.signed, chain: policy.chain.is_some() },
+            served: Served {
+                signed: policy.signed,
+                chain: policy.chain.is_some(),
+                dhcp_server: policy.dhcp_server,
+            },
             once: policy.once,
             count: policy.count.clone(),
             machines: BTreeMap::new(),
@@ -376,8 +395,8 @@ impl Book {
         let mut told = Vec::new();
         let news = match &fact {
             Fact::Seen { .. } => {
-                let programs = self.programs;
-                told.extend(machine.ended_by(now, &fact, programs).map(What::Statement));
+                let served = self.served;
+                told.extend(machine.ended_by(now, &fact, served).map(What::Statement));
                 machine.ask(now, &fact)
             }
             Fact::Offered { form, .. } => {
@@ -385,6 +404,9 @@ impl Book {
                 Machine::once(&mut machine.answered, &fact)
             }
             Fact::Ignored(_) | Fact::NotSent { .. } => Machine::once(&mut machine.answered, &fact),
+            Fact::Selected { .. } | Fact::Leased { .. } => {
+                Machine::once(&mut machine.address, &fact)
+            }
             Fact::BootServer { .. } => {
                 machine.reach(now, Step::BootServer);
                 Machine::once(&mut machine.boot_server, &fact)
@@ -436,10 +458,10 @@ impl Book {
 
     /// What follows from silence.
     pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
-        let programs = self.programs;
+        let served = self.served;
         self.machines
             .iter_mut()
-            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, programs)?)))
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, served)?)))
             .collect()
     }
 
