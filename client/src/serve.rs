@@ -182,6 +182,7 @@ fn serve(
     let request = Request {
         interface: pick_interface(boot, report)?,
         http_port: boot.port,
+        share_dhcp: boot.dhcp_no_bind,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
     let plan = Plan { boot, content, loaders: Arc::new(loaders), request };

@@ -73,8 +73,8 @@ pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32
     change(family, NLM_F_CREATE | NLM_F_EXCL, message)
 }
 
-/// A set of packet marks.
-pub fn add_mark_set(family: Family, table: &str, set: &str) -> Change {
+/// A set of packet marks; `id` tells it from others of the same transaction.
+pub fn add_mark_set(family: Family, table: &str, set: &str, id: u32) -> Change {
     /// The `mark` type of nft, for its listings.
     const TYPE_MARK: u32 = 19;
     let attributes = vec![
@@ -82,7 +82,7 @@ pub fn add_mark_set(family: Family, table: &str, set: &str) -> Change {
         SetAttribute::Name(set.to_owned()),
         SetAttribute::KeyType(TYPE_MARK),
         SetAttribute::KeyLen(4),
-        SetAttribute::Id(1),
+        SetAttribute::Id(id),
         // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
         SetAttribute::UserData([[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat()),
     ];
