@@ -23,6 +23,8 @@ pub enum Dhcp {
     None,
     /// Boot information, and never an address (proxy DHCP).
     Proxy,
+    /// The same beside another server of this host: broadcasts alone are heard, and shared with it.
+    Shared,
     /// Addresses, too: the output guard lets any `yiaddr` and DHCPNAK pass.
     Full,
 }
