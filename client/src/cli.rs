@@ -279,9 +279,8 @@ pub struct Serving {
     /// Pixiecore's directory of its status page.
     #[arg(long, value_name = "DIR", hide = true)]
     pub ui_assets_dir: Option<PathBuf>,
-    /// Pixiecore's way to serve beside another DHCP server on this host: not in this version, and
-    /// not needed when there is none.
-    #[arg(long, hide = true)]
+    /// Serve beside another DHCP server on this same computer, on the same interface.
+    #[arg(long, help_heading = "Where")]
     pub dhcp_no_bind: bool,
 
     /// Options of all commands.
@@ -318,14 +317,15 @@ impl Quick {
 }
 
 impl Serving {
-    /// What is taken and does nothing, one sentence each.
+    /// What is taken and could be left out, one sentence each.
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
         if self.dhcp_no_bind {
             notes.push(
-                "--dhcp-no-bind is not needed while no DHCP server runs on this same computer \
-                 (your router is no problem); serving beside one comes in a later version",
+                "--dhcp-no-bind shares UDP 67 with a DHCP server on this same computer; without one \
+                 (your router is no problem) leave it out: machines behind a DHCP relay are then \
+                 heard, too",
             );
         }
         if self.status_port.is_some() && self.debug {

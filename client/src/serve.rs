@@ -253,6 +253,7 @@ fn serve(
     let request = |interface| Request {
         interface,
         http_port: boot.port,
+        share_dhcp: boot.dhcp_no_bind,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
         full_dhcp: boot.dhcp_server,
     };

@@ -14,7 +14,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use portcullis_dbus::{
     BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
-    keys::{fact, reason, request, socket},
+    keys::{dhcp, fact, reason, request, socket},
 };
 use zbus::{Connection, OwnedVariant, Variant, proxy};
 
@@ -30,6 +30,8 @@ pub struct Request {
     pub interface: String,
     /// TCP port for boot images.
     pub http_port: u16,
+    /// Whether UDP 67 is shared with another DHCP server of this host.
+    pub share_dhcp: bool,
     /// Seconds until the lease ends by itself; `None` leaves it to the helper.
     pub max_seconds: Option<u32>,
     /// Whether addresses are handed out, too: asked of the site and of polkit separately.
@@ -45,6 +47,9 @@ impl Request {
             (request::INTERFACE, Variant::from(self.interface.as_str())),
             (request::HTTP_PORT, Variant::from(self.http_port)),
         ]);
+        if self.share_dhcp {
+            keys.insert(request::DHCP, Variant::from(dhcp::SHARE));
+        }
         if let Some(seconds) = self.max_seconds {
             keys.insert(request::MAX_SECONDS, Variant::from(seconds));
         }
@@ -331,6 +336,7 @@ mod tests {
         let mut request = Request {
             interface: "eth0".to_owned(),
             http_port: 64172,
+            share_dhcp: false,
             max_seconds: None,
             full_dhcp: false,
         };
@@ -338,6 +344,8 @@ mod tests {
         keys.sort_unstable();
         assert_eq!(keys, ["http-port", "interface"]);
         request.max_seconds = Some(60);
+        request.share_dhcp = true;
+        assert_eq!(request.keys().get("dhcp"), Some(&Variant::from("share")));
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
         request.full_dhcp = true;
         assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));

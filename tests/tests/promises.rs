@@ -77,6 +77,7 @@ const EVERY_ATTACK: &[&str] = &[
     "p8_a_lease_that_has_ended_is_mute",
     "p8_full_dhcp_from_its_port_alone",
     "p8_addresses_are_handed_out_with_full_dhcp_alone",
+    "p8_a_shared_socket_gives_no_more_than_another",
 ];
 
 /// P1 to P12, in order.
@@ -327,7 +328,15 @@ const PROMISES: [Promise; 12] = [
             (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
             (SYSTEM, &["p9_a_lease_is_its_users_and_the_managers"]),
         ],
-        none: &[(SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"])],
+        none: &[
+            (SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"]),
+            (
+                FIREWALL,
+                &[
+                    "p9_nothing_that_its_holder_does_with_a_shared_socket_makes_the_other_server_deaf",
+                ],
+            ),
+        ],
         apart: &[
             (
                 AUTHORITY,
