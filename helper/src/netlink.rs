@@ -64,6 +64,9 @@ impl Socket {
     /// # Errors
     /// The first error that the kernel reports for any of the messages; `TimedOut`; `InvalidData`.
     pub fn transact(&mut self, messages: &[Message]) -> io::Result<Vec<Message>> {
+        // What an earlier request that failed has left unread: the kernel refuses a dump before the
+        // last one is read to its end (EBUSY).
+        while self.raw.recv_from(&mut Vec::with_capacity(HEADER), libc::MSG_DONTWAIT).is_ok() {}
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let mut last = first;

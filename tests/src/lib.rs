@@ -7,6 +7,7 @@
 
 pub mod boot_client;
 pub mod download;
+pub mod fault;
 pub mod host;
 pub mod lan;
 pub mod machine;
