@@ -21,6 +21,7 @@ pub mod require;
 pub mod rival;
 pub mod scene;
 pub mod snapshot;
+pub mod times;
 
 pub use require::{Needs, missing};
 

@@ -25,8 +25,9 @@ use serde_json::Value;
 
 /// Longest time that anything short of a boot, a dialog or an idle helper may take.
 const SOON: Duration = Duration::from_secs(20);
-/// P2: everything is closed again within this time.
-const CLOSED: Duration = Duration::from_secs(1);
+/// Everything is closed again within this time, however busy the machine is; P2's one second is held
+/// by `kill.rs`.
+const CLOSED: Duration = Duration::from_secs(15);
 /// The host's address on the LAN.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// What the user types, with the image that lies in the container.
@@ -117,7 +118,7 @@ impl Stage<'_> {
         self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
     }
 
-    /// Refused from outside, the ruleset as before, no socket: at the latest a second from now.
+    /// Refused from outside, the ruleset as before, no socket: soon from now.
     #[track_caller]
     fn assert_closed(&self) {
         let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
