@@ -25,6 +25,7 @@ pub mod report;
 pub mod serve;
 pub mod session;
 pub mod source;
+mod start;
 pub mod template;
 pub mod tftp;
 pub mod uki;

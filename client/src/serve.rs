@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_dbus::{DEFAULT_MAX_SECONDS, Error, keys::reason};
+use portcullis_dbus::{Error, keys::reason};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -214,7 +214,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         interface: plan.request.interface.clone(),
         udp_ports: Request::UDP.to_vec(),
         tcp_ports: vec![plan.request.http_port],
-        max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+        max_seconds: plan.request.max_seconds,
     });
     let (lease, sockets) = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.

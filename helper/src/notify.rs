@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    fmt::Display,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -52,6 +53,12 @@ impl Notifier {
     /// The helper is leaving.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
+    }
+
+    /// The helper cannot start or go on: one line, that `systemctl status` and the client show.
+    pub fn failed(&self, error: &dyn Display) {
+        let text = error.to_string();
+        self.send(&format!("STATUS={}", text.lines().next().unwrap_or_default()));
     }
 
     fn send(&self, state: &str) {

@@ -30,8 +30,9 @@ use socket2::Socket;
 /// Longest time until everything is as it was, however busy the machine that runs the test.
 const RESTORED: Duration = Duration::from_secs(5);
 
-/// Descriptors that a caller may have: not enough for the sockets, just enough, plenty.
-const LIMITS: [u32; 7] = [15, 16, 17, 18, 20, 24, 64];
+/// Descriptors that a caller may have: not enough to reach the bus, not enough for the sockets, just
+/// enough, plenty.
+const LIMITS: [u32; 10] = [4, 5, 6, 7, 8, 9, 10, 11, 12, 64];
 
 /// Exit codes, as README lists them.
 const NOT_AUTHORIZED: i32 = 10;
@@ -260,32 +261,39 @@ fn p9_two_users_serve_two_networks_and_neither_touches_the_other() {
 
 #[test]
 fn a_caller_without_room_for_the_sockets_leaves_nothing_open() {
-    need_host!();
+    need_host!(portcullis_lab::Needs::Tool("busctl"));
     let scene = scene(Flavour::Nftables);
-    let mut refused = 0;
-    // With fewer than the least of these, the program itself cannot start.
+    let mut granted = 0;
     for limit in LIMITS {
         let mut command = scene.host.command(Some("alice"), "prlimit");
-        command.arg(format!("--nofile={limit}")).args(["portcullis", "boot", "/mnt"]);
-        command.args(["--interface", "eth0", "--json", "--no-ask-password"]);
-        command.stdout(std::process::Stdio::null());
-        let mut process = scene.host.netns().spawn(command).unwrap();
-        let mut status = None;
-        let settled = wait_until(SOON, || {
-            status = process.wait(Duration::ZERO).unwrap();
-            status.is_some() || served(&scene)
-        });
-        assert!(settled, "with {limit} descriptors it neither serves nor ends");
-        if let Some(status) = status {
-            println!("{limit} descriptors: {status}");
-            refused += 1;
-            let code = status.code();
-            assert!(code.is_some_and(|code| (1..=32).contains(&code)), "{limit}: {code:?}");
-        }
-        process.kill().unwrap();
+        let name = "org.portcullis.Netboot1";
+        command.arg(format!("--nofile={limit}")).args(["busctl", "--system", "call", name]);
+        command.args(["/org/portcullis/Netboot1", name, "Open", "a{sv}", "1"]);
+        command.args(["interface", "s", "eth0"]);
+        let said = scene.host.netns().finish(command);
+        granted += usize::from(said.is_ok_and(|said| said.starts_with("ta{sh}a{sv}")));
         scene.assert_restored(RESTORED).unwrap();
     }
-    assert!((1..LIMITS.len()).contains(&refused), "{refused}");
+    assert!((1..LIMITS.len()).contains(&granted), "{granted}");
+    // Reached it was, by those that had no room for the answer, too.
+    let grants = scene.host.log().matches("decision=granted").count();
+    assert!(grants > granted, "{grants} grants, {granted} of them received");
+}
+
+#[test]
+fn too_few_descriptors_are_said_before_anything_is_asked() {
+    need_host!();
+    let scene = scene(Flavour::Nftables);
+    for (limit, served) in [("5:5", false), ("63:63", false), ("20:64", true)] {
+        let mut command = scene.host.command(Some("alice"), "prlimit");
+        command.arg(format!("--nofile={limit}")).args(["portcullis", "status"]);
+        let said = scene.host.netns().finish(command);
+        assert_eq!(said.is_ok(), served, "{limit}: {said:?}");
+        let told =
+            said.is_err_and(|error| error.0.contains("files and sockets at once, and needs 64"));
+        assert_eq!(told, !served, "{limit}");
+        assert_eq!(scene.host.helpers().unwrap().is_empty(), !served, "{limit}");
+    }
 }
 
 #[test]
