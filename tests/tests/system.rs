@@ -6,7 +6,10 @@
 
 #![cfg(test)]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT};
 use portcullis_lab::{
@@ -542,15 +545,15 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
 
         // Idle: it stays a while and then goes by itself.
         let mut session = stage.serving(BOB);
+        let last_used = Instant::now();
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
         std::thread::sleep(Duration::from_secs(8));
-        assert_ne!(stage.helper(), 0, "it left before its time:\n{}", stage.journal());
-        assert!(
-            wait_until(Duration::from_secs(10), || stage.helper() == 0),
-            "it stays:\n{}",
-            stage.journal()
-        );
+        let stays = stage.helper() != 0;
+        // On a busy machine its time may be over by now.
+        let early = last_used.elapsed() < Duration::from_secs(10);
+        assert!(stays || !early, "it left before its time:\n{}", stage.journal());
+        assert!(wait_until(2 * SOON, || stage.helper() == 0), "it stays:\n{}", stage.journal());
         let state = debian.sh("systemctl show --value -p Result portcullis-helper").unwrap();
         assert_eq!(state.trim(), "success");
     });
