@@ -18,6 +18,10 @@ const UNIT: &str = "/org/freedesktop/systemd1/unit/portcullis_2dhelper_2eservice
 /// How often systemd is asked while the helper starts.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// How long a helper that failed before may seem to be about to start. After a failure the bus waits
+/// for it to the end of those 25 seconds, and tells systemd of no further call.
+const STALE: Duration = Duration::from_secs(5);
+
 /// The helper's unit on the bus.
 pub struct Start(Proxy<'static>);
 
@@ -54,17 +58,20 @@ impl Start {
         }
     }
 
-    /// Completes when a start of the helper has failed since the first look.
+    /// Completes when a start of the helper has failed since the first look, or had, and there is no
+    /// other.
     async fn fails(&self) -> Failure {
         let before = self.unit().await.unwrap_or_default();
         // Unknown, or no systemd; or it runs, and what it does then it says itself.
         if !["inactive", "failed", "activating"].contains(&before.state.as_str()) {
             return std::future::pending().await;
         }
+        let mut unchanged = Duration::ZERO;
         loop {
             tokio::time::sleep(AGAIN).await;
             let now = self.unit().await.unwrap_or_default();
-            if now.state == "failed" && now.left != before.left {
+            unchanged = if now == before { unchanged + AGAIN } else { Duration::ZERO };
+            if now.state == "failed" && (now.left != before.left || unchanged >= STALE) {
                 break;
             }
         }

@@ -5,9 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,9 @@ const LIMITS: [u32; 10] = [4, 5, 6, 7, 8, 9, 10, 11, 12, 64];
 /// Exit codes, as README lists them.
 const NOT_AUTHORIZED: i32 = 10;
 const ADDRESS_IN_USE: i32 = 14;
+const NO_INTERFACE: i32 = 16;
+const FAILED: i32 = 19;
+const NO_ANSWER: i32 = 22;
 const NO_SUCH_LEASE: i32 = 21;
 const ENDED: i32 = 23;
 
@@ -278,6 +282,48 @@ fn a_caller_without_room_for_the_sockets_leaves_nothing_open() {
     // Reached it was, by those that had no room for the answer, too.
     let grants = scene.host.log().matches("decision=granted").count();
     assert!(grants > granted, "{grants} grants, {granted} of them received");
+}
+
+#[test]
+fn a_helper_without_descriptors_refuses_and_leaves_nothing() {
+    need_host!();
+    let scene = scene(Flavour::Iptables);
+    let words = ["boot", "/mnt", "--interface", "eth0", "--json", "--no-ask-password"];
+    let (mut refused, mut served) = (0, 0);
+    for limit in 8..64 {
+        // Before the bus starts one of its own.
+        let mut command = scene.host.command(None, "prlimit");
+        command.arg(format!("--nofile={limit}")).arg("/usr/libexec/portcullis-helper");
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut helper = scene.host.netns().spawn(command).unwrap();
+        let mut said = BufReader::new(helper.child().stderr.take().unwrap()).lines();
+        if !said.by_ref().map_while(Result::ok).any(|line| line.ends_with("ready")) {
+            continue;
+        }
+        let ignored = std::thread::spawn(move || said.for_each(drop));
+        let mut client = scene.host.client("alice", &words).unwrap();
+        if client.ready().is_ok() {
+            served += 1;
+            ends_well(client);
+        } else {
+            let code = client.end().unwrap().code();
+            // The last is the bus' word: granted, and no descriptor left to answer with.
+            let expected = [NO_INTERFACE, FAILED, NO_ANSWER].map(Some).contains(&code);
+            assert!(expected, "{limit}: {code:?}: {}", client.stderr());
+            assert!(client.stderr().contains("open files"), "{limit}: {}", client.stderr());
+            refused += 1;
+        }
+        scene.assert_restored(RESTORED).unwrap();
+        for pid in scene.host.helpers().unwrap() {
+            send(pid, Signal::SIGTERM).unwrap();
+        }
+        helper.wait(SOON).unwrap().expect("it ends");
+        ignored.join().unwrap();
+        if served > 1 {
+            break;
+        }
+    }
+    assert!(refused > 2 && served > 1, "{refused} refused, {served} served");
 }
 
 #[test]
