@@ -114,6 +114,7 @@ pub fn helper_cannot_start(said: &str) -> Failure {
         advice: vec![
             "systemctl status portcullis-helper.service, and journalctl -u portcullis-helper".to_owned(),
             "what is wrong in /etc/portcullis, if anything: /usr/libexec/portcullis-helper --check-config".to_owned(),
+            "if that is mended: systemctl start portcullis-helper (by itself the bus tries again half a minute after the failure)".to_owned(),
         ],
     }
 }
