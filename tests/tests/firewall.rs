@@ -25,6 +25,7 @@ use portcullis_lab::{
     nixos::{self, Flavour, Settings},
     probe::{self, Answer, NEIGHBOURS},
     process::{Process, mortal, wait_until},
+    require::skip,
     snapshot::{Snapshot, assert_same},
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -632,6 +633,34 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
         }
         assert_same(&before, &Snapshot::take(&scene.host).unwrap());
     }
+}
+
+/// It is no part of nf_tables, and only root may list it: README says so. What it refuses stays refused,
+/// and nothing in it is changed.
+#[test]
+fn legacy_iptables_is_not_seen_and_keeps_what_it_refuses() {
+    need_root!("ip", "nft", "iptables-legacy", "iptables-legacy-save");
+    let scene = Scene::new(None);
+    let rules =
+        "iptables-legacy -A INPUT -p udp -j DROP && iptables-legacy -A INPUT -p tcp -j DROP";
+    if let Err(error) = scene.host.sh(rules) {
+        // Kernels begin to leave it out.
+        assert!(
+            error.0.contains("Table does not exist") || error.0.contains("No such file"),
+            "{error:?}"
+        );
+        let _whether_allowed = skip("legacy_iptables", "a kernel with legacy iptables");
+        return;
+    }
+    let listing = || scene.sh("iptables-legacy-save | grep -v '^[#:]'");
+    let before = listing();
+    let opening = scene.opening(1);
+    let sockets = scene.sockets(&opening);
+    let mut firewall = scene.firewall();
+    assert_eq!(inside!(scene, firewall.open(&opening)).unwrap(), Backend::None);
+    assert_eq!(scene.doors(&sockets), CLOSED);
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert_eq!(listing(), before);
 }
 
 /// A firewall that the helper knows only by the name of a chain: how it is (re)loaded, how the chain
