@@ -29,6 +29,10 @@ pub enum Firmware {
     Uefi,
     /// The same with PXE switched off, so that only HTTP boot is left.
     UefiHttp,
+    /// A PC with OVMF for 32 bit and its own PXE stack.
+    Uefi32,
+    /// The same with PXE switched off.
+    Uefi32Http,
     /// arm64 with AAVMF, the same firmware as OVMF, and its own PXE stack.
     Arm64,
     /// The same with PXE switched off.
@@ -40,13 +44,27 @@ impl Firmware {
     fn patience(self) -> Duration {
         match self {
             Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => BOOT,
-            Self::Arm64 | Self::Arm64Http => 4 * BOOT,
+            // The only build of OVMF for 32 bit wants SMM, which takes its time in emulation.
+            Self::Uefi32 | Self::Uefi32Http | Self::Arm64 | Self::Arm64Http => 4 * BOOT,
+        }
+    }
+
+    /// The machines of the laboratory's image for it; see [`image_for`].
+    #[must_use]
+    pub fn processor(self) -> &'static str {
+        match self {
+            Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => "amd64",
+            Self::Uefi32 | Self::Uefi32Http => "i386",
+            Self::Arm64 | Self::Arm64Http => "arm64",
         }
     }
 }
 
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// The same of OVMF for 32 bit.
+pub const OVMF32: [&str; 2] =
+    ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
 /// The same of AAVMF.
 pub const AAVMF: [&str; 2] = ["/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"];
 /// Longest time to userspace of a PC, emulated, on a busy machine.
@@ -78,6 +96,9 @@ impl Machine {
             Firmware::Uefi | Firmware::UefiHttp => {
                 ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off", "qemu64"])
             }
+            Firmware::Uefi32 | Firmware::Uefi32Http => {
+                ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off,smm=on", "qemu64"])
+            }
             Firmware::Arm64 | Firmware::Arm64Http => {
                 ("qemu-system-aarch64", ",romfile=", ["virt", "cortex-a57"])
             }
@@ -96,6 +117,7 @@ impl Machine {
         let flash = match firmware {
             Firmware::Bios | Firmware::BiosPlain => None,
             Firmware::Uefi | Firmware::UefiHttp => Some(OVMF),
+            Firmware::Uefi32 | Firmware::Uefi32Http => Some(OVMF32),
             Firmware::Arm64 | Firmware::Arm64Http => Some(AAVMF),
         };
         if let Some([code, template]) = flash {
@@ -107,7 +129,10 @@ impl Machine {
                 .arg("-drive")
                 .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
         }
-        if matches!(firmware, Firmware::UefiHttp | Firmware::Arm64Http) {
+        if flash == Some(OVMF32) {
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        if matches!(firmware, Firmware::UefiHttp | Firmware::Uefi32Http | Firmware::Arm64Http) {
             // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
             for protocol in ["IPv4", "IPv6"] {
                 command
@@ -199,12 +224,9 @@ pub fn image() -> Result<PathBuf> {
     image_for("amd64")
 }
 
-/// The same for arm64, with `Image` in the place of `bzImage`, and `stub`, systemd's boot stub.
-pub fn arm64_image() -> Result<PathBuf> {
-    image_for("arm64")
-}
-
-fn image_for(processor: &str) -> Result<PathBuf> {
+/// The same for another processor, by Debian's name, with `stub`, systemd's boot stub for it; arm64
+/// has `Image` in the place of `bzImage`.
+pub fn image_for(processor: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/machine-image");
     let mut command = Command::new(script);
     command.arg(processor);

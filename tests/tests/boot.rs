@@ -10,7 +10,7 @@ use portcullis_lab::{
     Needs,
     host::{SOON, Site},
     lan::dissect,
-    machine::{self, AAVMF, Firmware, Machine, OVMF},
+    machine::{self, AAVMF, Firmware, Machine, OVMF, OVMF32},
     need_host,
     netns::Netns,
     nixos::Flavour,
@@ -76,9 +76,8 @@ fn boots_this(
         ),
     };
     println!("{firmware:?} {arguments:?}: {time:.1?} to userspace");
-    let arm64 = matches!(firmware, Firmware::Arm64 | Firmware::Arm64Http);
-    let image = if arm64 { machine::arm64_image() } else { machine::image() }.unwrap();
-    let console = if arm64 { "ttyAMA0" } else { "ttyS0" };
+    let image = machine::image_for(firmware.processor()).unwrap();
+    let console = if firmware.processor() == "arm64" { "ttyAMA0" } else { "ttyS0" };
     // iPXE hands an EFI program its own name as the first word, as a shell does.
     let own = match firmware {
         Firmware::Uefi if !command.iter().any(|word| word.ends_with(".efi")) => {
@@ -166,15 +165,16 @@ fn p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alo
     assert!(!told(&client.events(), "offered", "form", "script"), "{}", client.stdout());
 }
 
-/// arm64: no iPXE is at hand, so that the machine is given one program of kernel, initrd, command line
-/// and systemd's stub.
-fn arm64_machine_boots(firmware: Firmware, flavour: Flavour, protocol: &str) {
+/// Machines for which no iPXE is at hand are given one program of kernel, initrd, command line and
+/// systemd's stub.
+fn boots_one_program(firmware: Firmware, flavour: Flavour, protocol: &str) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
-    let image = machine::arm64_image().unwrap();
-    for name in ["Image", "initrd", "netboot.ipxe", "stub"] {
+    let image = machine::image_for(firmware.processor()).unwrap();
+    let kernel = if image.join("Image").exists() { "Image" } else { "bzImage" };
+    for name in [kernel, "initrd", "netboot.ipxe", "stub"] {
         std::fs::copy(image.join(name), at(name)).unwrap();
     }
     let stub = at("stub").display().to_string();
@@ -190,13 +190,25 @@ fn arm64_machine_boots(firmware: Firmware, flavour: Flavour, protocol: &str) {
 #[test]
 fn p4_arm64_machine_boots_one_program_by_tftp_behind_nftables() {
     need_host!(Needs::Tool("qemu-system-aarch64"), Needs::Tool("tshark"), Needs::File(AAVMF[0]));
-    arm64_machine_boots(Firmware::Arm64, Flavour::Nftables, "tftp");
+    boots_one_program(Firmware::Arm64, Flavour::Nftables, "tftp");
 }
 
 #[test]
 fn p4_arm64_machine_boots_by_http_without_tftp_behind_iptables() {
     need_host!(Needs::Tool("qemu-system-aarch64"), Needs::Tool("tshark"), Needs::File(AAVMF[0]));
-    arm64_machine_boots(Firmware::Arm64Http, Flavour::Iptables, "http");
+    boots_one_program(Firmware::Arm64Http, Flavour::Iptables, "http");
+}
+
+#[test]
+fn p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF32[0]));
+    boots_one_program(Firmware::Uefi32, Flavour::Iptables, "tftp");
+}
+
+#[test]
+fn p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF32[0]));
+    boots_one_program(Firmware::Uefi32Http, Flavour::Nftables, "http");
 }
 
 /// A unified kernel image of the laboratory's kernel and initrd, made with binutils: no code of
