@@ -292,7 +292,7 @@ fn p8_an_ended_lease_is_cut_both_ways(flavour: Flavour) {
     // In: the first thing that the machine says ends its connection.
     let told = Instant::now();
     while machine.write_all(b"more").is_ok() {
-        assert!(told.elapsed() < Duration::from_secs(1), "not cut");
+        assert!(told.elapsed() < Duration::from_secs(10), "not cut");
         std::thread::sleep(Duration::from_millis(10));
     }
     server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();

