@@ -35,6 +35,8 @@ pub struct Request {
     pub http_port: u16,
     /// Seconds until the lease ends by itself; `None` leaves it to the helper.
     pub max_seconds: Option<u32>,
+    /// Whether addresses are handed out, too: asked of the site and of polkit separately.
+    pub full_dhcp: bool,
 }
 
 impl Request {
@@ -48,6 +50,9 @@ impl Request {
         ]);
         if let Some(seconds) = self.max_seconds {
             keys.insert(request::MAX_SECONDS, Variant::from(seconds));
+        }
+        if self.full_dhcp {
+            keys.insert(request::FULL_DHCP, Variant::from(true));
         }
         keys
     }
@@ -328,13 +333,19 @@ mod tests {
 
     #[test]
     fn a_request_names_only_what_was_asked_for() {
-        let mut request =
-            Request { interface: "eth0".to_owned(), http_port: 64172, max_seconds: None };
+        let mut request = Request {
+            interface: "eth0".to_owned(),
+            http_port: 64172,
+            max_seconds: None,
+            full_dhcp: false,
+        };
         let mut keys: Vec<_> = request.keys().into_keys().collect();
         keys.sort_unstable();
         assert_eq!(keys, ["http-port", "interface"]);
         request.max_seconds = Some(60);
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
+        request.full_dhcp = true;
+        assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));
     }
 
     #[test]
