@@ -49,8 +49,8 @@ picture: ## Draws docs/boot.svg from a run of the demonstration
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
 
-soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour)
-	@ROUNDS=1000 RUST_TEST_THREADS=6 tests/scripts/levels 4 kill
+soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour or two)
+	@ROUNDS=1000 RUST_TEST_THREADS=10 tests/scripts/levels 4 kill
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
 	@ROUNDS=100 tests/scripts/levels 4 reload
 

@@ -29,6 +29,7 @@ pub mod serve;
 pub mod session;
 pub mod sign;
 pub mod source;
+mod start;
 pub mod template;
 pub mod tftp;
 pub mod uki;

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
         Command::Ipv6(_) => Report::new(&Default::default()),
     };
-    match run(&cli.command, &mut report) {
+    match commands::descriptors().and_then(|()| run(&cli.command, &mut report)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report.failure(&failure);

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_dbus::{DEFAULT_MAX_SECONDS, Error, keys::reason};
+use portcullis_dbus::{Error, keys::reason};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -393,7 +393,7 @@ async fn open(
             interface: request.interface.clone(),
             udp_ports: Request::UDP.to_vec(),
             tcp_ports: vec![request.http_port],
-            max_seconds: request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+            max_seconds: request.max_seconds,
             dhcp_server: request.full_dhcp,
         });
         opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);

@@ -9,7 +9,7 @@ use std::{io, ops::RangeInclusive, os::fd::OwnedFd};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
     netlink::SocketAddrNetlink,
-    recvfrom, send, socket_with,
+    recv, recvfrom, send, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 
@@ -82,6 +82,9 @@ impl Socket {
     /// # Errors
     /// The first error that the kernel reports for any of the messages; `TimedOut`; `InvalidData`.
     pub fn transact(&mut self, messages: &[Message]) -> io::Result<Vec<Message>> {
+        // What an earlier request that failed has left unread: the kernel refuses a dump before the
+        // last one is read to its end (EBUSY).
+        while recv(&self.descriptor, [0; HEADER].as_mut_slice(), RecvFlags::DONTWAIT).is_ok() {}
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let mut last = first;

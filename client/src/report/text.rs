@@ -83,12 +83,15 @@ impl Line {
 /// Before the question.
 #[must_use]
 pub fn asking(asking: &Asking) -> Line {
+    let most = asking
+        .max_seconds
+        .map(|seconds| format!(" (at most {})", time(u64::from(seconds) * 1000)))
+        .unwrap_or_default();
     Line::plain(format!(
-        "Opening {} on {}{}, until Ctrl-C (at most {}) ...",
+        "Opening {} on {}{}, until Ctrl-C{most} ...",
         ports(&asking.udp_ports, &asking.tcp_ports),
         asking.interface,
         if asking.dhcp_server { ", to hand out addresses as well" } else { "" },
-        time(u64::from(asking.max_seconds) * 1000)
     ))
 }
 
@@ -116,8 +119,9 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         Line::plain(format!("  serving   {files}")),
         Line::plain(format!("  to        {} that boot from the network", ready.can.join(" and "))),
         Line::plain(format!(
-            "  open      {}, this interface only",
-            ports(&facts.udp_ports, &facts.tcp_ports)
+            "  open      {}, this interface only, for {} at most",
+            ports(&facts.udp_ports, &facts.tcp_ports),
+            time(facts.ends.saturating_sub(facts.opened) / 1000)
         )),
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
