@@ -188,7 +188,7 @@ pub fn ports(
     boot_server: bool,
     tftp: bool,
     http: Option<u16>,
-) -> impl Iterator<Item = (Protocol, u16)> {
+) -> impl Iterator<Item = (Protocol, u16)> + use<> {
     [
         dhcp.then_some((Protocol::Udp, DHCP_PORT)),
         tftp.then_some((Protocol::Udp, TFTP_PORT)),

@@ -27,7 +27,7 @@ use crate::{
     mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
-    sockdiag::{Holder, Protocol, Tagged},
+    sockdiag::{Found, Protocol},
     sockets::BindError,
     upkeep,
 };
@@ -328,7 +328,7 @@ impl State {
 
     /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
     /// no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Holder>> {
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Found>> {
         let ours = |address: IpAddr| match address {
             // Ours is on the wildcard address, so any other is in the way.
             _ if port == DHCP_PORT => true,
@@ -356,7 +356,7 @@ impl State {
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
 
-    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Found>) -> String {
         if holder.is_some_and(|holder| self.config.marks.of_socket(holder.mark).is_some()) {
             return outlived(protocol, port);
         }
@@ -370,9 +370,10 @@ impl State {
         )
     }
 
-    fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
-        let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
-        self.leases.next_mark(self.config.marks, &taken).ok_or_else(|| {
+    fn next_mark(&mut self, living: &[Found]) -> Result<LeaseMark, Error> {
+        let marks = self.config.marks;
+        let taken: Vec<_> = living.iter().filter_map(|one| marks.of_socket(one.mark)).collect();
+        self.leases.next_mark(marks, &taken).ok_or_else(|| {
             Error::LimitsExceeded(
                 "every slot is taken by a lease, or by a process that still holds the sockets of \
                  an ended one"
@@ -427,7 +428,7 @@ impl State {
 
 /// A process that outlived its lease shares no port with a new one: SO_REUSEPORT would let the
 /// kernel give it half of the packets.
-fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result<(), Error> {
+fn refuse_leftovers(living: &[Found], request: &Request, site: &Site) -> Result<(), Error> {
     let leftover = living.iter().find(|socket| {
         socket.protocol == Protocol::Udp
             && (socket.ifindex == site.index || socket.ifindex == 0)

@@ -195,6 +195,10 @@ const PROMISES: [Promise; 12] = [
                     "p4_uefi_machine_boots_by_a_complete_offer_behind_nftables",
                     "p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables",
                     "p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing",
+                    "p4_bios_machine_with_a_plain_pxe_rom_boots_through_undionly_behind_nftables",
+                    "p4_bios_machine_boots_a_recipe_from_a_mirror_behind_nftables",
+                    "p4_arm64_machine_boots_one_program_by_tftp_behind_nftables",
+                    "p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables",
                 ],
             ),
         ],
@@ -206,6 +210,9 @@ const PROMISES: [Promise; 12] = [
                     "p4_bios_machine_boots_behind_iptables",
                     "p4_uefi_machine_boots_by_the_boot_server_behind_iptables",
                     "p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alone",
+                    "p4_uefi_machine_boots_what_a_web_service_says_behind_iptables",
+                    "p4_arm64_machine_boots_by_http_without_tftp_behind_iptables",
+                    "p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables",
                 ],
             ),
         ],
@@ -381,6 +388,7 @@ const PROMISES: [Promise; 12] = [
                 &["p11_any_dictionary_is_a_request_within_limits_or_invalid"],
             ),
             ("helper/src/config/file.rs", &["p11_any_file_is_within_limits_or_wrong"]),
+            ("helper/src/attribute.rs", &["p11_any_bytes_are_read_without_a_crash"]),
             ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
         ],
         gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",
@@ -672,6 +680,34 @@ fn the_audit_names_lines_that_are_there() {
     let page = read("helper/README.md");
     let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
     assert!(count > 30, "{count} anchors are not all");
+    if right != page && updating() {
+        return fs::write(workspace().join("helper/README.md"), right).unwrap();
+    }
+    assert_eq!(page, right, "UPDATE=1 writes it");
+}
+
+/// What tests/scripts/helper-size counts is what the audit's page says.
+#[test]
+fn the_audit_says_how_long_the_helper_is() {
+    let script = workspace().join("tests/scripts/helper-size");
+    let output = std::process::Command::new(script).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (mut firewall, mut all) = (0, 0);
+    for line in output.lines() {
+        let (lines, file) = line.trim().split_once(' ').unwrap();
+        let lines: usize = lines.parse().unwrap();
+        match file {
+            "in all" => all = lines,
+            file if file.starts_with("firewall/") => firewall += lines,
+            _ => {}
+        }
+    }
+    assert!(firewall > 0 && all > firewall, "{output}");
+    let page = read("helper/README.md");
+    let (before, rest) = page.split_once("lines it is **").unwrap();
+    let (_, after) = rest.split_once(" of them the firewall's").unwrap();
+    let length = format!("lines it is **{all} lines**, {firewall} of them the firewall's");
+    let right = [before, &length, after].concat();
     if right != page && updating() {
         return fs::write(workspace().join("helper/README.md"), right).unwrap();
     }

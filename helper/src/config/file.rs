@@ -5,7 +5,6 @@
 //! line and reason (the line is that of the key, where a value goes over several). Never reads half a configuration.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -20,23 +19,10 @@ use crate::{limits, mark::Marks};
 /// `.d`, in the order of their names.
 pub const FILE: &str = "/etc/portcullis/helper.toml";
 
-/// What is wrong with the configuration.
+/// What is wrong with the configuration: file, line and reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    file: PathBuf,
-    line: Option<usize>,
-    reason: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(formatter, "{line}:")?;
-        }
-        write!(formatter, " {}", self.reason)
-    }
-}
+#[error("{0}")]
+pub struct ConfigError(String);
 
 /// The configuration of this host: [`FILE`] and its drop-ins; the defaults where there is none.
 ///
@@ -82,10 +68,11 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         if path.extension().is_some_and(|extension| extension == "toml") {
             found.push(path);
         }
-        if found.len() > limits::CONFIG_DROP_INS {
-            let most = limits::CONFIG_DROP_INS;
-            let error = io::Error::other(format!("more than {most} drop-ins"));
-            return Err(unreadable(directory)(error));
+        let most = limits::CONFIG_DROP_INS;
+        if found.len() > most {
+            return Err(unreadable(directory)(io::Error::other(format!(
+                "more than {most} drop-ins"
+            ))));
         }
     }
     found.sort_unstable();
@@ -103,11 +90,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> ConfigError {
-    move |error| ConfigError {
-        file: path.to_owned(),
-        line: None,
-        reason: format!("cannot be read: {error}"),
-    }
+    move |error| ConfigError(format!("{}: cannot be read: {error}", path.display()))
 }
 
 /// What one file says. The keys are documented for administrators in systemd/helper.toml.
@@ -145,10 +128,10 @@ impl Layer {
 }
 
 fn parse(file: &Path, text: &str) -> Result<Layer, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError {
-        file: file.to_owned(),
-        line: error.span().map(|span| line_of(text, span.start)),
-        reason: error.message().replace('\n', ", "),
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| format!("{}:", line_of(text, span.start)));
+        let (line, reason) = (line.unwrap_or_default(), error.message().replace('\n', ", "));
+        ConfigError(format!("{}:{line} {reason}", file.display()))
     })
 }
 

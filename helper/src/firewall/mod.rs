@@ -14,7 +14,7 @@ mod table;
 
 pub use kernel::Nftables;
 
-use crate::{interface::InterfaceName, mark::LeaseMark};
+use crate::{interface::InterfaceName, mark::LeaseMark, request, sockdiag::Protocol};
 
 /// What is done on UDP 67.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,13 @@ pub struct Opening {
     pub tftp: bool,
     /// TCP port of the boot images, if any.
     pub http: Option<u16>,
+}
+
+impl Opening {
+    /// The ports that it opens to the network.
+    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> + use<> {
+        request::ports(self.dhcp != Dhcp::None, self.boot_server, self.tftp, self.http)
+    }
 }
 
 /// A firewall that the helper knows how to open.

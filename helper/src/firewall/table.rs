@@ -38,7 +38,7 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 use super::{
     Dhcp, Opening,
     expr::{self, Expr},
-    nft::{self, At, Change, Family, Place},
+    nft::{self, At, Change, Family, Path, Place},
 };
 use crate::{
     mark::{LeaseMark, Marks},
@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Family of our table.
-pub const FAMILY: Family = Family::Inet;
+pub const FAMILY: Family = Family::INET;
 /// Name of our table.
 pub const NAME: &str = "portcullis";
 
@@ -86,24 +86,6 @@ pub fn comment(mark: LeaseMark) -> String {
     format!("portcullis lease {}", mark.slot())
 }
 
-/// The ports that an opening opens to the network.
-pub fn ports(opening: &Opening) -> Vec<(Protocol, u16)> {
-    let udp = udp_ports(opening).into_iter();
-    let tcp = opening.http.into_iter();
-    udp.map(|port| (Protocol::Udp, port)).chain(tcp.map(|port| (Protocol::Tcp, port))).collect()
-}
-
-fn udp_ports(opening: &Opening) -> Vec<u16> {
-    [
-        (opening.dhcp != Dhcp::None, DHCP_PORT),
-        (opening.tftp, TFTP_PORT),
-        (opening.boot_server, BOOT_SERVER_PORT),
-    ]
-    .into_iter()
-    .filter_map(|(wanted, port)| wanted.then_some(port))
-    .collect()
-}
-
 /// The table without any lease.
 pub fn skeleton(marks: Marks) -> Vec<Change> {
     let udp = || expr::protocol(Protocol::Udp);
@@ -121,10 +103,10 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
-        base(INPUT, At::LocalIn, BEFORE_FIREWALLS),
-        base(UNTRACK_IN, At::PreRouting, RAW),
-        base(UNTRACK_OUT, At::LocalOut, RAW),
-        base(GUARD, At::LocalOut, LATE),
+        base(INPUT, At::INPUT, BEFORE_FIREWALLS),
+        base(UNTRACK_IN, At::PREROUTING, RAW),
+        base(UNTRACK_OUT, At::OUTPUT, RAW),
+        base(GUARD, At::OUTPUT, LATE),
         rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
@@ -153,7 +135,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
         // The slot's last lease may have left it there: added twice is there once, and deletable.
         out.push(nft::delete_mark(FAMILY, NAME, SHARED, mark));
     }
-    for (protocol, port) in ports(opening) {
+    for (protocol, port) in opening.ports() {
         let admitted = vec![
             expr::socket_mark_is(opening.mark.value()),
             expr::socket_mark_in(LIVE, true),
@@ -167,7 +149,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
         out.push(rule(ADMIT, admitted));
     }
     out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
-    for port in udp_ports(opening) {
+    for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {
         let on = |interface, end| vec![expr::ipv4(), interface, udp(), end, expr::notrack()];
         out.push(rule(UNTRACK_IN, on(expr::iif(index), expr::dport(port))));
         out.push(rule(UNTRACK_OUT, on(expr::oif(index), expr::sport(port))));
@@ -252,8 +234,9 @@ fn rule(
     comment: Option<&str>,
     expressions: impl IntoIterator<Item = Vec<Expr>>,
 ) -> Change {
-    let expressions = expressions.into_iter().flatten().collect();
-    nft::add_rule(FAMILY, (NAME, chain), Place::End, comment, expressions)
+    let list: Vec<Expr> = expressions.into_iter().flatten().collect();
+    let path = Path { family: FAMILY, table: NAME, chain };
+    nft::add_rule(path, Place::End, comment, &list)
 }
 
 /// Takes a lease out of `live`: nothing goes in or out for it any more.

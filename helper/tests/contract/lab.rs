@@ -21,7 +21,7 @@ use portcullis_helper::{
     kernel::Kernel,
     notify::Notifier,
     run::{self, Failure},
-    sockdiag::{Holder, Protocol, Tagged},
+    sockdiag::{Found, Protocol},
     sockets::{BindError, Bound},
     state::State,
 };
@@ -366,9 +366,9 @@ fn judge(signature: &str, question: &Question, log: &mut PolkitLog) {
 pub struct World {
     pub links: BTreeMap<String, Link>,
     pub now: Duration,
-    pub holders: Vec<(Protocol, u16, Holder)>,
+    pub holders: Vec<Found>,
     /// Every socket that was made: what it is, and our end of the pair that stands for it.
-    pub sockets: Vec<(Tagged, UnixStream)>,
+    pub sockets: Vec<(Found, UnixStream)>,
     pub placeholders: Vec<UnixStream>,
     /// What is open in the firewall.
     pub open: Vec<Opening>,
@@ -428,7 +428,7 @@ impl World {
     }
 
     /// The sockets that somebody still holds.
-    pub fn living(&self) -> Vec<Tagged> {
+    pub fn living(&self) -> Vec<Found> {
         let living = self.sockets.iter().filter(|(_, socket)| is_held(socket));
         living.map(|(tagged, _)| *tagged).collect()
     }
@@ -450,7 +450,7 @@ impl World {
         Ok(())
     }
 
-    fn make(&mut self, tagged: Option<Tagged>) -> OwnedFd {
+    fn make(&mut self, tagged: Option<Found>) -> OwnedFd {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         match tagged {
@@ -490,8 +490,9 @@ impl Kernel for Fake {
             (opening.http.is_some(), keys::socket::HTTP, Protocol::Tcp, opening.http.unwrap_or(0)),
         ];
         for (_, key, protocol, port) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-            let taken = world.holders.iter().any(|(p, number, holder)| {
-                (*p, *number) == (protocol, port) && holder.address != IpAddr::from([127, 0, 0, 1])
+            let taken = world.holders.iter().any(|holder| {
+                (holder.protocol, holder.port) == (protocol, port)
+                    && holder.address != IpAddr::from([127, 0, 0, 1])
             });
             let result = match taken {
                 true => Err(io::ErrorKind::AddrInUse.into()),
@@ -502,24 +503,24 @@ impl Kernel for Fake {
                 bound.placeholders.push(world.make(None));
             }
             let ifindex = opening.index;
-            let (uid, inode, state) = (0, 1, 7);
-            let tagged = Tagged { mark: opening.mark, protocol, port, ifindex, uid, inode, state };
+            let (address, mark) = (IpAddr::from([192, 0, 2, 1]), opening.mark.value());
+            let tagged = Found { protocol, port, address, ifindex, uid: 0, inode: 1, mark };
             bound.handed.push((key, world.make(Some(tagged))));
         }
         Ok(bound)
     }
 
-    fn tagged(&mut self) -> io::Result<Vec<Tagged>> {
+    fn tagged(&mut self) -> io::Result<Vec<Found>> {
         self.world().effect()?;
         Ok(self.world().living())
     }
 
-    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Found>> {
         self.world().effect()?;
         let world = self.world();
         let matching =
-            world.holders.iter().filter(|(p, number, _)| (*p, *number) == (protocol, port));
-        Ok(matching.map(|(_, _, holder)| *holder).collect())
+            world.holders.iter().filter(|one| (one.protocol, one.port) == (protocol, port));
+        Ok(matching.copied().collect())
     }
 
     fn boottime(&self) -> Duration {

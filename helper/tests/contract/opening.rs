@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use portcullis_dbus::Error;
 use portcullis_helper::{
     firewall::Dhcp,
-    sockdiag::{Holder, Protocol},
+    sockdiag::{Found, Protocol},
 };
 use zbus::{OwnedVariant, Variant};
 
@@ -164,8 +164,8 @@ async fn a_port_that_is_taken_is_named_with_its_holder() {
     let lab = Lab::start().await;
     let client = lab.client().await;
     let squat = |address: [u8; 4], ifindex| {
-        let holder = Holder { address: IpAddr::from(address), ifindex, uid: 1234, mark: 0 };
-        vec![(Protocol::Tcp, 64172, holder)]
+        let (protocol, address) = (Protocol::Tcp, IpAddr::from(address));
+        vec![Found { protocol, port: 64172, address, ifindex, uid: 1234, inode: 1, mark: 0 }]
     };
     // In nobody's way: on the loopback, on another interface.
     for (address, ifindex) in [([127, 0, 0, 1], 0), ([0, 0, 0, 0], 99)] {
@@ -203,9 +203,9 @@ async fn a_server_that_does_not_share_its_port_is_named_with_what_to_do() {
     assert_eq!(lab.polkit.log().asked[0].details["dhcp"], "share");
     client.proxy.close(lease).await.unwrap();
     drop(sockets);
-    let address = IpAddr::from([0, 0, 0, 0]);
-    let holder = Holder { address, ifindex: 0, uid: 1234, mark: 0 };
-    lab.helper.world().holders = vec![(Protocol::Udp, 67, holder)];
+    let (protocol, address) = (Protocol::Udp, IpAddr::from([0, 0, 0, 0]));
+    let other = Found { protocol, port: 67, address, ifindex: 0, uid: 1234, inode: 1, mark: 0 };
+    lab.helper.world().holders = vec![other];
     // A socket on the port is what is expected; whether it can be shared shows when it is tried.
     let facts = client.proxy.check(share()).await.unwrap();
     assert_eq!(value(&facts, "problems"), Variant::from(Vec::<String>::new()));
@@ -262,7 +262,7 @@ async fn p9_quotas_hold_and_a_mark_rests_while_its_sockets_live() {
         assert_ne!(mark, first_mark);
         client.proxy.close(lease).await.unwrap();
         drop(sockets);
-        lab.helper.world().sockets.retain(|(tagged, _)| tagged.mark != mark);
+        lab.helper.world().sockets.retain(|(tagged, _)| tagged.mark != mark.value());
     }
 }
 

@@ -112,7 +112,9 @@ fn p8_sockets_are_marked_confined_and_locked() {
     let tagged = Linux::default().tagged().unwrap();
     assert_eq!(tagged.len(), 4);
     assert!(
-        tagged.iter().all(|socket| socket.mark == opening.mark && socket.ifindex == opening.index)
+        tagged
+            .iter()
+            .all(|socket| socket.mark == opening.mark.value() && socket.ifindex == opening.index)
     );
 }
 
