@@ -203,6 +203,17 @@ pub struct Serving {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
           help_heading = "Which machines")]
     pub count: Option<u32>,
+    /// Hand out addresses, too, where there is no DHCP server, as on a cable that goes straight to
+    /// the machine. Looks for one first, and stops as soon as another one is there. The site must
+    /// allow it (full-dhcp in /etc/portcullis/helper.toml).
+    #[arg(long, conflicts_with = "dhcp_no_bind", help_heading = "Addresses")]
+    pub dhcp_server: bool,
+    /// The router that machines are told, if there is one.
+    #[arg(long, value_name = "IPV4", requires = "dhcp_server", help_heading = "Addresses")]
+    pub router: Option<Ipv4Addr>,
+    /// A name server that machines are told; may be given three times.
+    #[arg(long, value_name = "IPV4", requires = "dhcp_server", help_heading = "Addresses")]
+    pub dns: Vec<Ipv4Addr>,
     /// How UEFI machines are told what to load.
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
@@ -431,6 +442,9 @@ mod tests {
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
             ("boot", "KERNEL|DIR|EFI"),
+            ("boot k --router 10.77.0.1", "--dhcp-server"),
+            ("boot k --dns 10.77.0.1", "--dhcp-server"),
+            ("boot k --dhcp-server --dhcp-no-bind", "--dhcp-no-bind"),
         ] {
             let words = std::iter::once("portcullis").chain(arguments.split_whitespace());
             let error = Cli::try_parse_from(words).err();

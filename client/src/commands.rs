@@ -120,7 +120,8 @@ fn pick_interface(boot: &Serving, report: &mut Report) -> Result<String, Failure
                     wired.name, wireless.name
                 ),
             )
-            .advise(format!("the machine is on the Wi-Fi's network: -i {}", wireless.name));
+            .advise(format!("the machine is on the Wi-Fi's network: -i {}", wireless.name))
+            .advise(format!("the machine is at the cable of {}: as follows", wired.name));
             Err(direct_cable_advice(&wired.name).into_iter().fold(failure, Failure::advise))
         }
         Choice::None => Err(list(

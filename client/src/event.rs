@@ -5,6 +5,8 @@
 //! place. Text that came from a machine is never part of a fact unless it was reduced to
 //! printable ASCII first.
 
+use std::net::Ipv4Addr;
+
 use serde::Serialize;
 
 use crate::mac::MacAddr;
@@ -153,6 +155,16 @@ pub enum Fact {
     BootServer {
         /// File name.
         file: String,
+    },
+    /// It took the address that a DHCP server of the network had offered it.
+    Selected {
+        /// The server.
+        server: Ipv4Addr,
+    },
+    /// We gave it this address (`--dhcp-server`).
+    Leased {
+        /// The address.
+        address: Ipv4Addr,
     },
     /// A download began.
     TransferStarted {

@@ -8,7 +8,7 @@ use std::{
     fs,
     future::poll_fn,
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     path::Path,
     sync::Arc,
     task::{Context, Poll},
@@ -27,12 +27,20 @@ use tokio::{
 use crate::{
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
-    dhcp::{Count, Policy, UefiOffer, serve_boot_server, serve_dhcp},
+    dhcp::{
+        Authority, Count, Policy, UefiOffer,
+        pool::{NoAddresses, Pool, Subnet},
+        probe::Prober,
+        serve_boot_server, serve_dhcp,
+        server::{self, Server},
+    },
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
-    inhibit, ipxe,
+    inhibit,
+    interfaces::{collect, direct_cable_advice},
+    ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
@@ -64,6 +72,14 @@ struct Plan<'a> {
     count: Option<Arc<Count>>,
     /// One for each interface, at least one.
     requests: Vec<Request>,
+}
+
+/// What is said beside what machines do.
+enum Remark {
+    /// With `--debug`.
+    Detail(String),
+    /// To everybody.
+    Note(String),
 }
 
 /// What is served.
@@ -194,8 +210,13 @@ fn serve(
         http_port: boot.port,
         share_dhcp: boot.dhcp_no_bind,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
+        full_dhcp: boot.dhcp_server,
     };
-    let requests = pick_interfaces(boot, report)?.into_iter().map(request).collect();
+    let interfaces = pick_interfaces(boot, report)?;
+    if boot.dhcp_server {
+        interfaces.iter().try_for_each(|interface| can_hand_out(interface))?;
+    }
+    let requests = interfaces.into_iter().map(request).collect();
     let count = boot.count.map(|count| Count::new(count.into()));
     let plan = Plan {
         boot,
@@ -240,15 +261,19 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
         }
         opened = open(plan, &mut session, report) => opened?,
     };
-    let mut outlets = Vec::with_capacity(opened.len());
-    for (lease, sockets) in opened {
-        outlets.push(Outlet::start(plan, lease, sockets)?);
-    }
+    let started = tokio::select! {
+        biased;
+        () = interrupts.next() => None,
+        outlets = start(plan, opened, report) => Some(outlets?),
+    };
+    let mut outlets = started.unwrap_or_default();
     for (index, outlet) in outlets.iter().enumerate() {
-        report.ready(&ready(plan, &outlet.lease, index + 1 == outlets.len()));
+        report.ready(&ready(plan, outlet, index + 1 == outlets.len()));
     }
     let _awake = inhibit::sleep(session.connection()).await;
-    watch(&mut session, &mut outlets, &mut interrupts, report).await?;
+    if !outlets.is_empty() {
+        watch(&mut session, &mut outlets, &mut interrupts, report).await?;
+    }
     for outlet in &mut outlets {
         outlet.stop(report).await;
     }
@@ -284,10 +309,102 @@ async fn open(
             udp_ports: Request::UDP.to_vec(),
             tcp_ports: vec![request.http_port],
             max_seconds: request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+            dhcp_server: request.full_dhcp,
         });
         opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);
     }
     Ok(opened)
+}
+
+/// Begins to serve, on all interfaces or none.
+async fn start(
+    plan: &Plan<'_>,
+    opened: Vec<(Lease, Sockets)>,
+    report: &mut Report,
+) -> Result<Vec<Outlet>, Failure> {
+    let mut outlets = Vec::with_capacity(opened.len());
+    for (lease, sockets) in opened {
+        let authority = authority(plan, &lease, &sockets.dhcp, report).await?;
+        outlets.push(Outlet::start(plan, lease, sockets, authority)?);
+    }
+    Ok(outlets)
+}
+
+/// With `--dhcp-server`: what hands out addresses, if no other DHCP server answers.
+async fn authority(
+    plan: &Plan<'_>,
+    lease: &Lease,
+    dhcp: &UdpSocket,
+    report: &mut Report,
+) -> Result<Option<Authority>, Failure> {
+    if !plan.boot.dhcp_server {
+        return Ok(None);
+    }
+    let interface = &lease.facts.interface;
+    let address = served_on(lease)?;
+    let networks = networks(interface)?;
+    let (_, mask) = networks.iter().find(|(one, _)| *one == address).ok_or_else(|| {
+        Failure::new(Code::Interface, format!("{interface} has lost its address {address}"))
+    })?;
+    let subnet = Subnet::new(address, *mask).map_err(|error| no_addresses(interface, error))?;
+    report.note(&format!("Looking for other DHCP servers on {interface} ..."));
+    let look = async {
+        let prober = Prober::new(interface, address)?;
+        let rival = prober.look(dhcp, address).await?;
+        Ok((prober, rival))
+    };
+    let (prober, rival) = look.await.map_err(|error: io::Error| {
+        let text = format!("other DHCP servers cannot be looked for on {interface}: {error}");
+        Failure::new(Code::Internal, text)
+    })?;
+    if let Some(rival) = rival {
+        let text = format!("{interface} has a DHCP server already, {rival}: two would disturb it");
+        return Err(Failure::new(Code::OtherDhcpServer, text)
+            .advise("leave out --dhcp-server: machines then boot with its addresses"));
+    }
+    let (router, dns) = (plan.boot.router, plan.boot.dns.clone());
+    let kept_free = networks.iter().map(|(one, _)| *one).chain(router).chain(dns.iter().copied());
+    let server = Server::new(Pool::new(subnet, kept_free), server::Settings { router, dns });
+    Ok(Some(Authority::new(server, prober)))
+}
+
+/// Whether the interface is one to hand out addresses on, before anybody is asked.
+fn can_hand_out(interface: &str) -> Result<(), Failure> {
+    let networks = networks(interface)?;
+    let mut verdicts =
+        networks.iter().map(|(address, mask)| Subnet::new(*address, *mask).map(drop));
+    match verdicts.clone().find(Result::is_ok).or_else(|| verdicts.next()) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(no_addresses(interface, error)),
+        None => {
+            let text = format!("{interface} has no IPv4 address to hand out others from");
+            Err(with_cable_advice(Failure::new(Code::Interface, text), interface))
+        }
+    }
+}
+
+fn networks(interface: &str) -> Result<Vec<(Ipv4Addr, Ipv4Addr)>, Failure> {
+    collect::networks(interface).map_err(|error| {
+        let text = format!("the addresses of {interface} cannot be read: {error}");
+        Failure::new(Code::Internal, text)
+    })
+}
+
+fn no_addresses(interface: &str, error: NoAddresses) -> Failure {
+    let text = format!("no addresses can be handed out on {interface}: {error}");
+    with_cable_advice(Failure::new(Code::Interface, text), interface)
+}
+
+fn with_cable_advice(failure: Failure, interface: &str) -> Failure {
+    direct_cable_advice(interface).into_iter().fold(failure, Failure::advise)
+}
+
+/// The address that the helper chose.
+fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
+    lease.facts.address.ok_or_else(|| {
+        Failure::new(Code::Internal, "the helper did not say which address to serve on")
+            .advise("portcullis and portcullis-helper may be of different versions")
+    })
 }
 
 /// Shows what happens until the user ends it. A lease that ends takes only its own interface along.
@@ -323,8 +440,12 @@ async fn watch(
                     report.machine(&outlets[index].lease.facts.interface, &event);
                     continue;
                 }
-                Happening::Note(note) => {
-                    report.detail(&note);
+                Happening::Remark(Remark::Detail(text)) => {
+                    report.detail(&text);
+                    continue;
+                }
+                Happening::Remark(Remark::Note(text)) => {
+                    report.note(&text);
                     continue;
                 }
                 Happening::Failed(failure) => {
@@ -352,7 +473,7 @@ async fn watch(
 /// What an outlet has to tell.
 enum Happening {
     Machine(Event),
-    Note(String),
+    Remark(Remark),
     /// One of its servers has ended.
     Failed(Failure),
 }
@@ -377,32 +498,49 @@ struct Outlet {
     tasks: JoinSet<Failure>,
     machines: Arc<Machines>,
     events: mpsc::Receiver<Event>,
-    notes: mpsc::Receiver<String>,
+    remarks: mpsc::Receiver<Remark>,
+    /// How many machines can have an address at a time, if addresses are handed out.
+    addresses: Option<usize>,
 }
 
 impl Outlet {
-    fn start(plan: &Plan<'_>, lease: Lease, sockets: Sockets) -> Result<Self, Failure> {
+    fn start(
+        plan: &Plan<'_>,
+        lease: Lease,
+        sockets: Sockets,
+        authority: Option<Authority>,
+    ) -> Result<Self, Failure> {
         let local = sockets.http.local_addr().map_err(|error| failed("HTTP", &error))?;
-        let address = lease.facts.address.ok_or_else(|| {
-            Failure::new(Code::Internal, "the helper did not say which address to serve on")
-                .advise("portcullis and portcullis-helper may be of different versions")
-        })?;
+        let address = served_on(&lease)?;
+        let addresses = authority.as_ref().map(Authority::size);
         let source = plan.content.source();
         let (sender, events) = mpsc::channel(EVENTS);
         let machines = Machines::new(policy(plan, source.token(), address, local.port()), sender);
-        let (note, notes) = mpsc::channel(NOTES);
+        let (remark, remarks) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
-            let note = note.clone();
-            // A note that does not fit is left out: packets do not wait for a terminal.
-            move |text: crate::dhcp::Note| {
-                if debug {
-                    let _ = note.try_send(text.to_string());
+            let remark = remark.clone();
+            // What does not fit is left out: packets do not wait for a terminal.
+            move |note: crate::dhcp::Note| {
+                if let crate::dhcp::What::Rival(server) = note.what {
+                    let text = format!(
+                        "The DHCP server {server} is on this network, too: no addresses are handed \
+                         out here any more. Machines go on booting, with its addresses."
+                    );
+                    let _ = remark.try_send(Remark::Note(text));
+                } else if debug {
+                    let _ = remark.try_send(Remark::Detail(note.to_string()));
                 }
             }
         };
         let mut tasks = JoinSet::new();
-        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), Arc::clone(&source), noter());
+        let dhcp = serve_dhcp(
+            sockets.dhcp,
+            Arc::clone(&machines),
+            Arc::clone(&source),
+            authority,
+            noter(),
+        );
         tasks.spawn(async { failed("DHCP (UDP 67)", &dhcp.await) });
         let boot_server = serve_boot_server(
             sockets.boot_server,
@@ -437,7 +575,7 @@ impl Outlet {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self { lease, tasks, machines, events, notes })
+        Ok(Self { lease, tasks, machines, events, remarks, addresses })
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Happening> {
@@ -450,8 +588,8 @@ impl Outlet {
         if let Poll::Ready(Some(event)) = self.events.poll_recv(context) {
             return Poll::Ready(Happening::Machine(event));
         }
-        match self.notes.poll_recv(context) {
-            Poll::Ready(Some(note)) => Poll::Ready(Happening::Note(note)),
+        match self.remarks.poll_recv(context) {
+            Poll::Ready(Some(remark)) => Poll::Ready(Happening::Remark(remark)),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
@@ -482,6 +620,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        dhcp_server: boot.dhcp_server,
     }
 }
 
@@ -496,7 +635,8 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Internal, format!("serving {what} failed: {error}"))
 }
 
-fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease, last: bool) -> Ready<'a> {
+fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
+    let lease = &outlet.lease;
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
     let (mut can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
@@ -521,6 +661,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease, last: bool) -> Ready<'a> {
         loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
+        addresses: outlet.addresses,
         only: only(plan.boot),
     }
 }

@@ -34,6 +34,8 @@ pub struct Request {
     pub share_dhcp: bool,
     /// Seconds until the lease ends by itself; `None` leaves it to the helper.
     pub max_seconds: Option<u32>,
+    /// Whether addresses are handed out, too: asked of the site and of polkit separately.
+    pub full_dhcp: bool,
 }
 
 impl Request {
@@ -50,6 +52,9 @@ impl Request {
         }
         if let Some(seconds) = self.max_seconds {
             keys.insert(request::MAX_SECONDS, Variant::from(seconds));
+        }
+        if self.full_dhcp {
+            keys.insert(request::FULL_DHCP, Variant::from(true));
         }
         keys
     }
@@ -333,6 +338,7 @@ mod tests {
             http_port: 64172,
             share_dhcp: false,
             max_seconds: None,
+            full_dhcp: false,
         };
         let mut keys: Vec<_> = request.keys().into_keys().collect();
         keys.sort_unstable();
@@ -341,6 +347,8 @@ mod tests {
         request.share_dhcp = true;
         assert_eq!(request.keys().get("dhcp"), Some(&Variant::from("share")));
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
+        request.full_dhcp = true;
+        assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A computer that boots from the network: QEMU, in software emulation.
 //!
-//! Guarantees: it has no disk, so it reaches userspace by the network or not at all; it ends with its
-//! owner; what it says on its serial console is kept.
+//! Guarantees: unless it is given a disk it has none, so that it reaches userspace by the network or not
+//! at all; it ends with its owner; what it says on its serial console is kept.
 
 use std::{
     path::{Path, PathBuf},
@@ -82,6 +82,17 @@ pub struct Machine {
 impl Machine {
     /// Switches one on at a new port of the LAN.
     pub fn start(lan: &Lan, firmware: Firmware, mac: &str) -> Result<Self> {
+        Self::with_disk(lan, firmware, mac, None)
+    }
+
+    /// The same with a disk, which it tries after the network: a raw image, or a directory that
+    /// becomes a FAT file system. What the machine writes there is not kept.
+    pub fn with_disk(
+        lan: &Lan,
+        firmware: Firmware,
+        mac: &str,
+        disk: Option<&Path>,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-machine-")
             .tempdir()
@@ -139,6 +150,13 @@ impl Machine {
                     .arg("-fw_cfg")
                     .arg(format!("name=opt/org.tianocore/{protocol}PXESupport,string=n"));
             }
+        }
+        if let Some(disk) = disk {
+            let fat = if disk.is_dir() { "fat:" } else { "" };
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id=disk,format=raw,snapshot=on,file={fat}{}", disk.display()))
+                .args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
         }
         if firmware == Firmware::BiosPlain {
             plain_rom::disguise(&mut command, directory.path())?;

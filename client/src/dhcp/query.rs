@@ -173,10 +173,7 @@ impl Query {
     /// Reads a datagram.
     pub fn parse(datagram: &[u8]) -> Result<Self, NotBootClient> {
         let message = Message::parse(datagram)?;
-        let message_type = match message.option(option::MESSAGE_TYPE).as_deref() {
-            Some(&[kind]) => kind,
-            _ => return Err(NotBootClient::MessageType),
-        };
+        let message_type = message.message_type().ok_or(NotBootClient::MessageType)?;
         let mac = name(&message);
         let client = match message.option(option::VENDOR_CLASS).as_deref() {
             Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
@@ -209,10 +206,7 @@ impl Query {
             client,
             architectures,
             ipxe: ipxe(&message),
-            server_id: message
-                .option(option::SERVER_ID)
-                .and_then(|data| <[u8; 4]>::try_from(&*data).ok())
-                .map(Ipv4Addr::from),
+            server_id: message.address(option::SERVER_ID),
             client_id: message.option(option::CLIENT_ID).map(Into::into),
             machine_id: machine_id.map(Into::into),
             relay: message.option(option::RELAY).map(Into::into),
@@ -270,7 +264,8 @@ impl Query {
     }
 }
 
-fn name(message: &Message<'_>) -> MacAddr {
+/// What a machine is called, see [`Query::mac`].
+pub fn name(message: &Message<'_>) -> MacAddr {
     let chaddr = message.chaddr();
     let counts = usize::from(message.hlen()).min(CHADDR);
     MacAddr(chaddr[..counts].last_chunk().copied().unwrap_or_default())

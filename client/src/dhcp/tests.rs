@@ -43,6 +43,7 @@ fn policy() -> Policy {
         token: TOKEN.to_owned(),
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
+        dhcp_server: false,
     }
 }
 

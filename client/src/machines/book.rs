@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::advice::{self, Situation};
+use super::advice::{self, Address, Situation};
 use crate::{
     dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
@@ -72,6 +72,10 @@ struct Machine {
     seen: Option<Fact>,
     answered: Option<Fact>,
     boot_server: Option<Fact>,
+    /// How often it has asked since that was news.
+    asked: u32,
+    /// The address that it took since then: a DHCP server's, or ours.
+    address: Option<Fact>,
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
     needs: Needs,
@@ -95,6 +99,8 @@ impl Machine {
             seen: None,
             answered: None,
             boot_server: None,
+            asked: 0,
+            address: None,
             not_found: 0,
             transfers: BTreeMap::new(),
             kernel: false,
@@ -138,8 +144,11 @@ impl Machine {
         let again =
             waiting && self.seen.as_ref() == Some(fact) && now.saturating_sub(self.last) < NEW_BOOT;
         if again {
+            self.asked = self.asked.saturating_add(1);
             return false;
         }
+        self.asked = 1;
+        self.address = None;
         let not_ipxe = !matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. });
         if self.step == Step::Loaded {
             match (not_ipxe, self.stalled) {
@@ -236,7 +245,7 @@ impl Machine {
     }
 
     /// The statement that is due when nothing has followed for too long.
-    fn stall(&mut self, now: u64) -> Option<Statement> {
+    fn stall(&mut self, now: u64, dhcp_server: bool) -> Option<Statement> {
         let (from, patience) = match self.step {
             Step::Asked | Step::HandedOver | Step::Files => return None,
             Step::Offered(_) => (self.since, OFFERED),
@@ -260,6 +269,13 @@ impl Machine {
             arch: self.arch(),
             firmware: self.firmware(),
             kernel: self.kernel,
+            address: match (&self.address, self.asked) {
+                (Some(_), _) => Address::Taken,
+                // Who asks again has heard of none, or would have taken it.
+                (None, 2..) => Address::None,
+                (None, _) => Address::Unknown,
+            },
+            dhcp_server,
         }))
     }
 
@@ -288,6 +304,7 @@ pub struct Book {
     needs: Needs,
     once: bool,
     count: Option<Arc<Count>>,
+    dhcp_server: bool,
     machines: BTreeMap<MacAddr, Machine>,
 }
 
@@ -298,6 +315,7 @@ impl Book {
             needs: Needs::Images { initrds: policy.initrds },
             once: policy.once,
             count: policy.count.clone(),
+            dhcp_server: policy.dhcp_server,
             machines: BTreeMap::new(),
         }
     }
@@ -334,6 +352,9 @@ impl Book {
                 Machine::once(&mut machine.answered, &fact)
             }
             Fact::Ignored(_) | Fact::NotSent { .. } => Machine::once(&mut machine.answered, &fact),
+            Fact::Selected { .. } | Fact::Leased { .. } => {
+                Machine::once(&mut machine.address, &fact)
+            }
             Fact::BootServer { .. } => {
                 machine.reach(now, Step::BootServer);
                 Machine::once(&mut machine.boot_server, &fact)
@@ -381,7 +402,7 @@ impl Book {
     pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
         self.machines
             .iter_mut()
-            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now)?)))
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, self.dhcp_server)?)))
             .collect()
     }
 

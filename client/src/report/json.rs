@@ -14,6 +14,7 @@ pub fn asking(asking: &Asking) -> Value {
         "udp_ports": asking.udp_ports,
         "tcp_ports": asking.tcp_ports,
         "max_seconds": asking.max_seconds,
+        "dhcp_server": asking.dhcp_server,
     })
 }
 
@@ -35,6 +36,7 @@ pub fn ready(ready: &Ready<'_>) -> Value {
         "initrds": ready.initrds,
         "cmdline": ready.cmdline,
         "loaders": ready.loaders,
+        "addresses": ready.addresses,
     })
 }
 

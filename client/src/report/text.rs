@@ -84,9 +84,10 @@ impl Line {
 #[must_use]
 pub fn asking(asking: &Asking) -> Line {
     Line::plain(format!(
-        "Opening {} on {}, until Ctrl-C (at most {}) ...",
+        "Opening {} on {}{}, until Ctrl-C (at most {}) ...",
         ports(&asking.udp_ports, &asking.tcp_ports),
         asking.interface,
+        if asking.dhcp_server { ", to hand out addresses as well" } else { "" },
         time(u64::from(asking.max_seconds) * 1000)
     ))
 }
@@ -120,6 +121,13 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         )),
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
+    match ready.addresses {
+        None => {}
+        Some(1) => lines.push(Line::plain("  addresses handed out here, to one machine at a time")),
+        Some(count) => {
+            lines.push(Line::plain(format!("  addresses handed out here, up to {count}")));
+        }
+    }
     if !ready.only.is_empty() {
         lines.push(Line::plain(format!("  only      {}", ready.only.join("; "))));
     }
@@ -339,6 +347,10 @@ impl Narrator {
                 Tone::Attention,
                 format!("asks, and the answer could not be sent: {reason}"),
             )),
+            Fact::Selected { server } => {
+                detail(format!("takes the address that the DHCP server {server} offered"))
+            }
+            Fact::Leased { address } => plain(format!("is given the address {address}")),
             Fact::TransferStarted { transfer, protocol, role, size } => {
                 if self.running.len() >= TRANSFERS {
                     self.running.pop_first();
