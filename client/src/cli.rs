@@ -106,7 +106,7 @@ pub enum UefiOffer {
 pub struct Boot {
     /// The kernel (a file, or an http or https address), or a directory that a NixOS netboot build
     /// made (bzImage or Image, initrd, netboot.ipxe), or an EFI program with everything in it (a
-    /// unified kernel image).
+    /// unified kernel image); or netboot.xyz, from its site or a directory with its files.
     #[arg(value_name = "KERNEL|DIR|EFI")]
     pub kernel: PathBuf,
     /// Initial ramdisks (files or addresses), in the order in which the kernel gets them.
@@ -238,6 +238,20 @@ pub struct Serving {
     /// the system's].
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub stub: Option<PathBuf>,
+    /// RSA key (PEM) that signs the program for UEFI machines, so that Secure Boot takes it where
+    /// CERT is enrolled. They then load it instead of iPXE.
+    #[arg(long, value_name = "KEY", requires = "sign_cert", help_heading = "Secure Boot")]
+    pub sign_key: Option<PathBuf>,
+    /// The key's certificate (PEM or DER).
+    #[arg(long, value_name = "CERT", requires = "sign_key", help_heading = "Secure Boot")]
+    pub sign_cert: Option<PathBuf>,
+    /// Give UEFI machines that boot by PXE shim and GRUB, which Secure Boot knows, instead of iPXE:
+    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR. The kernel
+    /// must be signed by their maker; and GRUB before 2.12 asks the router where its files are
+    /// (docs/secureboot.md).
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true,
+          help_heading = "Secure Boot")]
+    pub chain: Option<Option<PathBuf>>,
     /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]

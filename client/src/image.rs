@@ -5,13 +5,14 @@
 //! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
 //! at the start, so that a file that changed there is not passed on.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::http::Uri;
 
 use crate::{
     fetch::{Facts, Fetcher},
     read::Content,
+    sign::Signer,
     template::Template,
 };
 
@@ -132,6 +133,19 @@ pub struct EfiImage {
     /// systemd's boot stub, in memory: kernel, initrds and command line are added to it. Without
     /// one the kernel is such a program itself.
     pub stub: Option<Blob>,
+    /// What firmware with Secure Boot finds in it.
+    pub signature: Signature,
+}
+
+/// Whose signature an EFI program carries.
+#[derive(Clone, Debug)]
+pub enum Signature {
+    /// Nobody's.
+    Missing,
+    /// Whoever made the file that the user named.
+    InFile,
+    /// The user's: it is made when the program is.
+    By(Arc<Signer>),
 }
 
 impl EfiImage {
@@ -139,6 +153,12 @@ impl EfiImage {
     #[must_use]
     pub fn is_named(&self) -> bool {
         self.stub.is_none()
+    }
+
+    /// Firmware with Secure Boot may take it.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        !matches!(self.signature, Signature::Missing)
     }
 }
 
@@ -166,6 +186,9 @@ pub enum NoEfiImage {
          computer: download them, and name the files"
     )]
     Remote,
+    /// It was to be signed.
+    #[error("{0}")]
+    Unsigned(String),
     /// There is no kernel to make it of.
     #[error("an iPXE script is served, and only iPXE runs it")]
     Script,

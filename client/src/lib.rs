@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod chain;
 pub mod cli;
 pub mod commands;
 pub mod dhcp;
@@ -12,6 +13,7 @@ pub mod download;
 pub mod event;
 pub mod exit;
 pub mod fetch;
+pub mod grub;
 pub mod http;
 pub mod image;
 pub mod inhibit;
@@ -25,6 +27,7 @@ pub mod report;
 pub mod rpi;
 pub mod serve;
 pub mod session;
+pub mod sign;
 pub mod source;
 pub mod template;
 pub mod tftp;

@@ -188,7 +188,7 @@ pub fn coverage(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::text_blob;
+    use crate::{image::Signature, source::text_blob};
 
     fn efi(machine: u16) -> Vec<u8> {
         let mut head = vec![0; 512];
@@ -304,7 +304,7 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let optional = Wishes { optional: true, ..Wishes::default() };
         let loaders = find_in(&optional, &[empty.path()]).unwrap();
-        let image = |machine, stub| Ok(EfiImage { machine, stub });
+        let image = |machine, stub| Ok(EfiImage { machine, stub, signature: Signature::Missing });
         let stub = text_blob("stub", String::new());
         let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))));
         assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);

@@ -66,6 +66,11 @@ impl Machines {
         self.with_book(|book| book.needs(mac, needs));
     }
 
+    /// An ordinary DHCP client spoke on this machine.
+    pub fn heard(&self, mac: MacAddr) {
+        self.with_book(|book| book.heard(mac));
+    }
+
     /// Draws the conclusions from silence. To be called about once a second.
     pub fn tick(&self, now: Instant) {
         let at = self.millis(now);
@@ -138,6 +143,8 @@ mod tests {
             token: String::new(),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            chain: None,
+            signed: true,
             dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(room);

@@ -13,10 +13,12 @@ use rustix::{buffer::spare_capacity, io::Errno};
 pub enum Piece {
     /// Octets in memory: headers and padding.
     Memory(Bytes),
-    /// The first `length` octets of an open file.
+    /// `length` octets of an open file.
     File {
         /// The descriptor.
         file: Arc<File>,
+        /// Where they begin.
+        start: u64,
         /// Octets.
         length: u64,
     },
@@ -27,6 +29,21 @@ impl Piece {
         match self {
             Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
             Self::File { length, .. } => *length,
+        }
+    }
+
+    /// What is left of it behind its first `gone` octets, of which it has so many.
+    fn without(&self, gone: u64) -> Self {
+        match self {
+            Self::Memory(octets) => {
+                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(octets.len());
+                Self::Memory(octets.slice(gone..))
+            }
+            Self::File { file, start, length } => Self::File {
+                file: Arc::clone(file),
+                start: start.saturating_add(gone),
+                length: length.saturating_sub(gone),
+            },
         }
     }
 
@@ -41,7 +58,9 @@ impl Piece {
                 buffer.extend_from_slice(part.ok_or_else(shorter)?);
                 Ok(())
             }
-            Self::File { file, .. } => append(file, offset, count, buffer),
+            Self::File { file, start, .. } => {
+                append(file, start.saturating_add(offset), count, buffer)
+            }
         }
     }
 }
@@ -60,7 +79,7 @@ impl Content {
     /// The first `length` octets of a file.
     #[must_use]
     pub fn file(file: File, length: u64) -> Self {
-        Self::new(vec![Piece::File { file: Arc::new(file), length }])
+        Self::new(vec![Piece::File { file: Arc::new(file), start: 0, length }])
     }
 
     /// What it is made of.
@@ -73,6 +92,21 @@ impl Content {
     #[must_use]
     pub fn length(&self) -> u64 {
         self.0.iter().map(Piece::length).fold(0, u64::saturating_add)
+    }
+
+    /// The same with other octets at its beginning, as many as `head` has.
+    ///
+    /// # Errors
+    /// It is shorter than that.
+    pub fn with_head(&self, head: Bytes) -> io::Result<Self> {
+        let mut covered = Piece::Memory(head.clone()).length();
+        let mut pieces = vec![Piece::Memory(head)];
+        for piece in &*self.0 {
+            let gone = covered.min(piece.length());
+            pieces.push(piece.without(gone));
+            covered -= gone;
+        }
+        if covered == 0 { Ok(Self::new(pieces)) } else { Err(shorter()) }
     }
 
     /// Reads exactly `count` octets at `offset` into `buffer`, whose old content is dropped and
@@ -131,7 +165,7 @@ mod tests {
     fn file(octets: &[u8], length: usize) -> Piece {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(octets).unwrap();
-        Piece::File { file: Arc::new(file), length: length as u64 }
+        Piece::File { file: Arc::new(file), start: 0, length: length as u64 }
     }
 
     #[test]
@@ -186,6 +220,14 @@ mod tests {
                 Some(part) => prop_assert_eq!(read.unwrap(), part),
                 None if count == 0 => prop_assert_eq!(read.unwrap(), b""),
                 None => prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+            }
+            let head: Vec<u8> = vec![7; offset];
+            match content.with_head(head.clone().into()) {
+                Ok(other) => {
+                    whole[..offset].copy_from_slice(&head);
+                    prop_assert_eq!(other.read_at(0, whole.len(), Vec::new()).unwrap(), whole);
+                }
+                Err(_) => prop_assert!(offset > whole.len()),
             }
         }
     }

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    chain::Chain,
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
     dhcp::{
@@ -36,6 +37,7 @@ use crate::{
     },
     event::Event,
     exit::{Code, Failure},
+    grub,
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
     inhibit,
@@ -47,8 +49,10 @@ use crate::{
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
     session::{Lease, Request, Session, Sockets},
+    sign::Signer,
     source::{self, Same, Source, api::Api, quick::Dish},
     tftp::{self, serve_tftp},
+    uki,
 };
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
@@ -67,6 +71,7 @@ struct Plan<'a> {
     boot: &'a Serving,
     content: Content<'a>,
     loaders: Arc<Loaders>,
+    chain: Option<Arc<Chain>>,
     /// For Raspberry Pis.
     folder: Arc<Folder>,
     count: Option<Arc<Count>>,
@@ -127,10 +132,22 @@ impl Plan<'_> {
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
-    let opening =
-        source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
+    let (cmdline, message) = (boot.cmdline.as_deref(), boot.bootmsg.as_deref());
+    let opening = async {
+        match source::quick::netboot_xyz(&boot.kernel).await? {
+            None => source::open(&boot.kernel, &boot.initrds, cmdline, message).await,
+            Some(script) if boot.initrds.is_empty() && cmdline.is_none() => {
+                source::open_script(&script).await
+            }
+            Some(_) => {
+                let text = "netboot.xyz chooses kernel and command line itself: name it alone";
+                Err(Failure::new(Code::Usage, text))
+            }
+        }
+    };
     let generation = runtime.block_on(opening)?;
-    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
+    let content = same(generation, &boot.serving, &runtime, report)?;
+    serve(&boot.serving, content, runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -156,7 +173,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         }
     };
     let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
+    let content = same(generation, &quick.serving, &runtime, report)?;
+    serve(&quick.serving, content, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -165,7 +183,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
 /// As [`boot`].
 pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
-    let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
+    let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
+    let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
     serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
 }
 
@@ -184,13 +203,38 @@ fn begin(
     Ok(())
 }
 
+/// Who signs, if the user named a key.
+fn signer(serving: &Serving, report: &mut Report) -> Result<Option<Arc<Signer>>, Failure> {
+    let (Some(key), Some(certificate)) = (&serving.sign_key, &serving.sign_cert) else {
+        return Ok(None);
+    };
+    let (signer, warning) = Signer::open(key, certificate)?;
+    if let Some(warning) = warning {
+        report.note(&warning);
+    }
+    Ok(Some(Arc::new(signer)))
+}
+
 /// One generation for all, if a script can be made of it.
-fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
-    source::add_efi_image(&mut generation, serving.stub.as_deref())?;
+fn same<'a>(
+    mut generation: Generation,
+    serving: &Serving,
+    runtime: &Runtime,
+    report: &mut Report,
+) -> Result<Content<'a>, Failure> {
+    let signer = signer(serving, report)?;
+    source::add_efi_image(&mut generation, serving.stub.as_deref(), signer.as_ref())?;
     if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
         return Err(Failure::new(Code::Source, text.clone()));
     }
     let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
+    if signer.is_some() {
+        // Now, while the user waits, and not when a machine does: it reads everything. With a
+        // command line that is each machine's own, it at least shows that it can be done.
+        runtime.block_on(source::efi_program(&generation, &base)).map_err(|reason| {
+            Failure::new(Code::Source, format!("there is nothing to sign: {reason}"))
+        })?;
+    }
     ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
         Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
     })?;
@@ -203,7 +247,8 @@ fn serve(
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let loaders = find_loaders(boot, content.efi())?;
+    let chain = find_chain(boot, &content, report)?;
+    let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
     let request = |interface| Request {
         interface,
@@ -222,6 +267,7 @@ fn serve(
         boot,
         content,
         loaders: Arc::new(loaders),
+        chain,
         folder: Arc::new(folder),
         count,
         requests,
@@ -232,8 +278,47 @@ fn serve(
     result
 }
 
-/// iPXE, for machines that do not load the EFI program.
-fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failure> {
+/// The signed boot loaders that the user wants, if what is served can be loaded by them.
+fn find_chain(
+    boot: &Serving,
+    content: &Content<'_>,
+    report: &mut Report,
+) -> Result<Option<Arc<Chain>>, Failure> {
+    let Some(directory) = &boot.chain else {
+        return Ok(None);
+    };
+    let refusal = |text: String| Failure::new(Code::Usage, format!("--chain: {text}"));
+    let kernel = content
+        .generation()
+        .filter(|one| one.initrds.iter().all(|file| matches!(file, Payload::Local(_))))
+        .and_then(|one| match one.kernel.as_ref()? {
+            Payload::Local(kernel) => Some((one, kernel)),
+            Payload::Remote(_) => None,
+        });
+    let Some((generation, kernel)) = kernel else {
+        let text = "GRUB is given a kernel and initrds that lie on this computer, the same for every                     machine";
+        return Err(refusal(text.to_owned()).advise("download them, and name the files"));
+    };
+    if content.efi().is_some_and(EfiImage::is_named) {
+        return Err(refusal(format!("{} is an EFI program and not a Linux kernel", kernel.name)));
+    }
+    let head = source::read_head(kernel, source::HEAD)
+        .map_err(|error| refusal(format!("{}: {error}", kernel.name)))?;
+    let chain = Chain::find(directory.as_deref(), source::pe_machine(&head).unwrap_or_default())?;
+    let cmdline = generation.cmdline.text("http://ADDRESS");
+    grub::config(Ipv4Addr::UNSPECIFIED, MacAddr([0; 6]), 0, &cmdline)
+        .map_err(|error| refusal(error.to_string()))?;
+    if uki::unhashed(&head).is_ok_and(|unhashed| !unhashed.signed) {
+        report.note(&format!(
+            "{} carries no signature: where Secure Boot is on, GRUB refuses it.",
+            kernel.name
+        ));
+    }
+    Ok(Some(Arc::new(chain)))
+}
+
+/// iPXE, for machines that load nothing else.
+fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<Loaders, Failure> {
     if efi.is_some_and(EfiImage::is_named) {
         return Ok(Loaders::default());
     }
@@ -244,7 +329,7 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: efi.is_some(),
+        optional: efi.is_some() || chain,
     })
 }
 
@@ -561,6 +646,7 @@ impl Outlet {
                     Content::Same(generation) => Some(Arc::clone(generation)),
                     Content::Api(..) => None,
                 },
+                chain: plan.chain.clone(),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -620,6 +706,8 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        chain: plan.chain.as_ref().map(|chain| (chain.cpu, chain.first.clone())),
+        signed: plan.content.efi().is_some_and(EfiImage::is_signed),
         dhcp_server: boot.dhcp_server,
     }
 }
@@ -658,7 +746,9 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
         cmdline: generation
             .map(|generation| generation.cmdline.text(&url(generation)))
             .unwrap_or_default(),
-        loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
+        loaders: (plan.chain.iter().map(|chain| chain.first.clone()))
+            .chain(plan.loaders().map(|loader| loader.file_name().into_owned()))
+            .collect(),
         can,
         cannot,
         addresses: outlet.addresses,

@@ -39,6 +39,10 @@ pub enum Error {
     /// Beyond 4 GiB.
     #[error("larger than the 4 GiB of an EFI program")]
     TooLarge,
+    /// Its sections leave octets between them that firmware does not hash, or it has no place for a
+    /// signature.
+    #[error("an EFI program whose layout cannot be signed")]
+    Unsignable,
 }
 
 /// Puts an image together. An empty command line and no initrds are left out.
@@ -131,6 +135,43 @@ pub fn find_section(head: &[u8], name: &[u8; 8]) -> Result<Option<Range<u64>>, E
         let start = u64::from(section.raw);
         start..start + u64::from(section.virtual_size.min(section.raw_size))
     }))
+}
+
+/// Where an EFI program has what its signature does not cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unhashed {
+    /// Its checksum, 4 octets.
+    pub checksum: usize,
+    /// The entry of the data directory that says where the signatures are, 8 octets.
+    pub certificates: usize,
+    /// Whether there are any.
+    pub signed: bool,
+}
+
+/// Finds it. `head` is the file's beginning.
+///
+/// # Errors
+/// Not an EFI program, its headers are not within `head`, or firmware would not hash it from its
+/// first octet to its last (EDK2, `HashPeImage`: headers, then sections by their place in the file,
+/// then what lies behind).
+pub fn unhashed(head: &[u8]) -> Result<Unhashed, Error> {
+    let pe = Headers::parse(head)?;
+    if u32_at(head, pe.directories - 4)? <= 4 || pe.directories + 5 * 8 > pe.table {
+        return Err(Error::Unsignable);
+    }
+    let mut sections = pe.sections(head)?;
+    sections.retain(|section| section.raw_size > 0);
+    sections.sort_by_key(|section| section.raw);
+    let headers = u64::from(u32_at(head, pe.optional + 60)?);
+    sections.iter().try_fold(headers, |end, section| {
+        let start = u64::from(section.raw);
+        (start == end).then(|| start + u64::from(section.raw_size)).ok_or(Error::Unsignable)
+    })?;
+    Ok(Unhashed {
+        checksum: pe.optional + 64,
+        certificates: pe.directories + 4 * 8,
+        signed: pe.is_signed(head)?,
+    })
 }
 
 /// Several initrds as one, each on its boundary.

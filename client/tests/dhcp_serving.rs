@@ -141,6 +141,8 @@ impl Server {
             token: "0".repeat(32),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            chain: None,
+            signed: true,
             dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(8192);

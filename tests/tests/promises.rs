@@ -36,6 +36,7 @@ struct Promise {
 
 const ATTACKS: &str = "tests/tests/attacks.rs";
 const BOOT: &str = "tests/tests/boot.rs";
+const SECURE: &str = "tests/tests/secureboot.rs";
 const FIREWALL: &str = "tests/tests/firewall.rs";
 const KEEP: &str = "tests/tests/keep.rs";
 const KILL: &str = "tests/tests/kill.rs";
@@ -201,6 +202,13 @@ const PROMISES: [Promise; 12] = [
                     "p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables",
                 ],
             ),
+            (
+                SECURE,
+                &[
+                    "p4_secure_boot_takes_what_was_signed_with_the_users_key_by_tftp_and_by_http",
+                    "p4_secure_boot_takes_debians_chain_where_the_router_names_this_computer",
+                ],
+            ),
         ],
         iptables: &[
             (FIREWALL, &["p4_closed_open_closed_and_nothing_is_left"]),
@@ -213,6 +221,13 @@ const PROMISES: [Promise; 12] = [
                     "p4_uefi_machine_boots_what_a_web_service_says_behind_iptables",
                     "p4_arm64_machine_boots_by_http_without_tftp_behind_iptables",
                     "p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables",
+                ],
+            ),
+            (
+                SECURE,
+                &[
+                    "p4_secure_boot_refuses_what_is_not_signed_and_the_client_says_so",
+                    "p4_debians_grub_asks_the_router_and_the_client_says_what_to_set_there",
                 ],
             ),
         ],

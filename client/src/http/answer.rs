@@ -67,7 +67,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             return script(server, request, mac, Role::Autoexec, text);
         }
         Role::Efi => {
-            return match efi_program(&generation, &url) {
+            return match efi_program(&generation, &url).await {
                 // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
                 Ok(blob) => {
                     respond(server, request, mac, role, &Content::Blob(blob, "application/efi"))

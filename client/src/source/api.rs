@@ -32,6 +32,7 @@ use crate::{
     image::{Generation, Payload},
     ipxe,
     mac::MacAddr,
+    sign::Signer,
     template::Template,
 };
 
@@ -64,6 +65,7 @@ pub struct Api {
     timeout: Duration,
     /// The user's own stub for EFI programs.
     stub: Option<PathBuf>,
+    signer: Option<Arc<Signer>>,
     token: String,
     questions: Semaphore,
     boots: Mutex<BTreeMap<MacAddr, Boot>>,
@@ -97,11 +99,16 @@ impl Boot {
 
 impl Api {
     /// A service at `address`, that is given `timeout` for each answer; EFI programs are made with
-    /// `stub`, or the system's. Nothing is asked yet.
+    /// `stub`, or the system's, and signed if there is a `signer`. Nothing is asked yet.
     ///
     /// # Errors
     /// It is no http or https address, or asks for what it cannot be told.
-    pub fn new(address: &str, timeout: Duration, stub: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn new(
+        address: &str,
+        timeout: Duration,
+        stub: Option<PathBuf>,
+        signer: Option<Arc<Signer>>,
+    ) -> Result<Self, Failure> {
         let fault = |error| Failure::new(Code::Usage, format!("the API's address: {error}"));
         let (address, query) = address.split_once('?').unwrap_or((address, ""));
         let key = |word| KEYS.into_iter().find(|&key| key == word);
@@ -119,6 +126,7 @@ impl Api {
             context,
             timeout,
             stub,
+            signer,
             token: token()?,
             questions: Semaphore::new(QUESTIONS),
             boots: Mutex::default(),
@@ -185,7 +193,8 @@ impl Api {
         let rest = Generation::default();
         let mut generation =
             Generation { token, kernel, initrds, cmdline, others, message, ..rest };
-        add_efi_image(&mut generation, self.stub.as_deref()).map_err(|failure| failure.message)?;
+        add_efi_image(&mut generation, self.stub.as_deref(), self.signer.as_ref())
+            .map_err(|failure| failure.message)?;
         ipxe::script(&generation, "http://0.0.0.0", ANY).map_err(|error| error.to_string())?;
         Ok(generation)
     }
@@ -310,7 +319,7 @@ mod tests {
     use crate::{image::NoEfiImage, source::efi_program};
 
     fn read_at(base: &str, json: &str) -> Result<Generation, String> {
-        Api::new(base, FRESH, None).unwrap().read(json.as_bytes())
+        Api::new(base, FRESH, None, None).unwrap().read(json.as_bytes())
     }
 
     fn read(json: &str) -> Result<Generation, String> {
@@ -399,13 +408,14 @@ mod tests {
         std::fs::write(at("stub"), &kernel).unwrap();
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
         std::fs::write(at("k"), &kernel).unwrap();
-        let api = Api::new("http://127.0.0.1:1", FRESH, Some(at("stub"))).unwrap();
+        let api = Api::new("http://127.0.0.1:1", FRESH, Some(at("stub")), None).unwrap();
         let made = |initrd: &str| {
             let kernel = format!("file://{}", at("k").display());
             let cmdline = "seed={{ URL \"/seed\" }}";
             let json =
                 serde_json::json!({"kernel": kernel, "initrd": [initrd], "cmdline": cmdline});
-            efi_program(&api.read(json.to_string().as_bytes()).unwrap(), "http://h/t/m")
+            let generation = api.read(json.to_string().as_bytes()).unwrap();
+            efi_program(&generation, "http://h/t/m").now_or_never().unwrap()
         };
         let program = made(&format!("file://{}", at("k").display())).unwrap();
         let length = usize::try_from(program.length).unwrap();
@@ -445,7 +455,7 @@ mod tests {
     #[test]
     fn addresses_of_apis() {
         for wrong in ["h", "ftp://h", "http://", "http://h/?a=b", "http://h/?arch=7", "/v1"] {
-            let failure = Api::new(wrong, FRESH, None).unwrap_err();
+            let failure = Api::new(wrong, FRESH, None, None).unwrap_err();
             assert_eq!(failure.code, 2, "{wrong}: {failure}");
         }
     }

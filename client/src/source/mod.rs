@@ -24,7 +24,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 
 pub use efi::{add_efi_image, efi_program};
 pub use file::{OpenError, open_blob, read_head, text_blob};
-pub use kernel::pe_machine;
+pub use kernel::{HEAD, pe_machine};
 
 use crate::{
     event::Firmware,
@@ -202,7 +202,7 @@ impl Opener {
         let Some(address) = address(path)? else {
             return open_kernel(path).map(Payload::from);
         };
-        let (remote, head) = self.remote(address, "kernel", kernel::HEAD).await?;
+        let (remote, head) = self.remote(address, "kernel", HEAD).await?;
         if kernel::is_kernel(&head) {
             Ok(remote.into())
         } else {
@@ -317,7 +317,7 @@ fn read_script(path: &Path) -> Result<String, Failure> {
 
 fn open_kernel(path: &Path) -> Result<Blob, Failure> {
     let blob = open_blob(path).map_err(|error| error.failure("kernel"))?;
-    let head = read_head(&blob, kernel::HEAD)
+    let head = read_head(&blob, HEAD)
         .map_err(|error| Failure::new(Code::Source, format!("{}: {error}", path.display())))?;
     if kernel::is_kernel(&head) {
         Ok(blob)

@@ -15,7 +15,7 @@ mod transfer;
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -23,19 +23,23 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use crate::{
     admission::Admission,
+    chain::Chain,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Generation, Loader, Loaders},
+    grub,
+    image::{Blob, Generation, Loader, Loaders, Payload},
     ipxe,
     mac::MacAddr,
     rpi::{Folder, neighbour},
-    source::{efi_program, text_blob},
+    source::text_blob,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::Job;
+use session::{File, Job};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
+/// Addresses of machines that are remembered: as many as machines are.
+const ADDRESSES: usize = 4096;
 
 /// Where transfers are sent from.
 #[derive(Clone, Debug)]
@@ -53,13 +57,19 @@ pub struct Settings {
     pub folder: Arc<Folder>,
     /// What is served, if it is the same for every machine: its EFI program is a file, too.
     pub image: Option<Arc<Generation>>,
+    /// `--chain`: its files are beside the loaders, and GRUB finds its configuration, the kernel and
+    /// the initrds of `image` there.
+    pub chain: Option<Arc<Chain>>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
 /// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
-/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`], or is one of the folder's
+/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
+/// the name of one of its files, `kernel`, `initrd<N>`, or `grub.cfg` ([`crate::grub::config`]); the
+/// last one in any folder, for GRUB asks by names of its own: it is then for the machine that fetched
+/// something by its own name from the same address before. Or it is one of the folder's
 /// ([`Folder::find`]). A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
@@ -82,6 +92,7 @@ pub async fn serve_tftp(
         admission,
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
+        addresses: HashMap::new(),
     };
     // One octet more than a request may have, so that a longer one is noticed.
     let mut buffer = [0; MAX_REQUEST + 1];
@@ -98,6 +109,14 @@ pub async fn serve_tftp(
     }
 }
 
+/// See [`Server::chained`].
+enum Chained {
+    File(Role, File),
+    /// Not there, and nothing to be told: who asks can do without.
+    Optional,
+    Unknown,
+}
+
 struct Server {
     socket: UdpSocket,
     settings: Arc<Settings>,
@@ -107,6 +126,8 @@ struct Server {
     /// By the machine's address and port. A session whose receiver is closed has ended.
     sessions: HashMap<SocketAddr, mpsc::Sender<Job>>,
     tasks: JoinSet<()>,
+    /// Which machine has which address: kept for a [`Chain`] only.
+    addresses: HashMap<IpAddr, MacAddr>,
 }
 
 impl Server {
@@ -134,34 +155,48 @@ impl Server {
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
                 if let Some(blob) = self.settings.folder.find(&request.file) {
-                    let blob = blob.clone();
+                    let file = File::Ready(blob.clone());
                     let Some(mac) = mac.or_else(|| self.neighbour(peer)) else { return missing };
-                    return self.begin(Job { request, mac, role: Role::Firmware, blob }, peer);
+                    return self.begin(Job { request, mac, role: Role::Firmware, file }, peer);
                 }
-                if let Some(mac) = mac {
-                    self.not_found(mac, file);
-                }
-                return missing;
+                let mac = mac.or_else(|| self.addresses.get(&peer.ip()).copied());
+                let Some(mac) = mac else {
+                    return missing;
+                };
+                return match self.chained(mac, &request.file) {
+                    Chained::File(role, file) => self.begin(Job { request, mac, role, file }, peer),
+                    Chained::Optional => missing,
+                    Chained::Unknown => {
+                        self.not_found(mac, file);
+                        missing
+                    }
+                };
             }
         };
-        let (role, blob) = match loader {
+        let (role, file) = match loader {
             Some(Loader::Image) => match self.image(mac) {
-                Some(blob) => (Role::Efi, blob),
+                Some(file) => (Role::Efi, file),
                 None => {
                     self.not_found(mac, Loader::Image.file_name().into_owned());
                     return missing;
                 }
             },
-            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
-            None => (Role::Autoexec, self.autoexec(mac)),
+            Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
+            None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
-        self.begin(Job { request, mac, role, blob }, peer)
+        self.begin(Job { request, mac, role, file }, peer)
     }
 
     /// Sends it, if this machine may have it.
     fn begin(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
         if !self.admission.admitted(job.mac) {
             return Some((ErrorCode::NotFound, "no such file"));
+        }
+        if self.settings.chain.is_some() {
+            if self.addresses.len() >= ADDRESSES {
+                self.addresses.clear();
+            }
+            self.addresses.insert(peer.ip(), job.mac);
         }
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
@@ -184,6 +219,36 @@ impl Server {
         None
     }
 
+    /// What a name means that is none of ours by itself.
+    fn chained(&self, mac: MacAddr, name: &[u8]) -> Chained {
+        let (Some(chain), Some(image)) = (&self.settings.chain, &self.settings.image) else {
+            return Chained::Unknown;
+        };
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let (folder, last) = name.rsplit_once(['/', '\\']).unwrap_or(("", &name));
+        if last == "grub.cfg" {
+            let cmdline = image.cmdline.text(&self.url(mac));
+            let address = self.settings.address;
+            return match grub::config(address, mac, image.initrds.len(), &cmdline) {
+                Ok(text) => Chained::File(Role::Script, File::Ready(text_blob(last, text))),
+                Err(_) => Chained::Unknown,
+            };
+        }
+        let payload = match last.strip_prefix("initrd").map(str::parse) {
+            Some(Ok(number)) => image.initrds.get(number).map(|file| (Role::Initrd(number), file)),
+            _ if last == "kernel" => image.kernel.as_ref().map(|file| (Role::Kernel, file)),
+            _ => None,
+        };
+        match (chain.file(last), payload) {
+            (Some(blob), _) => Chained::File(Role::Loader, File::Ready(blob.clone())),
+            (None, Some((role, Payload::Local(blob)))) => {
+                Chained::File(role, File::Ready(blob.clone()))
+            }
+            _ if Chain::does_without(last) || folder.contains("grub") => Chained::Optional,
+            _ => Chained::Unknown,
+        }
+    }
+
     /// Whose address this is, on this network.
     fn neighbour(&self, peer: SocketAddr) -> Option<MacAddr> {
         match peer {
@@ -197,8 +262,10 @@ impl Server {
         format!("{}/{}", self.settings.scripts, mac.hyphenated())
     }
 
-    fn image(&self, mac: MacAddr) -> Option<Blob> {
-        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+    fn image(&self, mac: MacAddr) -> Option<File> {
+        let generation = self.settings.image.as_ref()?;
+        generation.efi.as_ref().ok()?;
+        Some(File::Image(Arc::clone(generation), self.url(mac)))
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

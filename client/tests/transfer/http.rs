@@ -10,7 +10,7 @@ use std::{
 use portcullis::{
     event::{Fact, Protocol, Role},
     http::{Settings, serve_http},
-    image::{Blob, EfiImage, Generation},
+    image::{Blob, EfiImage, Generation, Signature},
     read::{Content, Piece},
     source::Same,
 };
@@ -51,7 +51,7 @@ fn serve_within(kernel: Blob, limit: Duration) -> Server {
         kernel: Some(kernel.into()),
         initrds: vec![blob(b"first").into(), blob(b"second one").into()],
         cmdline: "init=/x".into(),
-        efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+        efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
         ..Generation::default()
     };
     let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));

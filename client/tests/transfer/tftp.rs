@@ -7,8 +7,9 @@ use std::{
 };
 
 use portcullis::{
+    chain::Chain,
     event::{Fact, Protocol, Role},
-    image::{Blob, EfiImage, Generation, Loader, Loaders},
+    image::{Blob, EfiImage, Generation, Loader, Loaders, Signature},
     tftp::{Settings, serve_tftp},
 };
 
@@ -25,6 +26,10 @@ struct Server {
 }
 
 fn serve(blob: Blob) -> Server {
+    serve_with(blob, None)
+}
+
+fn serve_with(blob: Blob, chain: Option<Chain>) -> Server {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
     let settings = Settings {
@@ -35,9 +40,12 @@ fn serve(blob: Blob) -> Server {
         scripts: "http://127.0.0.1:1/token".into(),
         image: Some(Arc::new(Generation {
             kernel: Some(super::blob(PROGRAM).into()),
-            efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+            efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
+            initrds: vec![super::blob(b"initrd").into()],
+            cmdline: "a=b".into(),
             ..Generation::default()
         })),
+        chain: chain.map(Arc::new),
     };
     let facts = Arc::new(Facts::default());
     let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
@@ -404,4 +412,68 @@ fn the_efi_program_is_served_like_a_loader() {
     machine.send(b"\0\x04\0\x01", from);
     let facts = server.facts.wait(2);
     assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Efi, .. }), "{facts:?}");
+}
+
+/// An EFI program for x64, as far as its kind is looked at, with a word at its end.
+fn program(word: &[u8]) -> Vec<u8> {
+    let mut program = vec![0; 0x100];
+    program[..2].copy_from_slice(b"MZ");
+    program[0x3c] = 0x40;
+    program[0x40..0x46].copy_from_slice(b"PE\0\0\x64\x86");
+    [&program, word].concat()
+}
+
+#[test]
+fn a_chain_is_served_by_the_names_that_shim_and_grub_ask_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, word) in [("shimx64.efi.signed", b"shim"), ("grubnetx64.efi.signed", b"grub")] {
+        std::fs::write(directory.path().join(name), program(word)).unwrap();
+    }
+    let chain = Chain::find(Some(directory.path()), 0x8664).unwrap();
+    let server = serve_with(blob(b"loader"), Some(chain));
+    let get = |name: &str| {
+        let machine = Machine::new();
+        machine.ask(&server, name, b"");
+        let (answer, from) = machine.receive();
+        machine.send(&[&[0, 4], &answer[2..4]].concat(), from);
+        answer
+    };
+    let missing = b"\0\x05\0\x01no such file\0".to_vec();
+    let data = |content: &[u8]| [b"\0\x03\0\x01", content].concat();
+    // Not known yet whose address this is.
+    assert_eq!(get("/grub/grub.cfg"), missing);
+    for (name, content) in [
+        ("52-54-00-12-34-fe/shimx64.efi", &program(b"shim")[..]),
+        ("52-54-00-12-34-fe/grubx64.efi", &program(b"grub")),
+        ("52-54-00-12-34-fe//GRUBX64.EFI", &program(b"grub")),
+        ("/52-54-00-12-34-fe/kernel", PROGRAM),
+        ("/52-54-00-12-34-fe/initrd0", b"initrd"),
+    ] {
+        assert_eq!(get(name), data(content), "{name}");
+    }
+    for name in [
+        "52-54-00-12-34-fe/revocations_sku.efi",
+        "/grub/x86_64-efi/command.lst",
+        "/grub/x86_64-efi/../../grub/none.cfg",
+        "52-54-00-12-34-fe/initrd1",
+        "52-54-00-12-34-fe/mmx64.efi",
+    ] {
+        assert_eq!(get(name), missing, "{name}");
+    }
+    for name in ["/grub/x86_64-efi/grub.cfg", "/grub/grub.cfg", "52-54-00-12-34-fe/grub.cfg"] {
+        let text = String::from_utf8(get(name)[4..].to_vec()).unwrap();
+        let linux = "if linux (tftp,127.0.0.1)/52-54-00-12-34-fe/kernel 'a=b'; then\n";
+        assert!(text.contains(linux), "{text}");
+        assert!(text.contains("/52-54-00-12-34-fe/initrd0; then boot"), "{text}");
+    }
+    let facts = server.facts.wait(18);
+    let missed: Vec<_> = facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::NotFound { file, .. } => Some(file.as_str()),
+            _ => None,
+        })
+        .collect();
+    // What shim and GRUB do without is not told.
+    assert_eq!(missed, ["52-54-00-12-34-fe/initrd1", "52-54-00-12-34-fe/mmx64.efi"]);
 }

@@ -203,9 +203,10 @@ async fn a_server_that_does_not_share_its_port_is_named_with_what_to_do() {
     assert_eq!(lab.polkit.log().asked[0].details["dhcp"], "share");
     client.proxy.close(lease).await.unwrap();
     drop(sockets);
-    let (protocol, address) = (Protocol::Udp, IpAddr::from([0, 0, 0, 0]));
-    let other = Found { protocol, port: 67, address, ifindex: 0, uid: 1234, inode: 1, mark: 0 };
-    lab.helper.world().holders = vec![other];
+    let address = IpAddr::from([0, 0, 0, 0]);
+    let (protocol, port) = (Protocol::Udp, 67);
+    let holder = Found { protocol, port, address, ifindex: 0, uid: 1234, inode: 1, mark: 0 };
+    lab.helper.world().holders = vec![holder];
     // A socket on the port is what is expected; whether it can be shared shows when it is tried.
     let facts = client.proxy.check(share()).await.unwrap();
     assert_eq!(value(&facts, "problems"), Variant::from(Vec::<String>::new()));
