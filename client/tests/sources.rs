@@ -642,6 +642,7 @@ fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
             "cli" | "template" | "ipxe" => format!("src/{file}.rs"),
             "source" => "src/source/mod.rs".to_owned(),
             "api" | "quick" => format!("src/source/{file}.rs"),
+            "share" => "../tests/tests/share.rs".to_owned(),
             other => format!("tests/{other}.rs"),
         };
         let text = std::fs::read_to_string(root.join(path)).unwrap();
