@@ -23,7 +23,7 @@ pub mod notify;
 pub mod privileges;
 pub mod rate;
 pub mod request;
-mod rtnetlink;
+pub mod rtnetlink;
 pub mod run;
 pub mod service;
 pub mod sockdiag;

@@ -148,7 +148,8 @@ fn garbled() -> io::Error {
 }
 
 /// The error number, positive, of an `NLMSG_ERROR`; 0 is an acknowledgement.
-fn error_code(body: &[u8]) -> Option<i32> {
+#[must_use]
+pub fn error_code(body: &[u8]) -> Option<i32> {
     let (code, _) = body.split_first_chunk::<4>()?;
     i32::from_ne_bytes(*code).checked_neg()
 }
@@ -168,8 +169,9 @@ fn encode(message: &Message, sequence: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sequence number, message, and the bytes after it.
-fn decode(bytes: &[u8]) -> Option<(u32, Message, &[u8])> {
+/// The first message of a datagram: its sequence number, itself, and the bytes after it.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<(u32, Message, &[u8])> {
     let (length, _) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
     let (header, body) = bytes.get(..length)?.split_first_chunk::<HEADER>()?;

@@ -39,12 +39,17 @@ pub fn link(name: &InterfaceName) -> io::Result<Option<Link>> {
 
 /// One RTM_NEWLINK, as far as it matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct SeenLink {
-    index: u32,
-    flags: u32,
-    name: String,
-    master: Option<u32>,
-    slave_kind: String,
+pub struct SeenLink {
+    /// Its index.
+    pub index: u32,
+    /// IFF_UP and the like.
+    pub flags: u32,
+    /// Its name; not checked yet.
+    pub name: String,
+    /// Index of the bridge, bond or VRF that it belongs to.
+    pub master: Option<u32>,
+    /// What that is; empty when it has none.
+    pub slave_kind: String,
 }
 
 fn get_link(route: &mut netlink::Socket, body: Vec<u8>) -> io::Result<Option<SeenLink>> {
@@ -75,7 +80,9 @@ fn addresses(route: &mut netlink::Socket, index: u32) -> io::Result<Vec<Ipv4Addr
         .collect())
 }
 
-fn parse_link(body: &[u8]) -> Option<SeenLink> {
+/// Reads the body of an RTM_NEWLINK; `None` when it is malformed.
+#[must_use]
+pub fn parse_link(body: &[u8]) -> Option<SeenLink> {
     let mut link =
         SeenLink { index: u32_at(body, 4)?, flags: u32_at(body, 8)?, ..SeenLink::default() };
     for (kind, value) in attributes(body.get(IFINFOMSG..)?) {
@@ -93,8 +100,10 @@ fn parse_link(body: &[u8]) -> Option<SeenLink> {
     Some(link)
 }
 
-/// IFA_LOCAL is the interface's own address; IFA_ADDRESS is the peer's on a point-to-point link.
-fn parse_address(body: &[u8]) -> Option<(u32, Ipv4Addr)> {
+/// Reads the body of an RTM_NEWADDR: index and address. IFA_LOCAL is the interface's own address;
+/// IFA_ADDRESS is the peer's on a point-to-point link.
+#[must_use]
+pub fn parse_address(body: &[u8]) -> Option<(u32, Ipv4Addr)> {
     let index = u32_at(body, 4)?;
     let own = attributes(body.get(IFADDRMSG..)?).find(|(kind, _)| *kind == IFA_LOCAL)?;
     let bytes = own.1.first_chunk::<4>()?;

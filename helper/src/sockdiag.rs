@@ -126,14 +126,21 @@ pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
 
 /// `struct inet_diag_msg` and its mark, as far as we read it.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    state: u8,
-    port: u16,
-    address: IpAddr,
-    ifindex: u32,
-    uid: u32,
-    inode: u32,
-    mark: u32,
+pub struct Answer {
+    /// As in [`Tagged::state`].
+    pub state: u8,
+    /// As in [`Tagged::port`].
+    pub port: u16,
+    /// As in [`Holder::address`].
+    pub address: IpAddr,
+    /// As in [`Holder::ifindex`].
+    pub ifindex: u32,
+    /// As in [`Holder::uid`].
+    pub uid: u32,
+    /// As in [`Tagged::inode`].
+    pub inode: u32,
+    /// As in [`Holder::mark`].
+    pub mark: u32,
 }
 
 fn sockets(
@@ -180,7 +187,9 @@ fn with_our_tag(marks: Marks) -> Vec<u8> {
     bytes
 }
 
-fn parse(body: &[u8]) -> Option<Answer> {
+/// Reads one answer; `None` when it is malformed.
+#[must_use]
+pub fn parse(body: &[u8]) -> Option<Answer> {
     let (fixed, mut attributes) = body.split_first_chunk::<72>()?;
     let word = |at: usize| -> Option<u32> {
         let (bytes, _) = fixed.get(at..)?.split_first_chunk::<4>()?;

@@ -242,7 +242,8 @@ impl Narrator {
             What::Statement(statement) => statement_lines(statement),
         };
         let head = format!("{:>8}  {}  ", time(event.at), event.mac);
-        lines.into_iter().map(|line| Line { head: head.clone(), ..line }).collect()
+        let shown = |line: Line| Line { head: head.clone(), text: visible(&line.text), ..line };
+        lines.into_iter().map(shown).collect()
     }
 
     /// The running downloads in one line, if there are any worth it. The largest remainder first.
@@ -402,6 +403,11 @@ impl Narrator {
             Fact::NotFound { file, .. } => detail(format!("asks for {file}, which there is not")),
         }
     }
+}
+
+/// A fact may repeat what an API or another web server said, and a terminal obeys control characters.
+fn visible(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 fn statement_lines(statement: &Statement) -> Vec<Line> {

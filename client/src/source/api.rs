@@ -124,8 +124,11 @@ impl Api {
             .map_err(|error| Refusal(format!("the answer of {address} cannot be used: {error}")))
     }
 
-    /// The answer's meaning.
-    fn read(&self, json: &[u8]) -> Result<Generation, String> {
+    /// The answer's meaning, whole: what cannot be served is an error here.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that may repeat the answer's own.
+    pub fn read(&self, json: &[u8]) -> Result<Generation, String> {
         let answer: Answer = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let token = self.token.clone();
         if let Some(script) = answer.script.filter(|script| !script.is_empty()) {

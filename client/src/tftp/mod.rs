@@ -6,9 +6,9 @@
 //! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
 //! transfer when its future is dropped. Never writes, never opens a file.
 
-mod name;
+pub mod name;
 mod session;
-mod transfer;
+pub mod transfer;
 
 use std::{
     collections::HashMap,

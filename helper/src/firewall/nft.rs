@@ -8,7 +8,7 @@ use std::io;
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
-    NLM_F_REQUEST, NetlinkSerializable, NlasIterator, Parseable, ParseableParametrized,
+    NLM_F_REQUEST, NetlinkSerializable, NlaBuffer, NlasIterator, Parseable, ParseableParametrized,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -244,23 +244,13 @@ impl Ruleset {
         table: &str,
         chain: Option<&str>,
     ) -> io::Result<Vec<Vec<RuleAttribute>>> {
-        const NFTA_RULE_EXPRESSIONS: u16 = 4;
         let mut attributes = vec![RuleAttribute::Table(table.to_owned())];
         attributes.extend(chain.map(|name| RuleAttribute::Chain(name.to_owned())));
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
         let (kind, body) = emit(family, 0, request);
         let mut rules = Vec::new();
         for answer in self.socket.dump(kind, &body)? {
-            // What follows struct nfgenmsg.
-            let bytes = answer.body.get(4..).unwrap_or_default();
-            let mut rule = Vec::new();
-            for attribute in NlasIterator::new(bytes) {
-                let attribute = attribute.map_err(garbled)?;
-                if chain.is_some() || attribute.kind() != NFTA_RULE_EXPRESSIONS {
-                    rule.push(RuleAttribute::parse(&attribute).map_err(garbled)?);
-                }
-            }
-            rules.push(rule);
+            rules.push(parse_rule(&answer.body, chain.is_some())?);
         }
         Ok(rules)
     }
@@ -313,7 +303,76 @@ fn garbled(error: DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
+/// Reads a rule, with or without its expressions.
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse_rule(body: &[u8], expressions: bool) -> io::Result<Vec<RuleAttribute>> {
+    const NFTA_RULE_EXPRESSIONS: u16 = 4;
+    // What follows struct nfgenmsg.
+    let bytes = body.get(4..).unwrap_or_default();
+    let mut rule = Vec::new();
+    for attribute in NlasIterator::new(bytes) {
+        let attribute = attribute.map_err(garbled)?;
+        let is_list = attribute.kind() == NFTA_RULE_EXPRESSIONS;
+        if is_list && expressions {
+            check_expressions(attribute.value()).map_err(garbled)?;
+        }
+        if expressions || !is_list {
+            rule.push(RuleAttribute::parse(&attribute).map_err(garbled)?);
+        }
+    }
+    Ok(rule)
+}
+
+/// Whether the values in a list of expressions are whole. The crate reads those of `cmp`, `bitwise`
+/// and `immediate` without a look at their length, and would panic (found by fuzzing).
+fn check_expressions(list: &[u8]) -> Result<(), DecodeError> {
+    const NFTA_EXPR_NAME: u16 = 1;
+    const NFTA_EXPR_DATA: u16 = 2;
+    for element in NlasIterator::new(list) {
+        let element = element?;
+        let mut name = Vec::new();
+        for attribute in NlasIterator::new(element.value()) {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match attribute.kind() {
+                NFTA_EXPR_NAME => name = value.strip_suffix(b"\0").unwrap_or(value).to_vec(),
+                NFTA_EXPR_DATA => check_data(&name, value)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_data(expression: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
+    // NFTA_CMP_DATA; NFTA_BITWISE_MASK, _XOR, _DATA; NFTA_IMMEDIATE_DATA.
+    let holds_value = |kind| match expression {
+        b"cmp" => kind == 3,
+        b"bitwise" => matches!(kind, 4 | 5 | 7),
+        b"immediate" => kind == 2,
+        _ => false,
+    };
+    for attribute in NlasIterator::new(bytes) {
+        let attribute = attribute?;
+        if holds_value(attribute.kind()) {
+            NlaBuffer::new_checked(attribute.value())?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a message that lists a table or chain or names the generation, with its family; `None` for
+/// any other.
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
+    // NFT_MSG_NEWTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWGEN. What else there is may hold expressions.
+    if !matches!(answer.kind, 0x0a00 | 0x0a03 | 0x0a0f) {
+        return Ok(None);
+    }
     let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind).map_err(garbled)?;
     Ok(match message.inner {
         NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
@@ -370,6 +429,41 @@ mod tests {
         assert_eq!(body, b"\0\0\0\x0a\x08\0\x01\0\0\0\x01\x02");
         let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(None));
         assert_eq!((kind, body.as_slice()), (16, b"\0\0\0\x0a".as_slice()));
+    }
+
+    /// Found by fuzzing: the crate would read 0x3a03 octets of the few that there are.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn p11_a_value_that_states_more_than_there_is_is_an_error() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(value.len().saturating_add(4)).unwrap();
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        // NFTA_RULE_EXPRESSIONS, NFTA_LIST_ELEM, NFTA_EXPR_NAME and _DATA, NFTA_DATA_VALUE.
+        let rule = |stated: u16, name: &[u8], kind: u16| {
+            let mut value = attribute(1, &[1, 2, 3, 4]);
+            value.splice(..2, stated.to_ne_bytes());
+            let data = attribute(2, &attribute(kind, &value));
+            let list = attribute(4, &attribute(1, &[attribute(1, name), data].concat()));
+            parse_rule(&[[2, 0, 0, 0].as_slice(), &list].concat(), true)
+        };
+        for (name, kinds) in [
+            (b"cmp\0".as_slice(), [3].as_slice()),
+            (b"bitwise\0", &[4, 5, 7]),
+            (b"immediate\0", &[2]),
+        ] {
+            for kind in kinds {
+                assert!(rule(8, name, *kind).is_ok(), "{name:?} {kind}");
+                for wrong in [0, 3, 9, 0x3a07] {
+                    assert!(rule(wrong, name, *kind).is_err(), "{name:?} {kind} {wrong}");
+                }
+            }
+        }
+        let empty = Message { kind: 0x0a06, flags: 0, body: vec![2, 0, 0, 0] };
+        assert_eq!(parse(&empty).unwrap(), None, "what was not asked for is not read");
     }
 
     /// In a network namespace of this thread alone.

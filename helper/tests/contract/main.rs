@@ -20,6 +20,7 @@ mod config;
 mod crowd;
 mod ending;
 mod lab;
+mod model;
 mod netns;
 mod opening;
 mod process;
