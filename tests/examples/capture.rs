@@ -16,6 +16,7 @@ use portcullis_lab::{
     nixos::{self, Flavour, Settings},
     scene::{HTTP, Scene},
 };
+use rustix::net::{Protocol, netlink};
 
 const MAC: &str = "02:00:00:00:00:01";
 /// What takes the place of a run's token, so that the fuzzed server knows it (tests/fuzz/src/wire.rs).
@@ -119,11 +120,11 @@ fn kernel(corpus: &Path) -> Result<()> {
         host.run(|| {
             let _bound = std::net::UdpSocket::bind("192.0.2.1:69");
             for (name, protocol, kind, body) in [
-                ("links", 0, 18, vec![0; 16]),
-                ("addresses", 0, 22, vec![2, 0, 0, 0, 0, 0, 0, 0]),
-                ("sockets", 4, 20, sockets.clone()),
+                ("links", None, 18, vec![0; 16]),
+                ("addresses", None, 22, vec![2, 0, 0, 0, 0, 0, 0, 0]),
+                ("sockets", Some(netlink::SOCK_DIAG), 20, sockets.clone()),
             ] {
-                write(corpus, "netlink", name, &datagram(&list(protocol, kind, &body)?))?;
+                write(corpus, "netlink", name, &datagram(&list(protocol, kind, body)?))?;
             }
             let chains = match flavour {
                 Flavour::Nftables => [(1, "nixos-fw", "input"), (1, "nixos-fw", "input-allow")],
@@ -131,7 +132,7 @@ fn kernel(corpus: &Path) -> Result<()> {
             };
             let mut whole = Vec::new();
             for (family, table, chain) in chains {
-                let mut listed = list(12, 0x0a04, &[family, 0, 0, 0])?;
+                let mut listed = list(Some(netlink::NETFILTER), 0x0a04, vec![family, 0, 0, 0])?;
                 let named = |message: &Message| {
                     let name = format!("{chain}\0");
                     message.body.windows(name.len()).any(|part| part == name.as_bytes())
@@ -146,7 +147,7 @@ fn kernel(corpus: &Path) -> Result<()> {
                     body.push(0);
                     body.resize(body.len().next_multiple_of(4), 0);
                 }
-                listed.extend(list(12, 0x0a07, &body)?);
+                listed.extend(list(Some(netlink::NETFILTER), 0x0a07, body)?);
                 let name = format!("{table}-{chain}");
                 write(corpus, "nftables", &name, &datagram(&listed))?;
                 whole.extend(listed);
@@ -157,7 +158,7 @@ fn kernel(corpus: &Path) -> Result<()> {
     Ok(())
 }
 
-fn list(protocol: isize, kind: u16, body: &[u8]) -> Result<Vec<Message>> {
+fn list(protocol: Option<Protocol>, kind: u16, body: Vec<u8>) -> Result<Vec<Message>> {
     let listed = Socket::open(protocol).and_then(|mut socket| socket.dump(kind, body));
     listed.map_err(|error| LabError::of("a listing of the kernel", error))
 }

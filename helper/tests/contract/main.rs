@@ -19,6 +19,7 @@ mod authority;
 mod config;
 mod crowd;
 mod ending;
+mod hostile;
 mod lab;
 mod model;
 mod netns;

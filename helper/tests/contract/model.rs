@@ -10,7 +10,7 @@ use portcullis_helper::{
     firewall::Standing,
     limits,
     service::Netboot,
-    sockdiag::{Holder, Protocol},
+    sockdiag::{Found, Protocol},
     state::State,
 };
 use proptest::{
@@ -548,9 +548,18 @@ impl<'a> Pair<'a> {
             Step::Squat(port) => {
                 let taken = (self.model.squatter != Some(port)).then_some(port);
                 self.model.squatter = taken;
-                let holder = Holder { address: [0, 0, 0, 0].into(), ifindex: 0, uid: 7, mark: 0 };
-                self.world().holders =
-                    taken.map(|port| (Protocol::Udp, port, holder)).into_iter().collect();
+                self.world().holders = taken
+                    .map(|port| Found {
+                        protocol: Protocol::Udp,
+                        port,
+                        address: [0, 0, 0, 0].into(),
+                        ifindex: 0,
+                        uid: 7,
+                        inode: 1,
+                        mark: 0,
+                    })
+                    .into_iter()
+                    .collect();
             }
         }
         self.compare();
