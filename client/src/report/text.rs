@@ -481,6 +481,22 @@ mod tests {
             .collect()
     }
 
+    /// Found by fuzzing: an API's answer `{"cmdline": {"a\u0007b": 7}, ...}` rang the terminal's bell.
+    #[test]
+    fn what_others_say_is_shown_without_its_control_characters() {
+        let reason = "cmdline: \"a\u{7}b\" is neither \u{1b}[2J\r\n\u{9b}31m".to_owned();
+        let lines = told(
+            &mut Narrator::new(true, false),
+            [
+                at(0, Fact::Ignored(Ignored::Source { reason: reason.clone() })),
+                at(0, Fact::Upstream { file: reason.clone(), problem: reason }),
+            ],
+        );
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("cmdline: \"a?b\" is neither ?[2J???31m"), "{lines:?}");
+        assert!(!lines[1].contains(char::is_control), "{lines:?}");
+    }
+
     fn a_boot() -> Vec<Event> {
         vec![
             at(0, Fact::Seen { arch: 7, firmware: Firmware::Pxe }),

@@ -26,15 +26,19 @@ const LARGE: usize = 1 << 20;
 struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap()
+        self.0
+    }
+
+    fn below(&mut self, limit: u32) -> usize {
+        usize::try_from(self.next() % u64::from(limit)).unwrap()
     }
 
     fn one_of<T: Clone>(&mut self, choice: &[T]) -> T {
-        choice[self.below(choice.len())].clone()
+        choice[self.below(u32::try_from(choice.len()).unwrap())].clone()
     }
 
     fn text(&mut self) -> String {
@@ -46,12 +50,12 @@ impl Dice {
     /// Any value, with others in it as deep as this.
     fn value(&mut self, depth: usize) -> Variant<'static> {
         match self.below(if depth == 0 { 11 } else { 16 }) {
-            0 => Variant::from(self.below(256) as u8),
+            0 => Variant::from(self.next().to_le_bytes()[0]),
             1 => Variant::from(self.below(2) == 1),
             2 => Variant::from(-1_i16),
-            3 => Variant::from(self.below(1 << 16) as u16),
+            3 => Variant::from(u16::try_from(self.below(1 << 16)).unwrap()),
             4 => Variant::from(i32::MIN),
-            5 => Variant::from(self.below(1 << 32) as u32),
+            5 => Variant::from(u32::try_from(self.next() >> 32).unwrap()),
             6 => Variant::from(u64::MAX),
             7 => Variant::from(f64::NAN),
             8 => Variant::from(ObjectPath::try_from("/x").unwrap()),

@@ -2,7 +2,7 @@
 //! extensions, reloads, faults, time and permissions. After each step both have the same leases, the
 //! same openings and gave the same answer. What differs is cut down to the shortest order that shows it.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use portcullis_dbus::{BUS_NAME, Error, OBJECT_PATH};
 use portcullis_helper::{
@@ -31,7 +31,7 @@ const STEPS: usize = 40;
 /// Two connections of each of three users; one user, where there is no root to become others.
 const CLIENTS: usize = 6;
 const USERS: std::ops::Range<u32> = 60_000..60_003;
-const INTERFACES: usize = 4;
+const INTERFACES: u8 = 4;
 
 /// So small that every limit is met.
 fn site() -> Config {
@@ -88,9 +88,9 @@ enum Step {
     Die(usize, bool),
     DropSockets(usize),
     Pass(u64),
-    Renumber(usize),
-    Unplug(usize),
-    Readdress(usize),
+    Renumber(u8),
+    Unplug(u8),
+    Readdress(u8),
     Reload,
     FirewallStops,
     RulesDeleted,
@@ -257,6 +257,9 @@ impl Model {
     }
 }
 
+/// A lease and its sockets.
+type Granted = (u64, Vec<OwnedFd>);
+
 /// Both, side by side.
 struct Pair<'a> {
     bus: &'a Bus,
@@ -267,20 +270,25 @@ struct Pair<'a> {
     clients: Vec<Client>,
     uids: Vec<u32>,
     sockets: BTreeMap<u64, Vec<OwnedFd>>,
-    thinker: Option<JoinHandle<Result<(u64, Vec<OwnedFd>), Error>>>,
+    thinker: Option<JoinHandle<Result<Granted, Error>>>,
     model: Model,
 }
 
 impl<'a> Pair<'a> {
     /// `before`: the connection of the helper of the order before, whose name is taken over.
-    async fn start(bus: &'a Bus, polkit: &'a Polkit, before: &mut Option<Connection>) -> Self {
-        if let Some(before) = before.take() {
+    /// And the connection of the helper.
+    async fn start(
+        bus: &'a Bus,
+        polkit: &'a Polkit,
+        before: Option<Connection>,
+    ) -> (Self, Connection) {
+        if let Some(before) = before {
             before.close().await.unwrap();
         }
         polkit.answers(Mood::Yes);
         polkit.manager(Mood::No);
         let world = World::new();
-        world.lock().unwrap().links.retain(|_, link| link.index < 2 + INTERFACES as u32);
+        world.lock().unwrap().links.retain(|_, link| link.index < 2 + u32::from(INTERFACES));
         let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
         let state = State::new(site(), Box::new(kernel), Box::new(firewall));
         let serving = bus.connect().await;
@@ -292,7 +300,6 @@ impl<'a> Pair<'a> {
             // The bus has not noticed yet that the one before is gone.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        *before = Some(serving);
         let heeding = netboot.clone();
         let heeding = tokio::spawn(async move { heeding.heed_polkit().await });
         let mut clients = Vec::new();
@@ -302,10 +309,13 @@ impl<'a> Pair<'a> {
             clients.push(connect(bus, uid).await);
             uids.push(uid);
         }
-        let links = (0..INTERFACES).map(|n| (format!("eth{n}"), (n as u32 + 2, n as u8 + 1)));
+        let links = (0..INTERFACES).map(|n| (format!("eth{n}"), (u32::from(n) + 2, n + 1)));
         let model = Model { now: 1000, links: links.collect(), ..Model::default() };
         let sockets = BTreeMap::new();
-        Self { bus, polkit, netboot, heeding, world, clients, uids, sockets, thinker: None, model }
+        let thinker = None;
+        let pair =
+            Self { bus, polkit, netboot, heeding, world, clients, uids, sockets, thinker, model };
+        (pair, serving)
     }
 
     fn world(&self) -> std::sync::MutexGuard<'_, World> {
@@ -484,9 +494,9 @@ impl<'a> Pair<'a> {
                 let name = format!("eth{number}");
                 let known = &mut self.model.links;
                 let index = known.get(&name).map_or(100, |link| link.0 + 100);
-                known.insert(name.clone(), (index, number as u8 + 1));
+                known.insert(name.clone(), (index, number + 1));
                 let mut world = self.world();
-                world.add_link(number as u8);
+                world.add_link(number);
                 world.link(&name).index = index;
                 drop(world);
                 self.tick();
@@ -667,11 +677,12 @@ fn p9_whatever_the_order_everybody_has_what_the_model_says() {
         let polkit = Polkit::start(&bus).await;
         (bus, polkit)
     });
-    let before = RefCell::new(None);
+    let before = Cell::new(None);
     let cases = Cases { cases: CASES, failure_persistence: None, ..Cases::default() };
     let outcome = TestRunner::new(cases).run(&vec(step(), 1..STEPS), |steps| {
         runtime.block_on(async {
-            let mut pair = Pair::start(&bus, &polkit, &mut before.borrow_mut()).await;
+            let (mut pair, serving) = Pair::start(&bus, &polkit, before.take()).await;
+            before.set(Some(serving));
             for step in &steps {
                 pair.carry_out(step).await;
             }
