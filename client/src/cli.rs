@@ -127,7 +127,8 @@ pub struct Boot {
 /// `api`.
 #[derive(Debug, Args)]
 pub struct Api {
-    /// The service: URL/v1/boot/MAC is asked about each machine.
+    /// The service: URL/v1/boot/MAC is asked about each machine. It is told more if URL ends with
+    /// ?arch&firmware&uuid or some of these.
     #[arg(value_name = "URL")]
     pub url: String,
     /// How long the service may take for an answer: 5s, 500ms, 1m.
@@ -168,7 +169,8 @@ pub struct Quick {
 /// What all commands that serve have in common.
 #[derive(Debug, Args)]
 pub struct Serving {
-    /// Network interface to serve on. Without it, the only one that will do is taken.
+    /// Network interface to serve on; may be given several times. Without it, the only one that
+    /// will do is taken.
     #[arg(
         short,
         long,
@@ -176,7 +178,7 @@ pub struct Serving {
         conflicts_with = "listen_addr",
         help_heading = "Where"
     )]
-    pub interface: Option<String>,
+    pub interface: Vec<String>,
     /// Serve on the interface that has this IPv4 address.
     #[arg(short, long, value_name = "IPV4", help_heading = "Where")]
     pub listen_addr: Option<Ipv4Addr>,
@@ -201,6 +203,17 @@ pub struct Serving {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
           help_heading = "Which machines")]
     pub count: Option<u32>,
+    /// Hand out addresses, too, where there is no DHCP server, as on a cable that goes straight to
+    /// the machine. Looks for one first, and stops as soon as another one is there. The site must
+    /// allow it (full-dhcp in /etc/portcullis/helper.toml).
+    #[arg(long, conflicts_with = "dhcp_no_bind", help_heading = "Addresses")]
+    pub dhcp_server: bool,
+    /// The router that machines are told, if there is one.
+    #[arg(long, value_name = "IPV4", requires = "dhcp_server", help_heading = "Addresses")]
+    pub router: Option<Ipv4Addr>,
+    /// A name server that machines are told; may be given three times.
+    #[arg(long, value_name = "IPV4", requires = "dhcp_server", help_heading = "Addresses")]
+    pub dns: Vec<Ipv4Addr>,
     /// How UEFI machines are told what to load.
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
@@ -230,6 +243,12 @@ pub struct Serving {
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
     pub loader: Vec<(u16, PathBuf)>,
 
+    /// Folder with the boot files of a Raspberry Pi (what its system has at /boot/firmware), for
+    /// machines with that boot ROM. A folder of its own in there, named by its serial number, goes
+    /// first.
+    #[arg(long, value_name = "DIR", help_heading = "Boot loader")]
+    pub rpi: Option<PathBuf>,
+
     /// Show every detail.
     #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]
     pub debug: bool,
@@ -246,9 +265,8 @@ pub struct Serving {
     /// Pixiecore's directory of its status page.
     #[arg(long, value_name = "DIR", hide = true)]
     pub ui_assets_dir: Option<PathBuf>,
-    /// Pixiecore's way to serve beside another DHCP server on this host: not in this version, and
-    /// not needed when there is none.
-    #[arg(long, hide = true)]
+    /// Serve beside another DHCP server on this same computer, on the same interface.
+    #[arg(long, help_heading = "Where")]
     pub dhcp_no_bind: bool,
 
     /// Options of all commands.
@@ -285,14 +303,15 @@ impl Quick {
 }
 
 impl Serving {
-    /// What is taken and does nothing, one sentence each.
+    /// What is taken and could be left out, one sentence each.
     #[must_use]
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
         if self.dhcp_no_bind {
             notes.push(
-                "--dhcp-no-bind is not needed while no DHCP server runs on this same computer \
-                 (your router is no problem); serving beside one comes in a later version",
+                "--dhcp-no-bind shares UDP 67 with a DHCP server on this same computer; without one \
+                 (your router is no problem) leave it out: machines behind a DHCP relay are then \
+                 heard, too",
             );
         }
         if self.status_port.is_some() && self.debug {
@@ -423,6 +442,9 @@ mod tests {
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
             ("boot", "KERNEL|DIR|EFI"),
+            ("boot k --router 10.77.0.1", "--dhcp-server"),
+            ("boot k --dns 10.77.0.1", "--dhcp-server"),
+            ("boot k --dhcp-server --dhcp-no-bind", "--dhcp-no-bind"),
         ] {
             let words = std::iter::once("portcullis").chain(arguments.split_whitespace());
             let error = Cli::try_parse_from(words).err();

@@ -5,6 +5,8 @@
 //! place. Text that came from a machine is never part of a fact unless it was reduced to
 //! printable ASCII first.
 
+use std::net::Ipv4Addr;
+
 use serde::Serialize;
 
 use crate::mac::MacAddr;
@@ -27,6 +29,18 @@ pub enum Firmware {
     Http,
 }
 
+impl Firmware {
+    /// As in `--json`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pxe => "pxe",
+            Self::Ipxe => "ipxe",
+            Self::Http => "http",
+        }
+    }
+}
+
 /// How the machine was told what to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,6 +53,8 @@ pub enum OfferForm {
     Script,
     /// UEFI HTTP boot is given the URL of an EFI program.
     Http,
+    /// A Raspberry Pi's boot ROM is told that its files are here.
+    Folder,
 }
 
 /// Why a machine that asked was not answered.
@@ -102,6 +118,8 @@ pub enum Role {
     Kernel,
     /// EFI program with everything in it.
     Efi,
+    /// One of the files that a Raspberry Pi's boot ROM fetches.
+    Firmware,
     /// The initrd with this number, from 0.
     Initrd(usize),
     /// Any other.
@@ -137,6 +155,16 @@ pub enum Fact {
     BootServer {
         /// File name.
         file: String,
+    },
+    /// It took the address that a DHCP server of the network had offered it.
+    Selected {
+        /// The server.
+        server: Ipv4Addr,
+    },
+    /// We gave it this address (`--dhcp-server`).
+    Leased {
+        /// The address.
+        address: Ipv4Addr,
     },
     /// A download began.
     TransferStarted {

@@ -12,6 +12,7 @@
 //! | 30 | what is to be served is missing, unreadable, empty or not what it should be |
 //! | 31 | no boot loader (iPXE) on this system |
 //! | 32 | no network interface will do, or several would |
+//! | 33 | `--dhcp-server`: another DHCP server is there |
 
 use portcullis_dbus::Error;
 
@@ -30,6 +31,8 @@ pub enum Code {
     NoLoader = 31,
     /// The interface.
     Interface = 32,
+    /// Another DHCP server.
+    OtherDhcpServer = 33,
 }
 
 /// A failure, ready to be shown.
@@ -134,12 +137,13 @@ mod tests {
             Code::Source,
             Code::NoLoader,
             Code::Interface,
+            Code::OtherDhcpServer,
         ] {
             codes.push(Failure::new(code, "").code);
         }
         assert_eq!(
             codes,
-            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32]
+            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32, 33]
         );
     }
 

@@ -22,6 +22,7 @@ pub mod mac;
 pub mod machines;
 pub mod read;
 pub mod report;
+pub mod rpi;
 pub mod serve;
 pub mod session;
 pub mod source;

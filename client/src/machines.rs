@@ -138,6 +138,7 @@ mod tests {
             token: String::new(),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(room);
         (Machines::new(policy, sender), events)

@@ -5,10 +5,13 @@
 //! said that the ports are closed.
 
 use std::{
-    fs, io,
-    net::{Ipv4Addr, SocketAddrV4},
+    fs,
+    future::poll_fn,
+    io,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     path::Path,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -23,18 +26,27 @@ use tokio::{
 
 use crate::{
     cli::{self, Boot, Quick, Serving},
-    commands::{pick_interface, runtime, with_agent},
-    dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
+    commands::{pick_interfaces, runtime, with_agent},
+    dhcp::{
+        Authority, Count, Policy, UefiOffer,
+        pool::{NoAddresses, Pool, Subnet},
+        probe::Prober,
+        serve_boot_server, serve_dhcp,
+        server::{self, Server},
+    },
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
-    inhibit, ipxe,
+    inhibit,
+    interfaces::{collect, direct_cable_advice},
+    ipxe,
     loaders::{self, coverage},
     mac::MacAddr,
     machines::Machines,
     report::{Asking, Ready, Report, Served},
-    session::{End, Lease, Request, Session, Sockets},
+    rpi::Folder,
+    session::{Lease, Request, Session, Sockets},
     source::{self, Same, Source, api::Api, quick::Dish},
     tftp::{self, serve_tftp},
 };
@@ -55,7 +67,19 @@ struct Plan<'a> {
     boot: &'a Serving,
     content: Content<'a>,
     loaders: Arc<Loaders>,
-    request: Request,
+    /// For Raspberry Pis.
+    folder: Arc<Folder>,
+    count: Option<Arc<Count>>,
+    /// One for each interface, at least one.
+    requests: Vec<Request>,
+}
+
+/// What is said beside what machines do.
+enum Remark {
+    /// With `--debug`.
+    Detail(String),
+    /// To everybody.
+    Note(String),
 }
 
 /// What is served.
@@ -91,7 +115,8 @@ impl Plan<'_> {
     /// What firmware can be given by TFTP.
     fn loaders(&self) -> impl Iterator<Item = Loader> {
         let image = self.content.efi().map(|_| Loader::Image);
-        self.loaders.0.keys().copied().chain(image)
+        let folder = (!self.folder.is_empty()).then_some(Loader::Folder);
+        self.loaders.0.keys().copied().chain(image).chain(folder)
     }
 }
 
@@ -179,12 +204,28 @@ fn serve(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let loaders = find_loaders(boot, content.efi())?;
-    let request = Request {
-        interface: pick_interface(boot, report)?,
+    let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
+    let request = |interface| Request {
+        interface,
         http_port: boot.port,
+        share_dhcp: boot.dhcp_no_bind,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
+        full_dhcp: boot.dhcp_server,
     };
-    let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
+    let interfaces = pick_interfaces(boot, report)?;
+    if boot.dhcp_server {
+        interfaces.iter().try_for_each(|interface| can_hand_out(interface))?;
+    }
+    let requests = interfaces.into_iter().map(request).collect();
+    let count = boot.count.map(|count| Count::new(count.into()));
+    let plan = Plan {
+        boot,
+        content,
+        loaders: Arc::new(loaders),
+        folder: Arc::new(folder),
+        count,
+        requests,
+    };
     let result = runtime.block_on(run(&plan, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
@@ -210,13 +251,7 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
 async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::connect().await?;
-    report.asking(&Asking {
-        interface: plan.request.interface.clone(),
-        udp_ports: Request::UDP.to_vec(),
-        tcp_ports: vec![plan.request.http_port],
-        max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
-    });
-    let (lease, sockets) = tokio::select! {
+    let opened = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
         () = interrupts.next() => {
@@ -224,112 +259,288 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
             let text = "you ended it before it was allowed: nothing was opened".to_owned();
             return Err(Error::AuthenticationDismissed(text).into());
         }
-        opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
+        opened = open(plan, &mut session, report) => opened?,
     };
-    let (events, mut inbox) = mpsc::channel(EVENTS);
-    let mut servers = Servers::start(plan, &lease, sockets, events)?;
-    report.ready(&ready(plan, &lease));
+    let started = tokio::select! {
+        biased;
+        () = interrupts.next() => None,
+        outlets = start(plan, opened, report) => Some(outlets?),
+    };
+    let mut outlets = started.unwrap_or_default();
+    for (index, outlet) in outlets.iter().enumerate() {
+        report.ready(&ready(plan, outlet, index + 1 == outlets.len()));
+    }
     let _awake = inhibit::sleep(session.connection()).await;
-    let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
-    servers.tasks.shutdown().await;
-    while let Ok(event) = inbox.try_recv() {
-        report.machine(&event);
+    if !outlets.is_empty() {
+        watch(&mut session, &mut outlets, &mut interrupts, report).await?;
     }
-    match stop {
-        Stop::Asked => {
-            report.interrupted();
-            tokio::select! {
-                () = interrupts.next() => {}
-                closed = timeout(CLOSING, session.close(lease.number)) => {
-                    if let Ok(Err(failure)) = closed {
-                        report.detail(&failure.message);
-                    }
-                }
+    for outlet in &mut outlets {
+        outlet.stop(report).await;
+    }
+    report.interrupted();
+    let close = async {
+        for outlet in &outlets {
+            if let Ok(Err(failure)) = timeout(CLOSING, session.close(outlet.lease.number)).await {
+                report.detail(&failure.message);
             }
-            report.closed(&lease, reason::CLOSED);
-            Ok(())
         }
-        Stop::Ended(end) => {
-            report.closed(&lease, end.word());
-            Err(end.failure(&lease.facts.interface))
-        }
-        Stop::Failed(failure) => {
-            report.closed(&lease, "failed");
-            Err(failure)
+    };
+    tokio::select! {
+        () = interrupts.next() => {}
+        () = close => {}
+    }
+    for outlet in &outlets {
+        report.closed(&outlet.lease, reason::CLOSED);
+    }
+    Ok(())
+}
+
+/// Asks for one interface after the other: nobody can answer two dialogs at once, and the helper
+/// hears one question at a time. All of them or none: what was opened closes with the session.
+async fn open(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    report: &mut Report,
+) -> Result<Vec<(Lease, Sockets)>, Failure> {
+    let mut opened = Vec::with_capacity(plan.requests.len());
+    for request in &plan.requests {
+        report.asking(&Asking {
+            interface: request.interface.clone(),
+            udp_ports: Request::UDP.to_vec(),
+            tcp_ports: vec![request.http_port],
+            max_seconds: request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+            dhcp_server: request.full_dhcp,
+        });
+        opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);
+    }
+    Ok(opened)
+}
+
+/// Begins to serve, on all interfaces or none.
+async fn start(
+    plan: &Plan<'_>,
+    opened: Vec<(Lease, Sockets)>,
+    report: &mut Report,
+) -> Result<Vec<Outlet>, Failure> {
+    let mut outlets = Vec::with_capacity(opened.len());
+    for (lease, sockets) in opened {
+        let authority = authority(plan, &lease, &sockets.dhcp, report).await?;
+        outlets.push(Outlet::start(plan, lease, sockets, authority)?);
+    }
+    Ok(outlets)
+}
+
+/// With `--dhcp-server`: what hands out addresses, if no other DHCP server answers.
+async fn authority(
+    plan: &Plan<'_>,
+    lease: &Lease,
+    dhcp: &UdpSocket,
+    report: &mut Report,
+) -> Result<Option<Authority>, Failure> {
+    if !plan.boot.dhcp_server {
+        return Ok(None);
+    }
+    let interface = &lease.facts.interface;
+    let address = served_on(lease)?;
+    let networks = networks(interface)?;
+    let (_, mask) = networks.iter().find(|(one, _)| *one == address).ok_or_else(|| {
+        Failure::new(Code::Interface, format!("{interface} has lost its address {address}"))
+    })?;
+    let subnet = Subnet::new(address, *mask).map_err(|error| no_addresses(interface, error))?;
+    report.note(&format!("Looking for other DHCP servers on {interface} ..."));
+    let look = async {
+        let prober = Prober::new(interface, address)?;
+        let rival = prober.look(dhcp, address).await?;
+        Ok((prober, rival))
+    };
+    let (prober, rival) = look.await.map_err(|error: io::Error| {
+        let text = format!("other DHCP servers cannot be looked for on {interface}: {error}");
+        Failure::new(Code::Internal, text)
+    })?;
+    if let Some(rival) = rival {
+        let text = format!("{interface} has a DHCP server already, {rival}: two would disturb it");
+        return Err(Failure::new(Code::OtherDhcpServer, text)
+            .advise("leave out --dhcp-server: machines then boot with its addresses"));
+    }
+    let (router, dns) = (plan.boot.router, plan.boot.dns.clone());
+    let kept_free = networks.iter().map(|(one, _)| *one).chain(router).chain(dns.iter().copied());
+    let server = Server::new(Pool::new(subnet, kept_free), server::Settings { router, dns });
+    Ok(Some(Authority::new(server, prober)))
+}
+
+/// Whether the interface is one to hand out addresses on, before anybody is asked.
+fn can_hand_out(interface: &str) -> Result<(), Failure> {
+    let networks = networks(interface)?;
+    let mut verdicts =
+        networks.iter().map(|(address, mask)| Subnet::new(*address, *mask).map(drop));
+    match verdicts.clone().find(Result::is_ok).or_else(|| verdicts.next()) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(no_addresses(interface, error)),
+        None => {
+            let text = format!("{interface} has no IPv4 address to hand out others from");
+            Err(with_cable_advice(Failure::new(Code::Interface, text), interface))
         }
     }
 }
 
-/// Why serving stops.
-enum Stop {
-    Asked,
-    Ended(End),
-    Failed(Failure),
+fn networks(interface: &str) -> Result<Vec<(Ipv4Addr, Ipv4Addr)>, Failure> {
+    collect::networks(interface).map_err(|error| {
+        let text = format!("the addresses of {interface} cannot be read: {error}");
+        Failure::new(Code::Internal, text)
+    })
 }
 
-/// Shows what happens until there is a reason to stop.
+fn no_addresses(interface: &str, error: NoAddresses) -> Failure {
+    let text = format!("no addresses can be handed out on {interface}: {error}");
+    with_cable_advice(Failure::new(Code::Interface, text), interface)
+}
+
+fn with_cable_advice(failure: Failure, interface: &str) -> Failure {
+    direct_cable_advice(interface).into_iter().fold(failure, Failure::advise)
+}
+
+/// The address that the helper chose.
+fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
+    lease.facts.address.ok_or_else(|| {
+        Failure::new(Code::Internal, "the helper did not say which address to serve on")
+            .advise("portcullis and portcullis-helper may be of different versions")
+    })
+}
+
+/// Shows what happens until the user ends it. A lease that ends takes only its own interface along.
+///
+/// # Errors
+/// The last lease has ended; why.
 async fn watch(
     session: &mut Session,
-    lease: &Lease,
-    servers: &mut Servers,
-    inbox: &mut mpsc::Receiver<Event>,
+    outlets: &mut Vec<Outlet>,
     interrupts: &mut Interrupts,
     report: &mut Report,
-) -> Stop {
+) -> Result<(), Failure> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        // Those that serve no more, and why.
+        let (over, word, why) = tokio::select! {
             biased;
-            () = interrupts.next() => return Stop::Asked,
-            end = session.ended(lease.number) => return Stop::Ended(end),
-            Some(task) = servers.tasks.join_next() => {
-                return Stop::Failed(match task {
-                    Ok(failure) => failure,
-                    Err(error) => Failure::new(Code::Internal, format!("a server stopped: {error}")),
-                });
+            () = interrupts.next() => return Ok(()),
+            (number, end) = session.ended() => {
+                let ended = |outlet: &mut Outlet| number.is_none_or(|it| it == outlet.lease.number);
+                let over: Vec<_> = outlets.extract_if(.., ended).collect();
+                let Some(first) = over.first() else { continue };
+                let failure = end.failure(&first.lease.facts.interface);
+                (over, end.word().to_owned(), failure)
             }
-            _ = tick.tick() => servers.machines.tick(Instant::now()),
-            Some(event) = inbox.recv() => report.machine(&event),
-            Some(note) = servers.notes.recv() => report.detail(&note),
+            _ = tick.tick() => {
+                outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
+                continue;
+            }
+            (index, happening) = next(outlets) => match happening {
+                Happening::Machine(event) => {
+                    report.machine(&outlets[index].lease.facts.interface, &event);
+                    continue;
+                }
+                Happening::Remark(Remark::Detail(text)) => {
+                    report.detail(&text);
+                    continue;
+                }
+                Happening::Remark(Remark::Note(text)) => {
+                    report.note(&text);
+                    continue;
+                }
+                Happening::Failed(failure) => {
+                    let outlet = outlets.remove(index);
+                    // Best effort: if it is the last one, the end of the session closes it.
+                    let _ = timeout(CLOSING, session.close(outlet.lease.number)).await;
+                    (vec![outlet], "failed".to_owned(), failure)
+                }
+            },
+        };
+        for mut outlet in over {
+            outlet.stop(report).await;
+            report.closed(&outlet.lease, &word);
+            if !outlets.is_empty() {
+                let interface = &outlet.lease.facts.interface;
+                report.attention(&format!("{interface}: {}", why.message));
+            }
+        }
+        if outlets.is_empty() {
+            return Err(why);
         }
     }
 }
 
-/// The four servers; each ends only when it fails.
-struct Servers {
-    tasks: JoinSet<Failure>,
-    machines: Arc<Machines>,
-    notes: mpsc::Receiver<String>,
+/// What an outlet has to tell.
+enum Happening {
+    Machine(Event),
+    Remark(Remark),
+    /// One of its servers has ended.
+    Failed(Failure),
 }
 
-impl Servers {
+/// The next thing that happens at one of them.
+async fn next(outlets: &mut [Outlet]) -> (usize, Happening) {
+    poll_fn(|context| {
+        for (index, outlet) in outlets.iter_mut().enumerate() {
+            if let Poll::Ready(happening) = outlet.poll(context) {
+                return Poll::Ready((index, happening));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// One interface that is served: its lease, its four servers (each ends only when it fails), and
+/// its machines.
+struct Outlet {
+    lease: Lease,
+    tasks: JoinSet<Failure>,
+    machines: Arc<Machines>,
+    events: mpsc::Receiver<Event>,
+    remarks: mpsc::Receiver<Remark>,
+    /// How many machines can have an address at a time, if addresses are handed out.
+    addresses: Option<usize>,
+}
+
+impl Outlet {
     fn start(
         plan: &Plan<'_>,
-        lease: &Lease,
+        lease: Lease,
         sockets: Sockets,
-        events: mpsc::Sender<Event>,
+        authority: Option<Authority>,
     ) -> Result<Self, Failure> {
         let local = sockets.http.local_addr().map_err(|error| failed("HTTP", &error))?;
-        let address = lease.facts.address.ok_or_else(|| {
-            Failure::new(Code::Internal, "the helper did not say which address to serve on")
-                .advise("portcullis and portcullis-helper may be of different versions")
-        })?;
+        let address = served_on(&lease)?;
+        let addresses = authority.as_ref().map(Authority::size);
         let source = plan.content.source();
-        let machines = Machines::new(policy(plan, source.token(), address, local.port()), events);
-        let (note, notes) = mpsc::channel(NOTES);
+        let (sender, events) = mpsc::channel(EVENTS);
+        let machines = Machines::new(policy(plan, source.token(), address, local.port()), sender);
+        let (remark, remarks) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
-            let note = note.clone();
-            // A note that does not fit is left out: packets do not wait for a terminal.
-            move |text: crate::dhcp::Note| {
-                if debug {
-                    let _ = note.try_send(text.to_string());
+            let remark = remark.clone();
+            // What does not fit is left out: packets do not wait for a terminal.
+            move |note: crate::dhcp::Note| {
+                if let crate::dhcp::What::Rival(server) = note.what {
+                    let text = format!(
+                        "The DHCP server {server} is on this network, too: no addresses are handed \
+                         out here any more. Machines go on booting, with its addresses."
+                    );
+                    let _ = remark.try_send(Remark::Note(text));
+                } else if debug {
+                    let _ = remark.try_send(Remark::Detail(note.to_string()));
                 }
             }
         };
         let mut tasks = JoinSet::new();
-        let dhcp = serve_dhcp(sockets.dhcp, Arc::clone(&machines), Arc::clone(&source), noter());
+        let dhcp = serve_dhcp(
+            sockets.dhcp,
+            Arc::clone(&machines),
+            Arc::clone(&source),
+            authority,
+            noter(),
+        );
         tasks.spawn(async { failed("DHCP (UDP 67)", &dhcp.await) });
         let boot_server = serve_boot_server(
             sockets.boot_server,
@@ -345,6 +556,7 @@ impl Servers {
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
+                folder: Arc::clone(&plan.folder),
                 image: match &plan.content {
                     Content::Same(generation) => Some(Arc::clone(generation)),
                     Content::Api(..) => None,
@@ -363,7 +575,31 @@ impl Servers {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self { tasks, machines, notes })
+        Ok(Self { lease, tasks, machines, events, remarks, addresses })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Happening> {
+        if let Poll::Ready(Some(task)) = self.tasks.poll_join_next(context) {
+            return Poll::Ready(Happening::Failed(task.unwrap_or_else(|error| {
+                Failure::new(Code::Internal, format!("a server stopped: {error}"))
+            })));
+        }
+        // Neither ends: their senders are kept here and in the tasks.
+        if let Poll::Ready(Some(event)) = self.events.poll_recv(context) {
+            return Poll::Ready(Happening::Machine(event));
+        }
+        match self.remarks.poll_recv(context) {
+            Poll::Ready(Some(remark)) => Poll::Ready(Happening::Remark(remark)),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ends the servers, drops their sockets, and shows what is left to show.
+    async fn stop(&mut self, report: &mut Report) {
+        self.tasks.shutdown().await;
+        while let Ok(event) = self.events.try_recv() {
+            report.machine(&self.lease.facts.interface, &event);
+        }
     }
 }
 
@@ -372,7 +608,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
     Policy {
         for_mac: boot.for_mac.iter().copied().collect(),
         once: boot.once,
-        count: boot.count.map(u64::from),
+        count: plan.count.clone(),
         initrds: plan.content.generation().map_or(0, |generation| generation.initrds.len()),
         loaders: plan.loaders().collect(),
         address,
@@ -384,6 +620,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        dhcp_server: boot.dhcp_server,
     }
 }
 
@@ -398,17 +635,20 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Internal, format!("serving {what} failed: {error}"))
 }
 
-fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
+fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
+    let lease = &outlet.lease;
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
-    let (can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    let (mut can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    can.extend((!plan.folder.is_empty()).then(|| "Raspberry Pis".to_owned()));
     let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let url = |generation: &Generation| {
-        let port = plan.request.http_port;
+        let port = plan.boot.port;
         format!("http://{address}:{port}/{}/MAC", generation.token)
     };
     Ready {
         lease,
+        last,
         api: match plan.content {
             Content::Same(_) => None,
             Content::Api(_, address) => Some(address),
@@ -421,6 +661,7 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
         loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,
         cannot,
+        addresses: outlet.addresses,
         only: only(plan.boot),
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use portcullis_dbus::{
     BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
-    keys::{fact, reason, request, socket},
+    keys::{dhcp, fact, reason, request, socket},
 };
 use zbus::{Connection, OwnedVariant, Variant, proxy};
 
@@ -30,8 +30,12 @@ pub struct Request {
     pub interface: String,
     /// TCP port for boot images.
     pub http_port: u16,
+    /// Whether UDP 67 is shared with another DHCP server of this host.
+    pub share_dhcp: bool,
     /// Seconds until the lease ends by itself; `None` leaves it to the helper.
     pub max_seconds: Option<u32>,
+    /// Whether addresses are handed out, too: asked of the site and of polkit separately.
+    pub full_dhcp: bool,
 }
 
 impl Request {
@@ -43,8 +47,14 @@ impl Request {
             (request::INTERFACE, Variant::from(self.interface.as_str())),
             (request::HTTP_PORT, Variant::from(self.http_port)),
         ]);
+        if self.share_dhcp {
+            keys.insert(request::DHCP, Variant::from(dhcp::SHARE));
+        }
         if let Some(seconds) = self.max_seconds {
             keys.insert(request::MAX_SECONDS, Variant::from(seconds));
+        }
+        if self.full_dhcp {
+            keys.insert(request::FULL_DHCP, Variant::from(true));
         }
         keys
     }
@@ -114,6 +124,8 @@ pub struct Session {
     proxy: Netboot1Proxy<'static>,
     closed: ClosedStream,
     owner: proxy::OwnerChangedStream<'static>,
+    /// Something was opened, so that the helper's name may not change any more.
+    holds: bool,
 }
 
 /// A granted request.
@@ -146,7 +158,7 @@ impl Session {
             .await?;
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
-        Ok(Self { proxy, closed, owner })
+        Ok(Self { proxy, closed, owner, holds: false })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -157,7 +169,8 @@ impl Session {
         let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
         // The bus keeps messages in order: what it has said of the helper's name so far was before
         // the answer, such as an idle helper that left and the one that was started for us.
-        while let Some(Some(_)) = self.owner.next().now_or_never() {}
+        while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
+        self.holds = true;
         let mut take = |key: &str| {
             fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
                 Failure::new(Code::Internal, format!("the helper opened no socket \"{key}\""))
@@ -198,24 +211,22 @@ impl Session {
             .collect())
     }
 
-    /// Waits until this lease is ended by somebody else, and says why.
-    pub async fn ended(&mut self, lease: u64) -> End {
+    /// Waits until a lease is ended by somebody else, and says which and why. `None`: each of them.
+    pub async fn ended(&mut self) -> (Option<u64>, End) {
         loop {
             tokio::select! {
                 // In this order: a helper that stops says so before its name goes.
                 biased;
                 signal = self.closed.next() => match signal {
                     Some(signal) => {
-                        if let Ok(end) = signal.args()
-                            && end.lease == lease
-                        {
-                            return End::Reason(end.reason.clone());
+                        if let Ok(end) = signal.args() {
+                            return (Some(end.lease), End::Reason(end.reason.clone()));
                         }
                     }
-                    None => return End::HelperGone,
+                    None => return (None, End::HelperGone),
                 },
                 owner = self.owner.next() => if !matches!(owner, Some(Some(_))) {
-                    return End::HelperGone;
+                    return (None, End::HelperGone);
                 },
             }
         }
@@ -322,13 +333,22 @@ mod tests {
 
     #[test]
     fn a_request_names_only_what_was_asked_for() {
-        let mut request =
-            Request { interface: "eth0".to_owned(), http_port: 64172, max_seconds: None };
+        let mut request = Request {
+            interface: "eth0".to_owned(),
+            http_port: 64172,
+            share_dhcp: false,
+            max_seconds: None,
+            full_dhcp: false,
+        };
         let mut keys: Vec<_> = request.keys().into_keys().collect();
         keys.sort_unstable();
         assert_eq!(keys, ["http-port", "interface"]);
         request.max_seconds = Some(60);
+        request.share_dhcp = true;
+        assert_eq!(request.keys().get("dhcp"), Some(&Variant::from("share")));
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
+        request.full_dhcp = true;
+        assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));
     }
 
     #[test]

@@ -20,7 +20,10 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
-use portcullis_helper::firewall::{Dhcp, Firewall, Opening};
+use portcullis_helper::{
+    firewall::{Dhcp, Firewall, Opening},
+    sockets,
+};
 use portcullis_lab::{
     netns::{CROSSING, Netns},
     nixos::Flavour,
@@ -59,6 +62,7 @@ both_flavours!(
     p8_a_lease_that_has_ended_is_mute,
     p8_full_dhcp_from_its_port_alone,
     p8_addresses_are_handed_out_with_full_dhcp_alone,
+    p8_a_shared_socket_gives_no_more_than_another,
 );
 
 /// What every attacker knows. `s` is the inherited socket; `reply` makes a BOOTP reply.
@@ -513,5 +517,34 @@ fn p8_addresses_are_handed_out_with_full_dhcp_alone(flavour: Flavour) {
         assert_eq!(said.contains("renewed"), full, "{flavour:?}: {said}");
         assert_eq!(addresses.contains("192.0.2.50/24"), full, "{flavour:?}: {addresses}");
         drop(client);
+    }
+}
+
+/// The socket beside another server, made as the helper makes it.
+fn p8_a_shared_socket_gives_no_more_than_another(flavour: Flavour) {
+    let evil = "
+index = socket.if_nametoindex('eth1')
+for port in [53, 69, 5000]:
+    quietly(lambda: s.sendto(reply(b'EVIL'), ('192.0.2.2', port)))
+for kind in [2, 5]:
+    quietly(lambda: s.sendto(reply(b'EVIL', STRANGER, kind), EVERYBODY))
+quietly(lambda: s.sendto(reply(b'EVIL', kind=6), EVERYBODY))
+quietly(lambda: s.sendto(reply(b'EVIL', op=1), ('192.0.2.2', 67)))
+quietly(lambda: s.sendmsg([reply(b'EVIL')], pktinfo(index, '0.0.0.0'), 0, ('198.51.100.2', 68)))
+s.connect(LAN); unspec(s)
+s.setsockopt(socket.SOL_SOCKET, 25, b'eth1\\0')
+quietly(lambda: s.sendto(reply(b'EVIL'), ('198.51.100.2', 68)))";
+    for guarded in [false, true] {
+        let scene = Scene::new(Some(flavour));
+        let opening = Opening { dhcp: Dhcp::Shared, ..scene.opening(1) };
+        let mut firewall = scene.firewall();
+        if guarded {
+            scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+        }
+        let bind = || sockets::bind(&opening, HOST).unwrap().handed.remove(0).1;
+        let socket = scene.host.run(bind).unwrap();
+        let seen = watch(&scene, || run(&scene.host, socket, &format!("{TWIN}\n{evil}")));
+        assert!(contains(&seen, b"TWIN"), "{flavour:?}, guarded: {guarded}");
+        assert_eq!(contains(&seen, b"EVIL"), !guarded, "{flavour:?}, guarded: {guarded}");
     }
 }

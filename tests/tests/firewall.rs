@@ -8,7 +8,7 @@ mod scene;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     process::{ChildStdin, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -19,9 +19,11 @@ use portcullis_helper::{
     firewall::{Backend, Dhcp, Firewall, FirewallError, Nftables, Opening, Standing},
     mark::Marks,
     sockdiag::{self, Found, Protocol},
+    sockets,
 };
 use portcullis_lab::{
     need_root,
+    netns::Netns,
     nixos::{self, Flavour, Settings},
     probe::{self, Answer, NEIGHBOURS},
     process::{Process, mortal, wait_until},
@@ -29,6 +31,7 @@ use portcullis_lab::{
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use scene::{HOST, HTTP, Scene, Sockets};
+use socket2::{Domain, Socket, Type};
 
 const OPEN: [bool; 5] = [true; 5];
 const CLOSED: [bool; 5] = [false; 5];
@@ -886,4 +889,60 @@ fn p10_net_admin_alone_is_enough() {
         firewall.close(&opening).unwrap();
     });
     assert_same(&before, &Snapshot::take(&scene.host).unwrap());
+}
+
+/// Longest wait for what arrives, on a busy machine.
+const ARRIVES: Duration = Duration::from_secs(10);
+
+/// The socket of another DHCP server, as dnsmasq has it.
+fn server(interface: &str) -> UdpSocket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind_device(Some(interface.as_bytes())).unwrap();
+    socket.bind(&SocketAddr::from(([0, 0, 0, 0], 67)).into()).unwrap();
+    socket.into()
+}
+
+#[test]
+fn p9_nothing_that_its_holder_does_with_a_shared_socket_makes_the_other_server_deaf() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(None);
+    let opening = Opening { dhcp: Dhcp::Shared, ..scene.opening(1) };
+    let [here, there] = ["eth0", "eth1"].map(|name| scene.host.run(|| server(name)).unwrap());
+    let mut firewall = scene.firewall();
+    let make = || {
+        let mut bound = sockets::bind(&opening, HOST).unwrap();
+        UdpSocket::from(bound.handed.remove(0).1)
+    };
+    let ours = scene.host.run(make).unwrap();
+    ours.set_nonblocking(false).unwrap();
+    scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
+    let arrives = |from: &Netns, at: &UdpSocket| {
+        wait_until(ARRIVES, || probe::discover_arrives(from, "eth0", at).unwrap())
+    };
+    let to_the_host = SocketAddr::from((HOST, 67));
+    let renewal =
+        || wait_until(ARRIVES, || probe::udp_arrives(&scene.lan, to_the_host, &here).unwrap());
+    // A broadcast comes to both, what is sent to the host to the other alone.
+    assert!(arrives(&scene.lan, &here));
+    assert!(arrives(&scene.lan, &ours));
+    assert!(renewal());
+    assert!(!probe::udp_arrives(&scene.lan, to_the_host, &ours).unwrap());
+    // Let go of its interface, it hears no other, and who serves there still does.
+    scene.host.run(|| rustix::net::connect_unspec(&ours)).unwrap().unwrap();
+    assert!(arrives(&scene.other, &there));
+    assert!(!probe::discover_arrives(&scene.other, "eth0", &ours).unwrap());
+    assert!(arrives(&scene.lan, &here) && renewal());
+    // The lease is over, its holder is not.
+    scene.host.run(|| firewall.close(&opening)).unwrap().unwrap();
+    assert!(arrives(&scene.lan, &here) && renewal());
+    assert!(arrives(&scene.other, &there));
+    // The slot is given again, to a lease that shares nothing: the other lease's mark is forgotten.
+    drop((ours, here));
+    let next = scene.opening(1);
+    scene.host.run(|| firewall.open(&next)).unwrap().unwrap();
+    let exclusive = scene.sockets(&next).dhcp;
+    assert!(arrives(&scene.lan, &exclusive));
+    scene.host.run(|| firewall.close(&next)).unwrap().unwrap();
+    assert!(!probe::discover_arrives(&scene.lan, "eth0", &exclusive).unwrap());
 }

@@ -76,6 +76,7 @@ const EVERY_ATTACK: &[&str] = &[
     "p8_a_lease_that_has_ended_is_mute",
     "p8_full_dhcp_from_its_port_alone",
     "p8_addresses_are_handed_out_with_full_dhcp_alone",
+    "p8_a_shared_socket_gives_no_more_than_another",
 ];
 
 /// P1 to P12, in order.
@@ -194,6 +195,10 @@ const PROMISES: [Promise; 12] = [
                     "p4_uefi_machine_boots_by_a_complete_offer_behind_nftables",
                     "p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables",
                     "p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing",
+                    "p4_bios_machine_with_a_plain_pxe_rom_boots_through_undionly_behind_nftables",
+                    "p4_bios_machine_boots_a_recipe_from_a_mirror_behind_nftables",
+                    "p4_arm64_machine_boots_one_program_by_tftp_behind_nftables",
+                    "p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables",
                 ],
             ),
         ],
@@ -205,6 +210,9 @@ const PROMISES: [Promise; 12] = [
                     "p4_bios_machine_boots_behind_iptables",
                     "p4_uefi_machine_boots_by_the_boot_server_behind_iptables",
                     "p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alone",
+                    "p4_uefi_machine_boots_what_a_web_service_says_behind_iptables",
+                    "p4_arm64_machine_boots_by_http_without_tftp_behind_iptables",
+                    "p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables",
                 ],
             ),
         ],
@@ -305,7 +313,15 @@ const PROMISES: [Promise; 12] = [
             (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
             (SYSTEM, &["p9_a_lease_is_its_users_and_the_managers"]),
         ],
-        none: &[(SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"])],
+        none: &[
+            (SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"]),
+            (
+                FIREWALL,
+                &[
+                    "p9_nothing_that_its_holder_does_with_a_shared_socket_makes_the_other_server_deaf",
+                ],
+            ),
+        ],
         apart: &[
             (
                 AUTHORITY,

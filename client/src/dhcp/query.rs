@@ -4,11 +4,16 @@
 //! (options 60 and 93, RFC 4578 section 2), so that an ordinary DHCP client is never answered.
 //! Nothing of it is text that is shown to people.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
+use super::table::RASPBERRY_PI;
 use crate::{
     event::Firmware,
     mac::MacAddr,
+    source::Traits,
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
 };
 
@@ -138,7 +143,6 @@ pub struct Query {
 
 /// Codes of option 93.
 const X86_BIOS: u16 = 0;
-const RASPBERRY_PI: u16 = 41;
 
 /// The first three octets of the Ethernet addresses of Raspberry Pis, whose boot ROM called itself
 /// an x86 BIOS before it had a code of its own (rpi-eeprom issue 182).
@@ -151,6 +155,10 @@ const RASPBERRY_PI_OUIS: [[u8; 3]; 7] = [
     [0x2c, 0xcf, 0x67],
     [0x88, 0xa2, 0x9e],
 ];
+
+/// Of those, the one whose ROM cannot be renewed, and finds its menu's item with three blanks only
+/// (Raspberry Pi 3 and before; firmware issue 941).
+const BLANKS_OUI: [u8; 3] = [0xb8, 0x27, 0xeb];
 
 fn is_raspberry_pi(mac: MacAddr) -> bool {
     mac.0.first_chunk().is_some_and(|oui| RASPBERRY_PI_OUIS.contains(oui))
@@ -165,10 +173,7 @@ impl Query {
     /// Reads a datagram.
     pub fn parse(datagram: &[u8]) -> Result<Self, NotBootClient> {
         let message = Message::parse(datagram)?;
-        let message_type = match message.option(option::MESSAGE_TYPE).as_deref() {
-            Some(&[kind]) => kind,
-            _ => return Err(NotBootClient::MessageType),
-        };
+        let message_type = message.message_type().ok_or(NotBootClient::MessageType)?;
         let mac = name(&message);
         let client = match message.option(option::VENDOR_CLASS).as_deref() {
             Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
@@ -201,10 +206,7 @@ impl Query {
             client,
             architectures,
             ipxe: ipxe(&message),
-            server_id: message
-                .option(option::SERVER_ID)
-                .and_then(|data| <[u8; 4]>::try_from(&*data).ok())
-                .map(Ipv4Addr::from),
+            server_id: message.address(option::SERVER_ID),
             client_id: message.option(option::CLIENT_ID).map(Into::into),
             machine_id: machine_id.map(Into::into),
             relay: message.option(option::RELAY).map(Into::into),
@@ -222,6 +224,37 @@ impl Query {
         }
     }
 
+    /// What it says of itself.
+    #[must_use]
+    pub fn traits(&self) -> Traits {
+        Traits { arch: self.architecture(), firmware: self.firmware(), uuid: self.uuid() }
+    }
+
+    /// Option 97 as SMBIOS writes it: the first three fields are little-endian (RFC 4578 section 2.3).
+    fn uuid(&self) -> Option<String> {
+        let [_, a, b, c, d, e, f, g, h, rest @ ..] = self.machine_id.as_deref()? else {
+            return None;
+        };
+        let octets = [d, c, b, a, f, e, h, g].into_iter().chain(rest);
+        let mut text = String::with_capacity(36);
+        for (place, octet) in octets.enumerate() {
+            let dash = if [4, 6, 8, 10].contains(&place) { "-" } else { "" };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{dash}{octet:02x}");
+        }
+        Some(text)
+    }
+
+    /// The item of a menu that a Raspberry Pi's ROM looks for.
+    #[must_use]
+    pub fn raspberry_pi_item(&self) -> &'static str {
+        if self.mac.0.starts_with(&BLANKS_OUI) {
+            "Raspberry Pi Boot   "
+        } else {
+            "Raspberry Pi Boot"
+        }
+    }
+
     /// The architecture for reports: the first of the list that is known, else the first.
     #[must_use]
     pub fn architecture(&self) -> u16 {
@@ -231,7 +264,8 @@ impl Query {
     }
 }
 
-fn name(message: &Message<'_>) -> MacAddr {
+/// What a machine is called, see [`Query::mac`].
+pub fn name(message: &Message<'_>) -> MacAddr {
     let chaddr = message.chaddr();
     let counts = usize::from(message.hlen()).min(CHADDR);
     MacAddr(chaddr[..counts].last_chunk().copied().unwrap_or_default())

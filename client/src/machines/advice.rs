@@ -18,6 +18,22 @@ pub struct Situation {
     pub firmware: Option<Firmware>,
     /// It has the kernel.
     pub kernel: bool,
+    /// Whether it has an address.
+    pub address: Address,
+    /// Addresses are handed out here.
+    pub dhcp_server: bool,
+}
+
+/// What its DHCP messages say of its address. The answers of other servers are not heard, but what
+/// a machine takes is: it says so to all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// It has asked once.
+    Unknown,
+    /// It took one.
+    Taken,
+    /// It asked again and took none.
+    None,
 }
 
 /// The statement for people.
@@ -25,6 +41,12 @@ pub fn stalled(situation: &Situation) -> Statement {
     let platform = situation.arch.and_then(table::row).map(|row| row.platform);
     let uefi = platform == Some(Platform::Uefi);
     let (step, advice): (&str, &[&str]) = match situation.step {
+        Step::Offered(_) if situation.address == Address::None && situation.dhcp_server => {
+            ("it was offered an address, and has not taken it", ADDRESS_NOT_TAKEN)
+        }
+        Step::Offered(_) if situation.address == Address::None => {
+            ("it asks again and again, and no DHCP server gives it an address", NO_DHCP_SERVER)
+        }
         Step::Offered(OfferForm::Script) => {
             ("iPXE was told where its script is, and has not fetched it", IPXE_BUT_NO_SCRIPT)
         }
@@ -33,6 +55,9 @@ pub fn stalled(situation: &Situation) -> Statement {
         }
         Step::Offered(OfferForm::Http) => {
             ("it was told where the EFI program is, and has not fetched it", OFFERED_HTTP)
+        }
+        Step::Offered(OfferForm::Folder) | Step::Files => {
+            ("it was told that its boot files are here, and has not fetched any", OFFERED_FOLDER)
         }
         Step::Asked | Step::Offered(OfferForm::Complete) if uefi => {
             ("it was offered a loader, and has not fetched it", OFFERED_UEFI)
@@ -65,9 +90,22 @@ pub fn stalled(situation: &Situation) -> Statement {
     };
     Statement::Stalled {
         step: step.to_owned(),
-        advice: advice.iter().map(|&line| line.to_owned()).collect(),
+        advice: advice
+            .iter()
+            .filter(|line| situation.address != Address::Taken || **line != NO_ADDRESS)
+            .map(|&line| line.to_owned())
+            .collect(),
     }
 }
+
+const NO_DHCP_SERVER: &[&str] = &[
+    "There is no DHCP server on this network, as on a cable that goes straight to the machine: run \
+     it again with --dhcp-server, and portcullis hands out the addresses.",
+    "The router's DHCP is off, has no address left, or does not reach this segment: look there. Do \
+     not use --dhcp-server beside it.",
+    SPANNING_TREE,
+];
+const ADDRESS_NOT_TAKEN: &[&str] = &[FIREWALL_BETWEEN, SPANNING_TREE, CABLE];
 
 const NO_ADDRESS: &str = "No DHCP server gave it an address: portcullis offers the image, the \
     address comes from the router. Check that the router's DHCP is on and reaches this segment.";
@@ -92,6 +130,13 @@ const OFFERED_HTTP: &[&str] = &[
     "The router itself answers HTTP boot with an address of its own, which outranks ours. Switch \
      that off there.",
     FIREWALL_BETWEEN,
+];
+const OFFERED_FOLDER: &[&str] = &[
+    NO_ADDRESS,
+    "A Raspberry Pi 3 or older may ask the router for its files, whatever it was told: name this \
+     computer as TFTP server there.",
+    FIREWALL_BETWEEN,
+    SPANNING_TREE,
 ];
 const OFFERED_BIOS: &[&str] = &[
     NO_ADDRESS,

@@ -3,11 +3,14 @@
 //! Guarantees: at most [`MACHINES`] machines, each of bounded size; a fact that only repeats what
 //! is known is told once; a machine's boot ends in `HandedOver` once, or in `Stalled` once per step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::advice::{self, Situation};
+use super::advice::{self, Address, Situation};
 use crate::{
-    dhcp::{Memory, Policy},
+    dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
     mac::MacAddr,
 };
@@ -52,6 +55,8 @@ pub enum Step {
     Images,
     /// It has everything.
     HandedOver,
+    /// It fetches files of a folder; which of them it needs is not known.
+    Files,
 }
 
 #[derive(Debug)]
@@ -67,6 +72,10 @@ struct Machine {
     seen: Option<Fact>,
     answered: Option<Fact>,
     boot_server: Option<Fact>,
+    /// How often it has asked since that was news.
+    asked: u32,
+    /// The address that it took since then: a DHCP server's, or ours.
+    address: Option<Fact>,
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
     needs: Needs,
@@ -90,6 +99,8 @@ impl Machine {
             seen: None,
             answered: None,
             boot_server: None,
+            asked: 0,
+            address: None,
             not_found: 0,
             transfers: BTreeMap::new(),
             kernel: false,
@@ -133,8 +144,11 @@ impl Machine {
         let again =
             waiting && self.seen.as_ref() == Some(fact) && now.saturating_sub(self.last) < NEW_BOOT;
         if again {
+            self.asked = self.asked.saturating_add(1);
             return false;
         }
+        self.asked = 1;
+        self.address = None;
         let not_ipxe = !matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. });
         if self.step == Step::Loaded {
             match (not_ipxe, self.stalled) {
@@ -173,6 +187,7 @@ impl Machine {
         match role {
             Role::Loader => self.reach(now, Step::Loading),
             Role::Script => self.reach(now, Step::Script),
+            Role::Firmware => self.reach(now, Step::Files),
             Role::Kernel | Role::Initrd(_) | Role::Efi if self.step != Step::HandedOver => {
                 self.reach(now, Step::Images);
             }
@@ -201,7 +216,7 @@ impl Machine {
             Some(Role::Initrd(number)) if number < initrds => {
                 self.initrds.insert(number);
             }
-            Some(Role::Initrd(_) | Role::Autoexec | Role::Other) | None => {}
+            Some(Role::Initrd(_) | Role::Autoexec | Role::Firmware | Role::Other) | None => {}
         }
         let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
         let whole = has_all && self.step == Step::Images;
@@ -230,9 +245,9 @@ impl Machine {
     }
 
     /// The statement that is due when nothing has followed for too long.
-    fn stall(&mut self, now: u64) -> Option<Statement> {
+    fn stall(&mut self, now: u64, dhcp_server: bool) -> Option<Statement> {
         let (from, patience) = match self.step {
-            Step::Asked | Step::HandedOver => return None,
+            Step::Asked | Step::HandedOver | Step::Files => return None,
             Step::Offered(_) => (self.since, OFFERED),
             Step::Loaded => (self.last, LOADED),
             Step::Images => (self.last, IMAGES),
@@ -254,6 +269,13 @@ impl Machine {
             arch: self.arch(),
             firmware: self.firmware(),
             kernel: self.kernel,
+            address: match (&self.address, self.asked) {
+                (Some(_), _) => Address::Taken,
+                // Who asks again has heard of none, or would have taken it.
+                (None, 2..) => Address::None,
+                (None, _) => Address::Unknown,
+            },
+            dhcp_server,
         }))
     }
 
@@ -281,8 +303,8 @@ pub enum Needs {
 pub struct Book {
     needs: Needs,
     once: bool,
-    count: Option<u64>,
-    handed_over: u64,
+    count: Option<Arc<Count>>,
+    dhcp_server: bool,
     machines: BTreeMap<MacAddr, Machine>,
 }
 
@@ -292,15 +314,15 @@ impl Book {
         Self {
             needs: Needs::Images { initrds: policy.initrds },
             once: policy.once,
-            count: policy.count,
-            handed_over: 0,
+            count: policy.count.clone(),
+            dhcp_server: policy.dhcp_server,
             machines: BTreeMap::new(),
         }
     }
 
     /// What bears on the next decision about this machine.
     pub fn memory(&self, now: u64, mac: MacAddr) -> Memory {
-        let enough = self.count.is_some_and(|count| self.handed_over >= count);
+        let enough = self.count.as_ref().is_some_and(|count| count.is_reached());
         let Some(machine) = self.machines.get(&mac) else {
             return Memory { local_boot: enough, ..Memory::default() };
         };
@@ -330,6 +352,9 @@ impl Book {
                 Machine::once(&mut machine.answered, &fact)
             }
             Fact::Ignored(_) | Fact::NotSent { .. } => Machine::once(&mut machine.answered, &fact),
+            Fact::Selected { .. } | Fact::Leased { .. } => {
+                Machine::once(&mut machine.address, &fact)
+            }
             Fact::BootServer { .. } => {
                 machine.reach(now, Step::BootServer);
                 Machine::once(&mut machine.boot_server, &fact)
@@ -358,7 +383,9 @@ impl Book {
             told.push(What::Fact(fact));
         }
         if complete {
-            self.handed_over = self.handed_over.saturating_add(1);
+            if let Some(count) = &self.count {
+                count.add();
+            }
             told.push(What::Statement(Statement::HandedOver));
         }
         told
@@ -375,7 +402,7 @@ impl Book {
     pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
         self.machines
             .iter_mut()
-            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now)?)))
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, self.dhcp_server)?)))
             .collect()
     }
 

@@ -34,6 +34,8 @@ pub struct Asking {
     pub tcp_ports: Vec<u16>,
     /// Seconds until it closes by itself at the latest.
     pub max_seconds: u32,
+    /// Whether addresses are handed out, too.
+    pub dhcp_server: bool,
 }
 
 /// A file that is served.
@@ -50,6 +52,8 @@ pub struct Served {
 pub struct Ready<'a> {
     /// The lease.
     pub lease: &'a Lease,
+    /// No other interface follows.
+    pub last: bool,
     /// Address of the API that is asked about each machine; there is no kernel of all then.
     pub api: Option<&'a str>,
     /// Kernel.
@@ -64,6 +68,8 @@ pub struct Ready<'a> {
     pub can: Vec<String>,
     /// Machines that cannot, and why.
     pub cannot: Vec<String>,
+    /// How many machines can have an address at a time, if addresses are handed out.
+    pub addresses: Option<usize>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
     pub only: Vec<String>,
 }
@@ -120,7 +126,7 @@ impl Report {
             live,
             status_shown: false,
             deaf: false,
-            narrator: Narrator::new(false, live),
+            narrator: Narrator::new(false, live, false),
         }
     }
 
@@ -134,7 +140,7 @@ impl Report {
             _ => Detail::Normal,
         };
         report.timestamps = boot.log_timestamps;
-        report.narrator = Narrator::new(boot.debug, report.live);
+        report.narrator = Narrator::new(boot.debug, report.live, boot.interface.len() > 1);
         report
     }
 
@@ -158,13 +164,13 @@ impl Report {
         }
     }
 
-    /// Tells what happened with a machine.
-    pub fn machine(&mut self, event: &Event) {
+    /// Tells what happened with a machine on an interface.
+    pub fn machine(&mut self, interface: &str, event: &Event) {
         if self.json {
-            self.object(&json::machine(event));
+            self.object(&json::machine(interface, event));
             return;
         }
-        for line in self.narrator.tell(event) {
+        for line in self.narrator.tell(interface, event) {
             if self.detail != Detail::Quiet || line.tone == Tone::Attention {
                 self.result(&line);
             }
@@ -186,6 +192,15 @@ impl Report {
     pub fn detail(&mut self, note: &str) {
         if self.detail == Detail::Debug {
             self.note(note);
+        }
+    }
+
+    /// Says what somebody should look at, while serving goes on.
+    pub fn attention(&mut self, text: &str) {
+        if self.json {
+            self.object(&json::note(text));
+        } else {
+            self.message(&Line::attention(text));
         }
     }
 

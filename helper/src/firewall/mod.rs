@@ -4,7 +4,7 @@
 //! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
 //!
 //! To read in this order: `table` (what our own table says), `host` (the host's firewall and our
-//! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::netlink`.
+//! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::attribute`.
 
 mod expr;
 pub mod host;
@@ -23,6 +23,8 @@ pub enum Dhcp {
     None,
     /// Boot information, and never an address (proxy DHCP).
     Proxy,
+    /// The same beside another server of this host: broadcasts alone are heard, and shared with it.
+    Shared,
     /// Addresses, too: the output guard lets any `yiaddr` and DHCPNAK pass.
     Full,
 }

@@ -172,14 +172,14 @@ pub fn terminal(octets: &[u8]) {
         Fact::Upstream { file: text.clone(), problem: text.clone() },
         Fact::TransferEnded { transfer: 1, sent: 0, reason: text },
     ];
-    let mut narrator = Narrator::new(true, false);
+    let mut narrator = Narrator::new(true, false, true);
     for fact in facts {
         let event = Event { at: 1, mac: MAC, what: What::Fact(fact) };
-        for line in narrator.tell(&event) {
+        for line in narrator.tell("eth0", &event) {
             let line = line.render(false);
             assert!(!line.chars().any(char::is_control), "{line:?}");
         }
-        let line = json::machine(&event).to_string();
+        let line = json::machine("eth0", &event).to_string();
         assert!(!line.contains('\n'), "{line}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"], "machine");
     }

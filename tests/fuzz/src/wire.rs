@@ -50,6 +50,7 @@ fn policy(octet: u8) -> Policy {
             _ => UefiOffer::Auto,
         },
         boot_server: octet & 0x80 == 0,
+        dhcp_server: false,
     }
 }
 

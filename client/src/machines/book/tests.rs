@@ -25,6 +25,7 @@ fn policy() -> Policy {
         token: String::new(),
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
+        dhcp_server: false,
     }
 }
 
@@ -213,10 +214,42 @@ fn a_kernel_that_was_cut_off_is_not_a_kernel() {
 #[test]
 fn stalled_after_a_complete_offer_names_the_address_first() {
     let mut book = book();
-    for now in [0, 4_000, 12_000] {
-        ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+    ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+    says(&mut book, 0, 30, "offered a loader", "No DHCP server gave it an address");
+}
+
+#[test]
+fn who_asks_again_and_takes_no_address_has_no_dhcp_server() {
+    for (dhcp_server, step, reason) in [
+        (false, "no DHCP server gives it an address", "--dhcp-server"),
+        (true, "offered an address, and has not taken it", "drops packets"),
+    ] {
+        let mut book = Book::new(&Policy { dhcp_server, ..policy() });
+        for now in [0, 4_000, 12_000] {
+            ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+        }
+        says(&mut book, 12_000, 30, step, reason);
     }
-    says(&mut book, 12_000, 30, "offered a loader", "No DHCP server gave it an address");
+}
+
+#[test]
+fn who_has_taken_an_address_is_not_told_to_look_for_one() {
+    let server = Ipv4Addr::new(192, 0, 2, 1);
+    for taken in [Fact::Selected { server }, Fact::Leased { address: server }] {
+        let mut book = book();
+        for now in [0, 4_000] {
+            ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+            // Told once.
+            let news = book.fact(now, A, taken.clone());
+            assert_eq!(news.len(), usize::from(now == 0), "{news:?}");
+        }
+        says(&mut book, 4_000, 30, "offered a loader", "Another network boot server");
+        // The next boot is another story.
+        for now in [200_000, 204_000] {
+            ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+        }
+        says(&mut book, 204_000, 230, "no DHCP server gives it an address", "--dhcp-server");
+    }
 }
 
 #[test]
@@ -341,8 +374,17 @@ fn once_leaves_a_machine_alone_that_has_booted() {
 }
 
 #[test]
+fn count_counts_the_machines_of_all_interfaces() {
+    let policy = Policy { count: Some(Count::new(1)), ..policy() };
+    let [mut near, far] = [(); 2].map(|()| Book::new(&policy));
+    assert!(!near.memory(0, B).local_boot && !far.memory(0, B).local_boot);
+    boot(&mut near, 10, A);
+    assert!(near.memory(20, B).local_boot && far.memory(20, B).local_boot);
+}
+
+#[test]
 fn count_lets_machines_finish_that_are_on_their_way() {
-    let mut book = Book::new(&Policy { count: Some(1), ..policy() });
+    let mut book = Book::new(&Policy { count: Some(Count::new(1)), ..policy() });
     ask(&mut book, 0, B, UEFI, Firmware::Pxe, OfferForm::Complete);
     boot(&mut book, 10, A);
     assert!(book.memory(20, A).local_boot);
