@@ -433,7 +433,8 @@ impl<'a> Pair<'a> {
                         _ => Err(21),
                     }),
                     (None, Some(owner)) if *owner == uid => Ok(()),
-                    (None, _) => Err(21),
+                    // As for a lease of somebody else, so that nobody can tell.
+                    (None, _) => self.model.busy(uid, &self.uids).and(Err(21)),
                 };
                 self.polkit.manager(mood);
                 let outcome = self.clients[client].proxy.close(lease).await;
