@@ -31,7 +31,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test soak install uninstall deps clean
+.PHONY: help build demo picture test fuzz soak install uninstall deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -48,6 +48,11 @@ picture: ## Draws docs/boot.svg from a run of the demonstration
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
+
+SECONDS_EACH ?= 60
+TARGET ?=
+fuzz: ## Fuzzes what reads octets from outside (SECONDS_EACH=60, TARGET= for one of tests/fuzz/corpus)
+	@tests/scripts/fuzz $(SECONDS_EACH) $(TARGET)
 
 soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour or two)
 	@ROUNDS=1000 RUST_TEST_THREADS=10 tests/scripts/levels 4 kill

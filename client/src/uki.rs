@@ -77,6 +77,11 @@ pub fn assemble(
     let raw_ends = old.iter().map(|section| u64::from(section.raw) + u64::from(section.raw_size));
     // What lies behind the last section is a symbol table, which firmware does not load.
     let end = raw_ends.max().ok_or(Error::NotPe)?;
+    let mut header = pe.table + old.len() * SECTION;
+    // Sections that end before their own headers do.
+    if position(end)? < header {
+        return Err(Error::NotPe);
+    }
     let mut head = stub.get(..position(end)?).ok_or(Error::NotPe)?.to_vec();
     let mut raw = end.next_multiple_of(file_alignment);
     head.resize(position(raw)?, 0);
@@ -84,7 +89,6 @@ pub fn assemble(
         old.iter().map(|section| u64::from(section.address) + u64::from(section.virtual_size));
     let mut address = address_ends.max().ok_or(Error::NotPe)?.next_multiple_of(memory_alignment);
 
-    let mut header = pe.table + old.len() * SECTION;
     let room = u32_at(stub, pe.optional + 60)?;
     let first_raw = old.iter().filter(|section| section.raw_size > 0).map(|section| section.raw);
     let room = first_raw.min().map_or(room, |first| first.min(room));
@@ -404,6 +408,10 @@ pub(crate) mod tests {
         assert_eq!(with(&|stub| stub[0x46] = 0), Some(Error::NotPe));
         assert_eq!(with(&|stub| stub[0x78..0x7c].fill(0)), Some(Error::NotPe));
         assert_eq!(with(&|stub| stub.truncate(0x5ff)), Some(Error::NotPe));
+        // Found by fuzzing: an empty section that ends at octet 65, so that the rest was cut off.
+        let early =
+            |stub: &mut Vec<u8>| stub[0x158..0x160].copy_from_slice(&[0, 0, 0, 0, 65, 0, 0, 0]);
+        assert_eq!(with(&early), Some(Error::NotPe));
         assert_eq!(
             with(&|stub| stub[0x94..0x98].copy_from_slice(&[0xe7, 1, 0, 0])),
             Some(Error::NoRoom)

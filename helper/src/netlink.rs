@@ -162,7 +162,10 @@ impl Socket {
 }
 
 /// The error number, positive, of an `NLMSG_ERROR`; 0 is an acknowledgement.
-fn error_code(body: &[u8]) -> io::Result<i32> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn error_code(body: &[u8]) -> io::Result<i32> {
     i32::from_ne_bytes(field(body, 0)?).checked_neg().ok_or_else(malformed)
 }
 
@@ -180,7 +183,10 @@ fn encode(message: &Message, sequence: u32) -> Vec<u8> {
 }
 
 /// Sequence number, message, and the bytes after it.
-fn decode(bytes: &[u8]) -> io::Result<(u32, Message, &[u8])> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn decode(bytes: &[u8]) -> io::Result<(u32, Message, &[u8])> {
     let length = usize::try_from(u32::from_ne_bytes(field(bytes, 0)?)).unwrap_or(usize::MAX);
     let body = bytes.get(HEADER..length).ok_or_else(malformed)?.to_vec();
     let kind = u16::from_ne_bytes(field(bytes, 4)?);

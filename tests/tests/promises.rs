@@ -390,6 +390,10 @@ const PROMISES: [Promise; 12] = [
             ),
             (ENDING, &["p9_only_the_connection_that_has_it_is_told"]),
             (
+                "helper/tests/contract/model.rs",
+                &["p9_whatever_the_order_everybody_has_what_the_model_says"],
+            ),
+            (
                 OPENING,
                 &[
                     "p9_one_interface_and_port_has_one_lease",
@@ -431,8 +435,22 @@ const PROMISES: [Promise; 12] = [
             ("helper/src/config/file.rs", &["p11_any_file_is_within_limits_or_wrong"]),
             ("helper/src/attribute.rs", &["p11_any_bytes_are_read_without_a_crash"]),
             ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
+            (
+                "helper/tests/contract/hostile.rs",
+                &[
+                    "p11_whatever_is_called_with_whatever_the_helper_lives_and_opens_nothing",
+                    "p11_whatever_is_called_with_whatever_the_process_keeps_neither_memory_nor_descriptors",
+                ],
+            ),
+            (
+                "tests/fuzz/src/lib.rs",
+                &[
+                    "p11_every_property_holds_for_its_corpus",
+                    "p11_every_property_holds_for_what_is_near_its_corpus",
+                ],
+            ),
         ],
-        gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",
+        gap: "",
     },
     Promise {
         text: "Every decision is in the journal with fixed fields: who, what, where, how long, why it ended.",

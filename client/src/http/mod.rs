@@ -23,6 +23,7 @@ use hyper_util::{
 };
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -95,16 +96,7 @@ pub async fn serve_http(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let server = Arc::new(Server {
-        base: format!("http://{}", settings.address),
-        source,
-        witness,
-        admission,
-    });
-    let router: Router = Router::new().fallback_service(get(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move { answer::answer(&server, &request.into_parts().0).await }
-    }));
+    let router = router(&settings, source, witness, admission);
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -127,6 +119,21 @@ pub async fn serve_http(
     }
 }
 
+/// What answers every request, whatever connection it came by.
+pub fn router(
+    settings: &Settings,
+    source: Arc<dyn Source>,
+    witness: Arc<dyn Witness>,
+    admission: Arc<dyn Admission>,
+) -> Router {
+    let base = format!("http://{}", settings.address);
+    let server = Arc::new(Server { base, source, witness, admission });
+    Router::new().fallback_service(get(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move { answer::answer(&server, &request.into_parts().0).await }
+    }))
+}
+
 /// One connection until its end. What went wrong is told by the download that it cut short.
 async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
     // Both only improve matters: without them answers come later, and a dead machine holds its
@@ -134,6 +141,15 @@ async fn serve_connection(stream: TcpStream, settings: Settings, router: Router)
     let _ = stream.set_nodelay(true);
     // Covers a receiver that keeps its window closed, too (Linux 5.11).
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.stall));
+    converse(stream, &settings, router).await;
+}
+
+/// Reads requests from a stream of octets and answers them, until one side ends it.
+pub async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    settings: &Settings,
+    router: Router,
+) {
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header)

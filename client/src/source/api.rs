@@ -167,8 +167,11 @@ impl Api {
         if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
     }
 
-    /// The answer's meaning.
-    fn read(&self, json: &[u8]) -> Result<Generation, String> {
+    /// The answer's meaning, whole: what cannot be served is an error here.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that may repeat the answer's own.
+    pub fn read(&self, json: &[u8]) -> Result<Generation, String> {
         let answer: Answer = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let token = self.token.clone();
         if let Some(script) = answer.script.filter(|script| !script.is_empty()) {

@@ -8,8 +8,8 @@
 pub mod api;
 mod efi;
 mod file;
-mod kernel;
-mod netboot_ipxe;
+pub mod kernel;
+pub mod netboot_ipxe;
 pub mod quick;
 pub mod url;
 

@@ -8,9 +8,9 @@
 //! transfer when its future is dropped. Never writes, never opens a file but the kernel's table of
 //! neighbours.
 
-mod name;
+pub mod name;
 mod session;
-mod transfer;
+pub mod transfer;
 
 use std::{
     collections::HashMap,

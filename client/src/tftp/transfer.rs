@@ -24,7 +24,7 @@ const HEADERS: u16 = 32;
 const MAX_WINDOW: u16 = 64;
 
 /// Most octets in flight, so that memory per transfer is bounded for any block size.
-pub(super) const MAX_WINDOW_OCTETS: usize = 256 * 1024;
+pub const MAX_WINDOW_OCTETS: usize = 256 * 1024;
 
 /// Pause before the first retransmission while the round trip is not known.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -36,11 +36,11 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// So long without an ACK of anything new, and the transfer is given up.
-pub(super) const GIVE_UP: Duration = Duration::from_secs(30);
+pub const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// What reader and server agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Agreement {
+pub struct Agreement {
     /// Octets of a block.
     pub block: u16,
     /// Blocks of a window.
@@ -82,7 +82,7 @@ impl Agreement {
 
 /// What is to be done now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Nothing before the next datagram or [`Transfer::deadline`].
     Wait,
     /// Send this OACK.
@@ -109,7 +109,7 @@ pub(super) enum Action {
 
 /// See the top of the file. `now` is the time since the transfer began and never goes back.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub struct Transfer {
     agreement: Agreement,
     length: u64,
     /// Number of the last block, which is shorter than the others, perhaps empty.

@@ -1,7 +1,8 @@
 //! HTTP over loopback.
 
 use std::{
-    io::{Read, Write},
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
@@ -260,6 +261,60 @@ fn wire_40_lengths_beyond_4_gib_are_exact() {
         "{header}"
     );
     assert_eq!(body, b"\0\0end");
+}
+
+/// Marks at the ends and around the places where a counter may turn; holes elsewhere.
+#[test]
+fn wire_40_images_of_all_sizes_arrive_intact() {
+    let (two, four) = (1_u64 << 31, 1_u64 << 32);
+    for length in [0, 1, two - 1, two + 1, four + 1_000_003] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        let places = [0, two - 2, two - 1, two, four - 2, four - 1, four, length.saturating_sub(1)];
+        let marks: BTreeMap<u64, u8> =
+            places.into_iter().filter(|place| *place < length).zip(b'a'..).collect();
+        for (place, mark) in &marks {
+            std::os::unix::fs::FileExt::write_all_at(&file, &[*mark], *place).unwrap();
+        }
+        let server = serve(blob_of(file, length));
+        let mut stream = server.connect();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let request =
+            format!("GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path("kernel"));
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reader = BufReader::with_capacity(1 << 20, stream);
+        let mut announced = false;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            announced |= line.to_lowercase() == format!("content-length: {length}\r\n");
+            if line == "\r\n" {
+                break;
+            }
+        }
+        assert!(announced, "{length}");
+        let zeros = vec![0; 1 << 20];
+        let (mut at, mut found) = (0, BTreeMap::new());
+        loop {
+            let part = reader.fill_buf().unwrap();
+            if part.is_empty() {
+                break;
+            }
+            let count = part.len();
+            if part != &zeros[..count] {
+                let octets = (at..).zip(part.iter().copied());
+                found.extend(octets.filter(|(_, octet)| *octet != 0));
+            }
+            at += count as u64;
+            reader.consume(count);
+        }
+        assert_eq!((at, found), (length, marks), "{length}");
+        let facts = server.facts.wait(2);
+        assert!(
+            matches!(facts[1], Fact::TransferDone { sent, .. } if sent == length),
+            "{length}: {facts:?}"
+        );
+    }
 }
 
 #[test]

@@ -249,10 +249,16 @@ fn wire_45_a_windowed_transfer_octet_by_octet() {
 
 #[test]
 fn wire_50_a_file_of_more_than_65535_blocks() {
-    let length = 512 * 66_000 + 1;
+    // 32 MiB of blocks as of old, and 92 MiB of those that firmware asks for.
+    for block in [512, 1428] {
+        more_than_65535_blocks(block, block * 68_000 + 1);
+    }
+}
+
+fn more_than_65535_blocks(block: u64, length: u64) {
     let file = tempfile::tempfile().unwrap();
     file.set_len(length).unwrap();
-    let marks = [0, 512 * 65_535, 512 * 65_536, length - 1];
+    let marks = [0, block * 65_535, block * 65_536, length - 1];
     for at in marks {
         std::os::unix::fs::FileExt::write_all_at(&file, b"m", at).unwrap();
     }
@@ -260,9 +266,12 @@ fn wire_50_a_file_of_more_than_65535_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let local = folder.path().join("file");
     let port = server.port();
+    let size = format!("blksize {block}");
     let output = run(
         "atftp",
         &[
+            "--option",
+            &size,
             "--option",
             "windowsize 64",
             "-g",

@@ -7,9 +7,9 @@
 //! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::attribute`.
 
 mod expr;
-mod host;
+pub mod host;
 mod kernel;
-mod nft;
+pub mod nft;
 mod table;
 
 pub use kernel::Nftables;
