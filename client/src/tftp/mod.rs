@@ -3,7 +3,7 @@
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
 //!
-//! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
+//! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and time; ends every
 //! transfer when its future is dropped. Never writes, never opens a file.
 
 mod name;
@@ -22,10 +22,11 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use crate::{
     admission::Admission,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Generation, Loader, Loaders},
+    image::{Blob, Loader, Loaders},
     ipxe,
     mac::MacAddr,
-    source::{efi_program, text_blob},
+    source::{Source, efi_program, text_blob},
+    template::Machine,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
@@ -34,8 +35,12 @@ use session::Job;
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
 
+/// Transfers of one machine at once. Firmware makes one after the other; what it gave up without a word
+/// counts until it is given up here, too.
+const MAX_PER_MACHINE: usize = 16;
+
 /// Where transfers are sent from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The interface's address: every transfer's own socket is bound to it.
     pub address: Ipv4Addr,
@@ -46,8 +51,8 @@ pub struct Settings {
     pub mtu: u16,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
-    /// What is served, if it is the same for every machine: its EFI program is a file, too.
-    pub image: Option<Arc<Generation>>,
+    /// What is served: the EFI program of what is known without asking is a file, too.
+    pub source: Arc<dyn Source>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
@@ -154,7 +159,7 @@ impl Server {
                 Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => return None,
                 Err(mpsc::error::TrySendError::Closed(back)) => job = back,
             }
-        } else if self.sessions.len() >= MAX_TRANSFERS {
+        } else if self.sessions.len() >= MAX_TRANSFERS || self.transfers(peer) >= MAX_PER_MACHINE {
             return Some((ErrorCode::Undefined, "busy, try again"));
         }
         let (sender, receiver) = mpsc::channel(1);
@@ -169,13 +174,20 @@ impl Server {
         None
     }
 
+    /// How many transfers there are to this machine.
+    fn transfers(&self, peer: SocketAddr) -> usize {
+        self.sessions.keys().filter(|other| other.ip() == peer.ip()).count()
+    }
+
     /// Where HTTP has the machine's files.
     fn url(&self, mac: MacAddr) -> String {
         format!("{}/{}", self.settings.scripts, mac.hyphenated())
     }
 
     fn image(&self, mac: MacAddr) -> Option<Blob> {
-        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+        let generation = self.settings.source.known(mac)?;
+        let identity = self.admission.identity(mac);
+        efi_program(&generation, &Machine { url: self.url(mac), mac, identity }).ok()
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

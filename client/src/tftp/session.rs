@@ -137,6 +137,11 @@ impl Session {
                     download.ended(silence(&transfer));
                     return None;
                 }
+                Action::TooSlow => {
+                    let _ = self.send(&error(ErrorCode::Undefined, "too slow")).await;
+                    download.ended("the machine took next to nothing for a minute");
+                    return None;
+                }
             };
             if let Err(failure) = sent {
                 let _ = self.send(&error(ErrorCode::Undefined, "the file cannot be read")).await;
