@@ -29,13 +29,13 @@ use crate::{
     exit::{Code, Failure},
     http::{self, serve_http},
     image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
-    inhibit, ipxe,
+    inhibit,
     loaders::{self, coverage},
-    mac::MacAddr,
     machines::Machines,
     report::{Asking, Ready, Report, Served},
     session::{End, Lease, Request, Session, Sockets},
-    source::{self, Same, Source, api::Api, quick::Dish},
+    source::{self, Order, Same, Source, api::Api, fresh::Fresh, quick::Dish},
+    template::Machine,
     tftp::{self, serve_tftp},
 };
 
@@ -43,6 +43,8 @@ use crate::{
 const EVENTS: usize = 8192;
 /// Notes of `--debug` that wait.
 const NOTES: usize = 1024;
+/// Changes of files that wait to be told.
+const CHANGES: usize = 16;
 /// How often silence is judged.
 const TICK: Duration = Duration::from_secs(1);
 /// How long closing may take; after that the connection is dropped, which closes as well.
@@ -62,6 +64,8 @@ struct Plan<'a> {
 enum Content<'a> {
     /// The same for every machine.
     Same(Arc<Generation>),
+    /// Files that are opened anew when they change, and what they are at first.
+    Fresh(Arc<Fresh>, Arc<Generation>),
     /// What the API at this address says.
     Api(Arc<Api>, &'a str),
 }
@@ -70,13 +74,14 @@ impl Content<'_> {
     fn source(&self) -> Arc<dyn Source> {
         match self {
             Self::Same(generation) => Arc::new(Same(Arc::clone(generation))),
+            Self::Fresh(fresh, _) => Arc::clone(fresh) as Arc<dyn Source>,
             Self::Api(api, _) => Arc::clone(api) as Arc<dyn Source>,
         }
     }
 
     fn generation(&self) -> Option<&Generation> {
         match self {
-            Self::Same(generation) => Some(generation),
+            Self::Same(generation) | Self::Fresh(_, generation) => Some(generation),
             Self::Api(..) => None,
         }
     }
@@ -102,10 +107,18 @@ impl Plan<'_> {
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
-    let opening =
-        source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
-    let generation = runtime.block_on(opening)?;
-    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
+    let order = Order {
+        kernel: boot.kernel.clone(),
+        initrds: boot.initrds.clone(),
+        cmdline: boot.cmdline.clone(),
+        message: boot.bootmsg.clone(),
+        direct: boot.serving.direct,
+    };
+    let generation = Arc::new(complete(runtime.block_on(source::open(&order))?, &boot.serving)?);
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let stub = boot.serving.stub.clone();
+    let fresh = Arc::new(Fresh::new(order, stub, Arc::clone(&generation), sender));
+    serve(&boot.serving, Content::Fresh(fresh, generation), Some(changes), runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -125,13 +138,15 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         });
         match dish.await? {
             Dish::Linux { kernel, initrds, cmdline } => {
-                source::open(&kernel, &initrds, Some(&cmdline), quick.bootmsg.as_deref()).await
+                let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
+                let direct = quick.serving.direct;
+                source::open(&Order { kernel, initrds, cmdline, message, direct }).await
             }
-            Dish::Script(script) => source::open_script(&script).await,
+            Dish::Script(script) => source::open_script(&script, quick.serving.direct).await,
         }
     };
-    let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
+    let generation = complete(runtime.block_on(opening)?, &quick.serving)?;
+    serve(&quick.serving, Content::Same(Arc::new(generation)), None, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -141,7 +156,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
 pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
     let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
-    serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
+    let source = source.direct(api.serving.direct);
+    serve(&api.serving, Content::Api(Arc::new(source), &api.url), None, runtime()?, report)
 }
 
 /// What is wrong with the arguments themselves, and what has no effect.
@@ -159,22 +175,20 @@ fn begin(
     Ok(())
 }
 
-/// One generation for all, if a script can be made of it.
-fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
+/// A whole generation, if a script can be made of it.
+fn complete(mut generation: Generation, serving: &Serving) -> Result<Generation, Failure> {
     source::add_efi_image(&mut generation, serving.stub.as_deref())?;
     if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
         return Err(Failure::new(Code::Source, text.clone()));
     }
-    let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
-    ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
-        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
-    })?;
-    Ok(Content::Same(Arc::new(generation)))
+    source::check_script(&generation)?;
+    Ok(generation)
 }
 
 fn serve(
     boot: &Serving,
     content: Content<'_>,
+    changes: Option<mpsc::Receiver<String>>,
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -185,7 +199,7 @@ fn serve(
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
     let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
-    let result = runtime.block_on(run(&plan, report));
+    let result = runtime.block_on(run(&plan, changes, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
@@ -207,7 +221,11 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
     })
 }
 
-async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
+async fn run(
+    plan: &Plan<'_>,
+    changes: Option<mpsc::Receiver<String>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::connect().await?;
     report.asking(&Asking {
@@ -228,6 +246,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     };
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut servers = Servers::start(plan, &lease, sockets, events)?;
+    servers.changes = changes;
     report.ready(&ready(plan, &lease));
     let _awake = inhibit::sleep(session.connection()).await;
     let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
@@ -292,7 +311,16 @@ async fn watch(
             _ = tick.tick() => servers.machines.tick(Instant::now()),
             Some(event) = inbox.recv() => report.machine(&event),
             Some(note) = servers.notes.recv() => report.detail(&note),
+            Some(change) = change(&mut servers.changes) => report.note(&change),
         }
+    }
+}
+
+/// What is said of files that have changed; nothing, for ever, where none are looked at.
+async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -301,6 +329,7 @@ struct Servers {
     tasks: JoinSet<Failure>,
     machines: Arc<Machines>,
     notes: mpsc::Receiver<String>,
+    changes: Option<mpsc::Receiver<String>>,
 }
 
 impl Servers {
@@ -345,10 +374,7 @@ impl Servers {
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
-                image: match &plan.content {
-                    Content::Same(generation) => Some(Arc::clone(generation)),
-                    Content::Api(..) => None,
-                },
+                source: Arc::clone(&source),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -363,7 +389,7 @@ impl Servers {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self { tasks, machines, notes })
+        Ok(Self { tasks, machines, notes, changes: None })
     }
 }
 
@@ -410,13 +436,13 @@ fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
     Ready {
         lease,
         api: match plan.content {
-            Content::Same(_) => None,
+            Content::Same(_) | Content::Fresh(..) => None,
             Content::Api(_, address) => Some(address),
         },
         kernel: generation.and_then(|generation| generation.kernel.as_ref()).map(served),
         initrds: generation.map_or(Vec::new(), |one| one.initrds.iter().map(served).collect()),
         cmdline: generation
-            .map(|generation| generation.cmdline.text(&url(generation)))
+            .map(|generation| generation.cmdline.text(&Machine::at(&url(generation))))
             .unwrap_or_default(),
         loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
         can,

@@ -615,6 +615,8 @@ fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
             "cli" | "template" | "ipxe" => format!("src/{file}.rs"),
             "source" => "src/source/mod.rs".to_owned(),
             "api" | "quick" => format!("src/source/{file}.rs"),
+            "pixiecore_v1" => "src/pixiecore_v1.rs".to_owned(),
+            "pixiecore" => "../tests/tests/pixiecore.rs".to_owned(),
             other => format!("tests/{other}.rs"),
         };
         let text = std::fs::read_to_string(root.join(path)).unwrap();

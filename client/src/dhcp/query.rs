@@ -6,9 +6,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::table;
 use crate::{
     event::Firmware,
     mac::MacAddr,
+    template::{Identity, Said},
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
 };
 
@@ -222,10 +224,33 @@ impl Query {
         }
     }
 
+    /// What the machine says of itself. A machine identifier is written as SMBIOS has it: its first
+    /// three fields are in little-endian order (RFC 4578 section 2.3; ipxe: `uuid_mangle`).
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let uuid = match self.machine_id.as_deref() {
+            Some(&[_, a, b, c, d, e, f, g, h, ref rest @ ..]) => {
+                let hex = |octets: &[u8]| -> String {
+                    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+                };
+                let (clock, node) = rest.split_at_checked(2).unwrap_or((rest, &[]));
+                let (time, fields) = (hex(&[d, c, b, a]), (hex(&[f, e]), hex(&[h, g])));
+                format!("{time}-{}-{}-{}-{}", fields.0, fields.1, hex(clock), hex(node))
+            }
+            _ => String::new(),
+        };
+        let arch = table::processor(self.architecture()).unwrap_or_default();
+        Identity {
+            uuid: Said::new(uuid.as_bytes()),
+            arch: Said::new(arch.as_bytes()),
+            ..Identity::default()
+        }
+    }
+
     /// The architecture for reports: the first of the list that is known, else the first.
     #[must_use]
     pub fn architecture(&self) -> u16 {
-        let known = |arch: &&u16| super::table::row(**arch).is_some();
+        let known = |arch: &&u16| table::row(**arch).is_some();
         let found = self.architectures.iter().find(known);
         found.or(self.architectures.first()).copied().unwrap_or_default()
     }

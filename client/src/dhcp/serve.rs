@@ -22,7 +22,7 @@ use nix::{
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{
-    decide::{Decision, Ignore, decide, screen},
+    decide::{Decision, Ignore, decide, fits, screen},
     query::{NotBootClient, Port, Query},
 };
 use crate::{
@@ -163,7 +163,11 @@ async fn one(
         Ok(()) => match source.generation(mac, source::Step::Discover).await {
             Ok(generation) => {
                 machines.needs(mac, needs(&generation));
-                decide(query, port, policy, memory, &generation.efi)
+                machines.identify(mac, query.identity());
+                match fits(query, policy, generation.machine) {
+                    Ok(()) => decide(query, port, policy, memory, &generation.efi),
+                    Err(reason) => Decision::Ignore(reason),
+                }
             }
             Err(refusal) => {
                 Decision::Ignore(Ignore::Machine(Ignored::Source { reason: refusal.0 }))
@@ -195,9 +199,10 @@ async fn one(
 }
 
 fn needs(generation: &Generation) -> Needs {
-    match generation.script {
-        Some(_) => Needs::Script,
-        None => Needs::Images { initrds: generation.initrds.len() },
+    if generation.is_followed() {
+        Needs::Images { initrds: generation.initrds.len() }
+    } else {
+        Needs::Script
     }
 }
 
