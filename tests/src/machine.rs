@@ -30,6 +30,11 @@ pub enum Firmware {
 
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// What every machine has in its SMBIOS table: a serial number with characters that mean something
+/// elsewhere, and a UUID.
+pub const SERIAL: &str = "PC 7/${ip}";
+/// See [`SERIAL`].
+pub const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 /// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s.
 pub const BOOT: Duration = Duration::from_secs(150);
 
@@ -52,6 +57,7 @@ impl Machine {
         let mut command = mortal("qemu-system-x86_64");
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
+            .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
             .args(["-no-reboot", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
