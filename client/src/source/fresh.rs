@@ -77,7 +77,10 @@ impl Fresh {
 
     /// Opens the files anew if they are others than those that are served.
     async fn look(&self) {
-        let mut looked = self.looked.lock().await;
+        // While one machine's question looks, the others go on with what there is.
+        let Ok(mut looked) = self.looked.try_lock() else {
+            return;
+        };
         if looked.elapsed() < PAUSE {
             return;
         }
