@@ -130,7 +130,8 @@ pub struct Boot {
 /// `api`.
 #[derive(Debug, Args)]
 pub struct Api {
-    /// The service: URL/v1/boot/MAC is asked about each machine.
+    /// The service: URL/v1/boot/MAC is asked about each machine. It is told more if URL ends with
+    /// ?arch&firmware&uuid or some of these.
     #[arg(value_name = "URL")]
     pub url: String,
     /// How long the service may take for an answer: 5s, 500ms, 1m.
@@ -172,7 +173,8 @@ pub struct Quick {
 /// What all commands that serve have in common.
 #[derive(Debug, Args)]
 pub struct Serving {
-    /// Network interface to serve on. Without it, the only one that will do is taken.
+    /// Network interface to serve on; may be given several times. Without it, the only one that
+    /// will do is taken.
     #[arg(
         short,
         long,
@@ -180,7 +182,7 @@ pub struct Serving {
         conflicts_with = "listen_addr",
         help_heading = "Where"
     )]
-    pub interface: Option<String>,
+    pub interface: Vec<String>,
     /// Serve on the interface that has this IPv4 address.
     #[arg(short, long, value_name = "IPV4", help_heading = "Where")]
     pub listen_addr: Option<Ipv4Addr>,
@@ -237,6 +239,12 @@ pub struct Serving {
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
     pub loader: Vec<(u16, PathBuf)>,
+
+    /// Folder with the boot files of a Raspberry Pi (what its system has at /boot/firmware), for
+    /// machines with that boot ROM. A folder of its own in there, named by its serial number, goes
+    /// first.
+    #[arg(long, value_name = "DIR", help_heading = "Boot loader")]
+    pub rpi: Option<PathBuf>,
 
     /// Show every detail.
     #[arg(short, long, conflicts_with = "quiet", help_heading = "Output")]

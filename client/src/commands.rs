@@ -1,6 +1,9 @@
 //! The small commands: `status`, `close`, `interfaces`, and what all commands share.
 
-use std::io::{self, BufRead, IsTerminal as _, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, IsTerminal as _, Write},
+};
 
 use nix::time::{ClockId, clock_gettime};
 use portcullis_dbus::Error;
@@ -77,15 +80,22 @@ pub fn interfaces(report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The interface that `boot` serves on: the one that was named, the one that has the named address,
-/// or the one that the rule chooses, if need be by asking.
+/// The interfaces that `boot` serves on: those that were named, the one that has the named address,
+/// or the one that the rule chooses, if need be by asking. At least one, and none twice.
 ///
 /// # Errors
 /// [`Code::Interface`].
-pub fn pick_interface(boot: &Serving, report: &mut Report) -> Result<String, Failure> {
-    if let Some(name) = &boot.interface {
-        return Ok(name.clone());
+pub fn pick_interfaces(boot: &Serving, report: &mut Report) -> Result<Vec<String>, Failure> {
+    let mut named = boot.interface.clone();
+    let mut known = BTreeSet::new();
+    named.retain(|name| known.insert(name.clone()));
+    match named.is_empty() {
+        true => pick_interface(boot, report).map(|name| vec![name]),
+        false => Ok(named),
     }
+}
+
+fn pick_interface(boot: &Serving, report: &mut Report) -> Result<String, Failure> {
     let all = read_interfaces()?;
     if let Some(address) = boot.listen_addr.filter(|address| !address.is_unspecified()) {
         let owner = all.iter().find(|one| one.addresses.contains(&address));

@@ -27,6 +27,18 @@ pub enum Firmware {
     Http,
 }
 
+impl Firmware {
+    /// As in `--json`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pxe => "pxe",
+            Self::Ipxe => "ipxe",
+            Self::Http => "http",
+        }
+    }
+}
+
 /// How the machine was told what to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,6 +51,8 @@ pub enum OfferForm {
     Script,
     /// UEFI HTTP boot is given the URL of an EFI program.
     Http,
+    /// A Raspberry Pi's boot ROM is told that its files are here.
+    Folder,
 }
 
 /// Why a machine that asked was not answered.
@@ -102,6 +116,8 @@ pub enum Role {
     Kernel,
     /// EFI program with everything in it.
     Efi,
+    /// One of the files that a Raspberry Pi's boot ROM fetches.
+    Firmware,
     /// The initrd with this number, from 0.
     Initrd(usize),
     /// Any other.

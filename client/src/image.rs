@@ -310,6 +310,8 @@ pub enum Loader {
     Given(u16),
     /// No loader but the whole image: the program made of the generation's [`EfiImage`].
     Image,
+    /// No loader but a folder of files under names of the machine's own ([`crate::rpi`]).
+    Folder,
 }
 
 impl Loader {
@@ -326,6 +328,8 @@ impl Loader {
             Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
             Self::Given(arch) => format!("loader-{arch}").into(),
             Self::Image => plain("boot.efi"),
+            // For people: no machine asks for it by this name.
+            Self::Folder => plain("Raspberry Pi boot files"),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod machines;
 pub mod pixiecore_v1;
 pub mod read;
 pub mod report;
+pub mod rpi;
 pub mod serve;
 pub mod session;
 pub mod source;

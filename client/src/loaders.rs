@@ -47,8 +47,8 @@ impl Wishes {
             Loader::IpxePxe => self.ipxe.as_ref(),
             Loader::Snponly(Cpu::X64) | Loader::Ipxe(Cpu::X64) => self.efi64.as_ref(),
             Loader::Snponly(Cpu::Ia32) | Loader::Ipxe(Cpu::Ia32) => self.efi32.as_ref(),
-            // The image is made with the generation.
-            Loader::Snponly(_) | Loader::Ipxe(_) | Loader::Image => None,
+            // The image is made with the generation; the folder is opened by itself.
+            Loader::Snponly(_) | Loader::Ipxe(_) | Loader::Image | Loader::Folder => None,
             // The last one counts, as with other flags.
             Loader::Given(arch) => {
                 self.given.iter().rev().find(|(given, _)| *given == arch).map(|(_, path)| path)
@@ -70,7 +70,7 @@ fn places(loader: Loader) -> Vec<String> {
     let (stem, cpu) = match loader {
         Loader::Snponly(cpu) => ("snponly", cpu),
         Loader::Ipxe(cpu) => ("ipxe", cpu),
-        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) | Loader::Image => {
+        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) | Loader::Image | Loader::Folder => {
             return vec![loader.file_name().into_owned()];
         }
     };

@@ -5,10 +5,13 @@
 //! said that the ports are closed.
 
 use std::{
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -23,8 +26,8 @@ use tokio::{
 
 use crate::{
     cli::{self, Boot, Quick, Serving},
-    commands::{pick_interface, runtime, with_agent},
-    dhcp::{Policy, UefiOffer, serve_boot_server, serve_dhcp},
+    commands::{pick_interfaces, runtime, with_agent},
+    dhcp::{Count, Policy, UefiOffer, serve_boot_server, serve_dhcp},
     event::Event,
     exit::{Code, Failure},
     http::{self, serve_http},
@@ -33,7 +36,8 @@ use crate::{
     loaders::{self, coverage},
     machines::Machines,
     report::{Asking, Ready, Report, Served},
-    session::{End, Lease, Request, Session, Sockets},
+    rpi::Folder,
+    session::{Lease, Request, Session, Sockets},
     source::{self, Order, Same, Source, api::Api, fresh::Fresh, quick::Dish},
     template::Machine,
     tftp::{self, serve_tftp},
@@ -57,7 +61,11 @@ struct Plan<'a> {
     boot: &'a Serving,
     content: Content<'a>,
     loaders: Arc<Loaders>,
-    request: Request,
+    /// For Raspberry Pis.
+    folder: Arc<Folder>,
+    count: Option<Arc<Count>>,
+    /// One for each interface, at least one.
+    requests: Vec<Request>,
 }
 
 /// What is served.
@@ -96,7 +104,8 @@ impl Plan<'_> {
     /// What firmware can be given by TFTP.
     fn loaders(&self) -> impl Iterator<Item = Loader> {
         let image = self.content.efi().map(|_| Loader::Image);
-        self.loaders.0.keys().copied().chain(image)
+        let folder = (!self.folder.is_empty()).then_some(Loader::Folder);
+        self.loaders.0.keys().copied().chain(image).chain(folder)
     }
 }
 
@@ -193,12 +202,22 @@ fn serve(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let loaders = find_loaders(boot, content.efi())?;
-    let request = Request {
-        interface: pick_interface(boot, report)?,
+    let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
+    let request = |interface| Request {
+        interface,
         http_port: boot.port,
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
     };
-    let plan = Plan { boot, content, loaders: Arc::new(loaders), request };
+    let requests = pick_interfaces(boot, report)?.into_iter().map(request).collect();
+    let count = boot.count.map(|count| Count::new(count.into()));
+    let plan = Plan {
+        boot,
+        content,
+        loaders: Arc::new(loaders),
+        folder: Arc::new(folder),
+        count,
+        requests,
+    };
     let result = runtime.block_on(run(&plan, changes, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
@@ -223,18 +242,12 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
 
 async fn run(
     plan: &Plan<'_>,
-    changes: Option<mpsc::Receiver<String>>,
+    mut changes: Option<mpsc::Receiver<String>>,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::connect().await?;
-    report.asking(&Asking {
-        interface: plan.request.interface.clone(),
-        udp_ports: Request::UDP.to_vec(),
-        tcp_ports: vec![plan.request.http_port],
-        max_seconds: plan.request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
-    });
-    let (lease, sockets) = tokio::select! {
+    let opened = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
         () = interrupts.next() => {
@@ -242,110 +255,175 @@ async fn run(
             let text = "you ended it before it was allowed: nothing was opened".to_owned();
             return Err(Error::AuthenticationDismissed(text).into());
         }
-        opened = with_agent(&plan.boot.common, async || session.open(&plan.request).await) => opened?,
+        opened = open(plan, &mut session, report) => opened?,
     };
-    let (events, mut inbox) = mpsc::channel(EVENTS);
-    let mut servers = Servers::start(plan, &lease, sockets, events)?;
-    servers.changes = changes;
-    report.ready(&ready(plan, &lease));
+    let mut outlets = Vec::with_capacity(opened.len());
+    for (lease, sockets) in opened {
+        outlets.push(Outlet::start(plan, lease, sockets)?);
+    }
+    for (index, outlet) in outlets.iter().enumerate() {
+        report.ready(&ready(plan, &outlet.lease, index + 1 == outlets.len()));
+    }
     let _awake = inhibit::sleep(session.connection()).await;
-    let stop = watch(&mut session, &lease, &mut servers, &mut inbox, &mut interrupts, report).await;
-    servers.tasks.shutdown().await;
-    while let Ok(event) = inbox.try_recv() {
-        report.machine(&event);
+    watch(&mut session, &mut outlets, &mut changes, &mut interrupts, report).await?;
+    for outlet in &mut outlets {
+        outlet.stop(report).await;
     }
-    match stop {
-        Stop::Asked => {
-            report.interrupted();
-            tokio::select! {
-                () = interrupts.next() => {}
-                closed = timeout(CLOSING, session.close(lease.number)) => {
-                    if let Ok(Err(failure)) = closed {
-                        report.detail(&failure.message);
-                    }
-                }
+    report.interrupted();
+    let close = async {
+        for outlet in &outlets {
+            if let Ok(Err(failure)) = timeout(CLOSING, session.close(outlet.lease.number)).await {
+                report.detail(&failure.message);
             }
-            report.closed(&lease, reason::CLOSED);
-            Ok(())
         }
-        Stop::Ended(end) => {
-            report.closed(&lease, end.word());
-            Err(end.failure(&lease.facts.interface))
-        }
-        Stop::Failed(failure) => {
-            report.closed(&lease, "failed");
-            Err(failure)
-        }
+    };
+    tokio::select! {
+        () = interrupts.next() => {}
+        () = close => {}
     }
+    for outlet in &outlets {
+        report.closed(&outlet.lease, reason::CLOSED);
+    }
+    Ok(())
 }
 
-/// Why serving stops.
-enum Stop {
-    Asked,
-    Ended(End),
-    Failed(Failure),
+/// Asks for one interface after the other: nobody can answer two dialogs at once, and the helper
+/// hears one question at a time. All of them or none: what was opened closes with the session.
+async fn open(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    report: &mut Report,
+) -> Result<Vec<(Lease, Sockets)>, Failure> {
+    let mut opened = Vec::with_capacity(plan.requests.len());
+    for request in &plan.requests {
+        report.asking(&Asking {
+            interface: request.interface.clone(),
+            udp_ports: Request::UDP.to_vec(),
+            tcp_ports: vec![request.http_port],
+            max_seconds: request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+        });
+        opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);
+    }
+    Ok(opened)
 }
 
-/// Shows what happens until there is a reason to stop.
+/// Shows what happens until the user ends it. A lease that ends takes only its own interface along.
+///
+/// # Errors
+/// The last lease has ended; why.
 async fn watch(
     session: &mut Session,
-    lease: &Lease,
-    servers: &mut Servers,
-    inbox: &mut mpsc::Receiver<Event>,
+    outlets: &mut Vec<Outlet>,
+    changes: &mut Option<mpsc::Receiver<String>>,
     interrupts: &mut Interrupts,
     report: &mut Report,
-) -> Stop {
+) -> Result<(), Failure> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        // Those that serve no more, and why.
+        let (over, word, why) = tokio::select! {
             biased;
-            () = interrupts.next() => return Stop::Asked,
-            end = session.ended(lease.number) => return Stop::Ended(end),
-            Some(task) = servers.tasks.join_next() => {
-                return Stop::Failed(match task {
-                    Ok(failure) => failure,
-                    Err(error) => Failure::new(Code::Internal, format!("a server stopped: {error}")),
-                });
+            () = interrupts.next() => return Ok(()),
+            (number, end) = session.ended() => {
+                let ended = |outlet: &mut Outlet| number.is_none_or(|it| it == outlet.lease.number);
+                let over: Vec<_> = outlets.extract_if(.., ended).collect();
+                let Some(first) = over.first() else { continue };
+                let failure = end.failure(&first.lease.facts.interface);
+                (over, end.word().to_owned(), failure)
             }
-            _ = tick.tick() => servers.machines.tick(Instant::now()),
-            Some(event) = inbox.recv() => report.machine(&event),
-            Some(note) = servers.notes.recv() => report.detail(&note),
-            Some(change) = change(&mut servers.changes) => report.note(&change),
+            _ = tick.tick() => {
+                outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
+                continue;
+            }
+            text = change(changes) => {
+                report.note(&text);
+                continue;
+            }
+            (index, happening) = next(outlets) => match happening {
+                Happening::Machine(event) => {
+                    report.machine(&outlets[index].lease.facts.interface, &event);
+                    continue;
+                }
+                Happening::Note(note) => {
+                    report.detail(&note);
+                    continue;
+                }
+                Happening::Failed(failure) => {
+                    let outlet = outlets.remove(index);
+                    // Best effort: if it is the last one, the end of the session closes it.
+                    let _ = timeout(CLOSING, session.close(outlet.lease.number)).await;
+                    (vec![outlet], "failed".to_owned(), failure)
+                }
+            },
+        };
+        for mut outlet in over {
+            outlet.stop(report).await;
+            report.closed(&outlet.lease, &word);
+            if !outlets.is_empty() {
+                let interface = &outlet.lease.facts.interface;
+                report.attention(&format!("{interface}: {}", why.message));
+            }
+        }
+        if outlets.is_empty() {
+            return Err(why);
         }
     }
 }
 
 /// What is said of files that have changed; nothing, for ever, where none are looked at.
-async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
-    match changes {
+async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> String {
+    let received = match changes {
         Some(changes) => changes.recv().await,
+        None => None,
+    };
+    match received {
+        Some(text) => text,
         None => std::future::pending().await,
     }
 }
 
-/// The four servers; each ends only when it fails.
-struct Servers {
-    tasks: JoinSet<Failure>,
-    machines: Arc<Machines>,
-    notes: mpsc::Receiver<String>,
-    changes: Option<mpsc::Receiver<String>>,
+/// What an outlet has to tell.
+enum Happening {
+    Machine(Event),
+    Note(String),
+    /// One of its servers has ended.
+    Failed(Failure),
 }
 
-impl Servers {
-    fn start(
-        plan: &Plan<'_>,
-        lease: &Lease,
-        sockets: Sockets,
-        events: mpsc::Sender<Event>,
-    ) -> Result<Self, Failure> {
+/// The next thing that happens at one of them.
+async fn next(outlets: &mut [Outlet]) -> (usize, Happening) {
+    poll_fn(|context| {
+        for (index, outlet) in outlets.iter_mut().enumerate() {
+            if let Poll::Ready(happening) = outlet.poll(context) {
+                return Poll::Ready((index, happening));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// One interface that is served: its lease, its four servers (each ends only when it fails), and
+/// its machines.
+struct Outlet {
+    lease: Lease,
+    tasks: JoinSet<Failure>,
+    machines: Arc<Machines>,
+    events: mpsc::Receiver<Event>,
+    notes: mpsc::Receiver<String>,
+}
+
+impl Outlet {
+    fn start(plan: &Plan<'_>, lease: Lease, sockets: Sockets) -> Result<Self, Failure> {
         let local = sockets.http.local_addr().map_err(|error| failed("HTTP", &error))?;
         let address = lease.facts.address.ok_or_else(|| {
             Failure::new(Code::Internal, "the helper did not say which address to serve on")
                 .advise("portcullis and portcullis-helper may be of different versions")
         })?;
         let source = plan.content.source();
-        let machines = Machines::new(policy(plan, source.token(), address, local.port()), events);
+        let (sender, events) = mpsc::channel(EVENTS);
+        let machines = Machines::new(policy(plan, source.token(), address, local.port()), sender);
         let (note, notes) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
@@ -374,6 +452,7 @@ impl Servers {
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
+                folder: Arc::clone(&plan.folder),
                 source: Arc::clone(&source),
             },
             Arc::clone(&plan.loaders),
@@ -389,7 +468,31 @@ impl Servers {
             machines.clone(),
         );
         tasks.spawn(async { ended("HTTP", http.await) });
-        Ok(Self { tasks, machines, notes, changes: None })
+        Ok(Self { lease, tasks, machines, events, notes })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Happening> {
+        if let Poll::Ready(Some(task)) = self.tasks.poll_join_next(context) {
+            return Poll::Ready(Happening::Failed(task.unwrap_or_else(|error| {
+                Failure::new(Code::Internal, format!("a server stopped: {error}"))
+            })));
+        }
+        // Neither ends: their senders are kept here and in the tasks.
+        if let Poll::Ready(Some(event)) = self.events.poll_recv(context) {
+            return Poll::Ready(Happening::Machine(event));
+        }
+        match self.notes.poll_recv(context) {
+            Poll::Ready(Some(note)) => Poll::Ready(Happening::Note(note)),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ends the servers, drops their sockets, and shows what is left to show.
+    async fn stop(&mut self, report: &mut Report) {
+        self.tasks.shutdown().await;
+        while let Ok(event) = self.events.try_recv() {
+            report.machine(&self.lease.facts.interface, &event);
+        }
     }
 }
 
@@ -398,7 +501,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
     Policy {
         for_mac: boot.for_mac.iter().copied().collect(),
         once: boot.once,
-        count: boot.count.map(u64::from),
+        count: plan.count.clone(),
         initrds: plan.content.generation().map_or(0, |generation| generation.initrds.len()),
         loaders: plan.loaders().collect(),
         address,
@@ -424,17 +527,19 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Internal, format!("serving {what} failed: {error}"))
 }
 
-fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease) -> Ready<'a> {
+fn ready<'a>(plan: &'a Plan<'_>, lease: &'a Lease, last: bool) -> Ready<'a> {
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
-    let (can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    let (mut can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    can.extend((!plan.folder.is_empty()).then(|| "Raspberry Pis".to_owned()));
     let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let url = |generation: &Generation| {
-        let port = plan.request.http_port;
+        let port = plan.boot.port;
         format!("http://{address}:{port}/{}/MAC", generation.token)
     };
     Ready {
         lease,
+        last,
         api: match plan.content {
             Content::Same(_) | Content::Fresh(..) => None,
             Content::Api(_, address) => Some(address),

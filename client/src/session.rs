@@ -114,6 +114,8 @@ pub struct Session {
     proxy: Netboot1Proxy<'static>,
     closed: ClosedStream,
     owner: proxy::OwnerChangedStream<'static>,
+    /// Something was opened, so that the helper's name may not change any more.
+    holds: bool,
 }
 
 /// A granted request.
@@ -146,7 +148,7 @@ impl Session {
             .await?;
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
-        Ok(Self { proxy, closed, owner })
+        Ok(Self { proxy, closed, owner, holds: false })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -157,7 +159,8 @@ impl Session {
         let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
         // The bus keeps messages in order: what it has said of the helper's name so far was before
         // the answer, such as an idle helper that left and the one that was started for us.
-        while let Some(Some(_)) = self.owner.next().now_or_never() {}
+        while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
+        self.holds = true;
         let mut take = |key: &str| {
             fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
                 Failure::new(Code::Internal, format!("the helper opened no socket \"{key}\""))
@@ -198,24 +201,22 @@ impl Session {
             .collect())
     }
 
-    /// Waits until this lease is ended by somebody else, and says why.
-    pub async fn ended(&mut self, lease: u64) -> End {
+    /// Waits until a lease is ended by somebody else, and says which and why. `None`: each of them.
+    pub async fn ended(&mut self) -> (Option<u64>, End) {
         loop {
             tokio::select! {
                 // In this order: a helper that stops says so before its name goes.
                 biased;
                 signal = self.closed.next() => match signal {
                     Some(signal) => {
-                        if let Ok(end) = signal.args()
-                            && end.lease == lease
-                        {
-                            return End::Reason(end.reason.clone());
+                        if let Ok(end) = signal.args() {
+                            return (Some(end.lease), End::Reason(end.reason.clone()));
                         }
                     }
-                    None => return End::HelperGone,
+                    None => return (None, End::HelperGone),
                 },
                 owner = self.owner.next() => if !matches!(owner, Some(Some(_))) {
-                    return End::HelperGone;
+                    return (None, End::HelperGone);
                 },
             }
         }

@@ -138,7 +138,11 @@ impl FakeHelper {
                 sockets.insert(key.to_owned(), OwnedFd::from(socket));
             }
         }
-        Ok((7, sockets, facts(port)))
+        let opened =
+            self.asked.lock().unwrap().iter().filter(|one| one.starts_with("Open")).count();
+        let mut facts = facts(port);
+        facts.insert(fact::INTERFACE.to_owned(), request["interface"].clone());
+        Ok((6 + opened as u64, sockets, facts))
     }
 
     fn close(&self, lease: u64) -> Result<(), Error> {
@@ -419,6 +423,56 @@ fn the_end_of_the_lease_is_said_with_its_reason() {
     let output = wait(child);
     assert_eq!(output.status.code(), Some(23));
     assert!(stderr(&output).contains("the time is over"), "{output:?}");
+}
+
+#[test]
+fn of_two_interfaces_each_has_its_own_lease_and_one_that_ends_ends_alone() {
+    let lab = Lab::new(Some(Mood::Grants));
+    // The third is the first once more.
+    let mut child = lab.boot(&["--json", "-i", "lo1", "-i", "lo"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    for (lease, interface) in [(7, "lo"), (8, "lo1")] {
+        let ready = until(&mut lines, "ready").pop().unwrap();
+        assert_eq!(
+            (ready["lease"].as_u64(), ready["interface"].as_str()),
+            (Some(lease), Some(interface))
+        );
+    }
+    assert_eq!(lab.asked(), ["Open http-port interface"; 2]);
+    let [first, second] = [(); 2].map(|()| lab.ports.recv_timeout(PATIENCE).unwrap());
+    for (port, interface) in [(first.tftp, "lo"), (second.tftp, "lo1")] {
+        assert_eq!(&tftp(port, "02-00-00-00-00-01/undionly.kpxe")[4..], b"loader content");
+        let started = until(&mut lines, "machine").pop().unwrap();
+        assert_eq!(started["interface"], interface);
+        let done = until(&mut lines, "machine").pop().unwrap();
+        assert_eq!(
+            (&done["fact"], done["interface"].as_str()),
+            (&"transfer-done".into(), Some(interface))
+        );
+    }
+    let helper = lab.helper.clone().unwrap();
+    lab.runtime.block_on(async {
+        let emitter = SignalEmitter::new(&helper, OBJECT_PATH)
+            .unwrap()
+            .set_destination(first.owner.as_str().try_into().unwrap());
+        FakeHelper::lease_ended(&emitter, 7, "address-changed").await.unwrap();
+    });
+    let closed = until(&mut lines, "closed").pop().unwrap();
+    assert_eq!(
+        (&closed["interface"], &closed["reason"]),
+        (&"lo".into(), &"address-changed".into())
+    );
+    let note = until(&mut lines, "note").pop().unwrap();
+    let text = note["text"].as_str().unwrap();
+    assert!(text.starts_with("lo: not serving any more: the address of lo changed"), "{text}");
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, first.http)).is_err());
+    assert!(get(second.http, "/elsewhere").starts_with("HTTP/1.1 404"));
+
+    signal(&child, Signal::SIGINT);
+    let closed = until(&mut lines, "closed").pop().unwrap();
+    assert_eq!(closed["interface"], "lo1");
+    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(lab.asked().last().map(String::as_str), Some("Close 8"));
 }
 
 #[test]

@@ -24,10 +24,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use portcullis::{
     admission::Admission,
-    event::{Fact, Ignored, Witness},
+    event::{Fact, Firmware, Ignored, Witness},
     http::{Settings, serve_http},
     mac::MacAddr,
-    source::{Source as _, Step, api::Api},
+    source::{Source as _, Step, Traits, api::Api},
 };
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
@@ -115,6 +115,33 @@ fn section_7_the_call_is_a_plain_get_of_v1_boot_mac() {
         let asked = format!("GET {asked}/boot/52:54:00:12:34:fe");
         assert_eq!(service.asked().last(), Some(&asked));
     }
+}
+
+#[test]
+fn the_service_is_told_of_a_machine_what_its_address_asks_for() {
+    let service = Service::saying(200, r#"{"kernel":"k"}"#);
+    let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+    let traits = |uuid: Option<&str>| Traits {
+        arch: 11,
+        firmware: Firmware::Pxe,
+        uuid: uuid.map(str::to_owned),
+    };
+    for (query, uuid, told) in [
+        ("", Some(uuid), String::new()),
+        ("?uuid&arch", Some(uuid), format!("?uuid={uuid}&arch=11")),
+        ("/?arch&firmware&uuid", None, "?arch=11&firmware=pxe".to_owned()),
+        ("/?uuid", None, String::new()),
+    ] {
+        let api = service.api(query, SECOND);
+        api.meet(MAC, traits(uuid));
+        assert_eq!(service.says(&api, MAC, Step::Discover).as_deref(), Ok("k"));
+        let asked = format!("GET /v1/boot/52:54:00:12:34:fe{told}");
+        assert_eq!(service.asked().last(), Some(&asked));
+    }
+    // Nothing is known of a machine that has not asked.
+    let api = service.api("?arch", SECOND);
+    service.says(&api, OTHER, Step::Script).unwrap();
+    assert!(service.asked().last().unwrap().ends_with(&OTHER.to_string()));
 }
 
 #[test]

@@ -6,6 +6,9 @@ pub mod request {
     pub const INTERFACE: &str = "interface";
     /// `[s]`: what is done on UDP 67, one of [`super::dhcp`]. Default `bind`.
     pub const DHCP: &str = "dhcp";
+    /// `[b]`: whether addresses may be handed out, too; only with `dhcp` = `bind`. A site has to
+    /// allow it, and it has a polkit action of its own. Default false.
+    pub const FULL_DHCP: &str = "full-dhcp";
     /// `[b]`: whether UDP 4011 is opened. Default true.
     pub const BOOT_SERVER: &str = "boot-server";
     /// `[b]`: whether UDP 69 is opened. Default true.
@@ -52,6 +55,8 @@ pub mod fact {
     pub const UDP_PORTS: &str = "udp-ports";
     /// `[aq]`: TCP ports that are (or would be) open.
     pub const TCP_PORTS: &str = "tcp-ports";
+    /// `[s]`: what is (or would be) done on UDP 67, one of [`super::dhcp_mode`].
+    pub const DHCP_MODE: &str = "dhcp-mode";
     /// `[t]`: when the lease was opened, CLOCK_BOOTTIME in microseconds.
     pub const OPENED: &str = "opened";
     /// `[t]`: when the lease ends by itself, CLOCK_BOOTTIME in microseconds.
@@ -65,6 +70,16 @@ pub mod fact {
     pub const PORTS_TAKEN: &str = "ports-taken";
     /// `[as]`: sentences that say why `Open` would refuse, empty when it would not (`Check` only).
     pub const PROBLEMS: &str = "problems";
+}
+
+/// Values of `fact::DHCP_MODE`.
+pub mod dhcp_mode {
+    /// UDP 67 is left alone.
+    pub const NONE: &str = "none";
+    /// Bound for proxy DHCP: what leaves is boot information without an address.
+    pub const BIND: &str = "bind";
+    /// Bound for full DHCP: addresses may be handed out and refused.
+    pub const FULL: &str = "full";
 }
 
 /// Values of `fact::BACKEND`.

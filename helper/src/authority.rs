@@ -83,7 +83,7 @@ impl Authority {
         }
     }
 
-    /// Asks again, without a dialog, about a caller that `open` was granted to earlier.
+    /// Asks again, without a dialog, about a caller that the action was granted to earlier.
     pub async fn ask_again(&self, caller: &UniqueName<'_>, details: &Details) -> Answer {
         // A subject is made from the header of a message alone; this one is never sent.
         let message = Message::method_call(OBJECT_PATH, "Open").interface(INTERFACE).sender(caller);
@@ -91,7 +91,7 @@ impl Authority {
             return Answer::Unavailable;
         };
         let (header, never) = (message.header(), Dialog::Never);
-        self.ask(&header, action::OPEN, Some(details), never, future::pending()).await
+        self.ask(&header, details.action, Some(details), never, future::pending()).await
     }
 
     /// Hears whenever polkit's rules, or what they look at, may have changed.
@@ -110,62 +110,43 @@ impl Authority {
         dialog: Dialog,
         left: impl Future<Output = ()>,
     ) -> Answer {
-        let (flags, patience) = match dialog {
-            Dialog::Allowed => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, limits::DIALOG),
-            Dialog::Never => (CheckAuthorizationFlags::empty(), limits::POLKIT),
+        let (flags, patience, late) = match dialog {
+            Dialog::Allowed => {
+                let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+                (flags, limits::DIALOG, Answer::TimedOut)
+            }
+            Dialog::Never => {
+                (CheckAuthorizationFlags::empty(), limits::POLKIT, Answer::Unavailable)
+            }
         };
+        let (Ok(subject), Ok(polkit)) =
+            (Subject::new_for_message_header(header), self.proxy().await)
+        else {
+            return Answer::Unavailable;
+        };
+        let details = details.map_or_else(HashMap::new, |details| {
+            let Details { interface, http_port, dhcp, max_seconds, .. } = details;
+            action::DETAILS.into_iter().zip([interface, http_port, *dhcp, max_seconds]).collect()
+        });
         // One question per message at a time, so sender and serial name it.
         let cancellation = header.sender().map_or_else(String::new, |sender| {
             format!("{sender}/{}/{action_id}", header.primary().serial_num())
         });
-        let question = self.check(header, action_id, details, flags, &cancellation);
-        tokio::select! {
+        let question =
+            polkit.check_authorization(&subject, action_id, &details, flags, &cancellation);
+        let answer = tokio::select! {
             biased;
-            () = left => {
-                self.withdraw(&cancellation).await;
-                Answer::CallerLeft
+            () = left => Answer::CallerLeft,
+            answer = question => {
+                return answer.map_or(Answer::Unavailable, |result| answer_of(&result));
             }
-            answer = question => answer.map_or(Answer::Unavailable, |result| answer_of(&result)),
-            () = tokio::time::sleep(patience) => {
-                self.withdraw(&cancellation).await;
-                match dialog {
-                    Dialog::Allowed => Answer::TimedOut,
-                    Dialog::Never => Answer::Unavailable,
-                }
-            }
-        }
-    }
-
-    async fn check(
-        &self,
-        header: &Header<'_>,
-        action_id: &str,
-        details: Option<&Details>,
-        flags: CheckAuthorizationFlags,
-        cancellation: &str,
-    ) -> Option<AuthorizationResult> {
-        let subject = Subject::new_for_message_header(header).ok()?;
-        let details = details.map_or_else(HashMap::new, |details| {
-            action::DETAILS
-                .into_iter()
-                .zip([
-                    details.interface.as_str(),
-                    details.http_port.as_str(),
-                    details.dhcp,
-                    details.max_seconds.as_str(),
-                ])
-                .collect()
-        });
-        let proxy = self.proxy().await.ok()?;
-        proxy.check_authorization(&subject, action_id, &details, flags, cancellation).await.ok()
-    }
-
-    /// Best effort: a polkit that does not take the withdrawal still cannot grant anything, since
-    /// its answer is no longer waited for.
-    async fn withdraw(&self, cancellation: &str) {
-        let withdrawal =
-            async { self.proxy().await?.cancel_check_authorization(cancellation).await };
+            () = tokio::time::sleep(patience) => late,
+        };
+        // Best effort: a polkit that does not take the withdrawal still cannot grant anything, since
+        // its answer is no longer waited for.
+        let withdrawal = polkit.cancel_check_authorization(&cancellation);
         let _ = tokio::time::timeout(Duration::from_secs(1), withdrawal).await;
+        answer
     }
 
     async fn proxy(&self) -> zbus::Result<AuthorityProxy<'static>> {
@@ -198,7 +179,8 @@ impl Answer {
             (Self::Yes, _) => return Ok(()),
             (Self::No, _) => Error::NotAuthorized(
                 "polkit refused this; a member of the group portcullis at an active local session \
-                 is allowed without a question, and an administrator can write a rule"
+                 is allowed without a question (but for full DHCP), and an administrator can write \
+                 a rule"
                     .to_owned(),
             ),
             (Self::Challenge, Dialog::Never) => Error::NoAgent(
@@ -206,7 +188,7 @@ impl Answer {
             ),
             (Self::Challenge, Dialog::Allowed) => Error::NoAgent(
                 "a password is needed, and there is no authentication agent to ask for it: start \
-                 one (in a terminal: pkttyagent), or join the group portcullis"
+                 one (in a terminal: pkttyagent), or join the group portcullis (not for full DHCP)"
                     .to_owned(),
             ),
             (Self::Dismissed, _) => Error::AuthenticationDismissed(

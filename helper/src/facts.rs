@@ -7,7 +7,11 @@ use std::{collections::HashMap, time::Duration};
 use portcullis_dbus::keys::{self, fact};
 use zbus::{OwnedVariant, Variant};
 
-use crate::{firewall::Backend, lease::Lease, sockdiag::Protocol};
+use crate::{
+    firewall::{Backend, Dhcp},
+    lease::Lease,
+    sockdiag::Protocol,
+};
 
 /// Facts by their keys.
 pub type Facts = HashMap<String, OwnedVariant>;
@@ -23,6 +27,7 @@ pub fn of_lease(lease: &Lease) -> Facts {
     put(&mut facts, fact::OPENED, microseconds(lease.opened).into());
     put(&mut facts, fact::ENDS, microseconds(lease.ends).into());
     put_ports(&mut facts, lease.ports());
+    put(&mut facts, fact::DHCP_MODE, dhcp_mode(lease.opening.dhcp).into());
     facts
 }
 
@@ -57,6 +62,16 @@ pub fn put(facts: &mut Facts, name: &str, value: Variant<'_>) {
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The word for what is done on UDP 67.
+#[must_use]
+pub fn dhcp_mode(dhcp: Dhcp) -> &'static str {
+    match dhcp {
+        Dhcp::None => keys::dhcp_mode::NONE,
+        Dhcp::Proxy => keys::dhcp_mode::BIND,
+        Dhcp::Full => keys::dhcp_mode::FULL,
+    }
 }
 
 /// The word for a back end.

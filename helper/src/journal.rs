@@ -5,7 +5,14 @@
 //! to the journal, as `JOURNAL_STREAM` says (systemd.exec(5)). Trusts the socket at that path.
 
 use std::{
-    env, fs::File, io, os::fd::AsFd, os::linux::fs::MetadataExt, os::unix::net::UnixDatagram,
+    env,
+    fs::File,
+    io,
+    os::{
+        fd::AsFd,
+        linux::fs::MetadataExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
 };
 
 /// Where journald listens.
@@ -19,10 +26,17 @@ pub fn send(fields: &[(&str, &str)]) -> io::Result<()> {
     if !listens()? {
         return Err(io::ErrorKind::NotConnected.into());
     }
+    send_now(&SocketAddr::from_pathname(SOCKET)?, &encode(fields))
+}
+
+/// Sends a datagram, or fails where that would mean to wait.
+///
+/// # Errors
+/// What socket(2) or sendto(2) answered.
+pub fn send_now(address: &SocketAddr, bytes: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to(&encode(fields), SOCKET)?;
-    Ok(())
+    socket.send_to_addr(bytes, address).map(drop)
 }
 
 /// Whether what is written to standard error ends in the journal, too.

@@ -10,7 +10,7 @@ use crate::{
     interface::{InterfaceName, Link},
     mark::Marks,
     rtnetlink,
-    sockdiag::{self, Holder, Protocol, Tagged},
+    sockdiag::{self, Found, Protocol},
     sockets::{self, BindError, Bound},
 };
 
@@ -32,13 +32,13 @@ pub trait Kernel: Send {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    fn tagged(&mut self) -> io::Result<Vec<Tagged>>;
+    fn tagged(&mut self) -> io::Result<Vec<Found>>;
 
     /// Who has a port.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>>;
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Found>>;
 
     /// Time since boot, suspend included (CLOCK_BOOTTIME): no setting of the clock moves it.
     fn boottime(&self) -> Duration;
@@ -57,11 +57,11 @@ impl Kernel for Linux {
         sockets::bind(opening, address)
     }
 
-    fn tagged(&mut self) -> io::Result<Vec<Tagged>> {
+    fn tagged(&mut self) -> io::Result<Vec<Found>> {
         sockdiag::tagged(self.0)
     }
 
-    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Found>> {
         sockdiag::holders(protocol, port)
     }
 

@@ -23,7 +23,6 @@ use crate::{
     firewall::{Backend, Opening},
     limits,
     mark::{LeaseMark, Marks},
-    request,
     sockdiag::Protocol,
 };
 
@@ -51,8 +50,7 @@ pub struct Lease {
 impl Lease {
     /// Its ports.
     pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
-        let opening = &self.opening;
-        request::ports(opening.dhcp, opening.boot_server, opening.tftp, opening.http)
+        self.opening.ports()
     }
 }
 

@@ -6,6 +6,7 @@
 //! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
 //! client names, logs text that a client chose, starts a program.
 
+mod attribute;
 pub mod authority;
 pub mod caller;
 pub mod config;

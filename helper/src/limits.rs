@@ -28,8 +28,8 @@ pub const CHAIN_NAME: usize = 64;
 pub const MAX_SECONDS_CEILING: u32 = 7 * 24 * 60 * 60;
 /// Shortest lease, seconds: below this a machine cannot load an image.
 pub const MAX_SECONDS_FLOOR: u32 = 10;
-/// Keys in a request: six are defined, one more is already refused.
-pub const REQUEST_KEYS: usize = 6;
+/// Keys in a request: seven are defined, one more is already refused.
+pub const REQUEST_KEYS: usize = 7;
 /// Longest interface name, bytes (IFNAMSIZ without the NUL).
 pub const INTERFACE_NAME: usize = 15;
 /// How long a person may think about a dialog before the question is withdrawn.

@@ -4,18 +4,27 @@
 //! ([`limits::DUMP_MESSAGES`]); an answer to an earlier request is never taken for one to this.
 //! Trusts: the kernel, and only messages that came from it. Never: looks into a message's body.
 
-use std::{io, ops::RangeInclusive};
+use std::{io, ops::RangeInclusive, os::fd::OwnedFd};
 
-use socket2::SockRef;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
+    netlink::SocketAddrNetlink,
+    recvfrom, send, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
 
-use crate::limits;
+use crate::{
+    attribute::{field, malformed},
+    limits,
+};
 
 /// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
+/// The kernel is to answer also when all went well.
+pub const NLM_F_ACK: u16 = 0x4;
 /// The dump is torn: what it lists changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
@@ -25,37 +34,46 @@ const NLM_F_DUMP: u16 = 0x300;
 pub struct Message {
     /// `nlmsg_type`.
     pub kind: u16,
-    /// `nlmsg_flags`.
+    /// `nlmsg_flags`; that of a request is added on the way out.
     pub flags: u16,
     /// What follows the header.
     pub body: Vec<u8>,
 }
 
-/// A netlink socket of one protocol family.
+/// A socket of a protocol family, one of `rustix::net::netlink`; it listens to multicast groups, if any.
+///
+/// # Errors
+/// What socket(2) or bind(2) answered.
+pub fn socket(family: Option<Protocol>, flags: SocketFlags, groups: u32) -> io::Result<OwnedFd> {
+    let flags = flags | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, family)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// A socket for questions.
 pub struct Socket {
-    raw: netlink_sys::Socket,
-    port: u32,
+    descriptor: OwnedFd,
     sequence: u32,
 }
 
 impl Socket {
-    /// Opens a socket; `protocol` is one of `netlink_sys::protocols`.
+    /// Opens a socket of a family, one of `rustix::net::netlink`.
     ///
     /// # Errors
     /// What socket(2), bind(2) or setsockopt(2) answered.
-    pub fn open(protocol: isize) -> io::Result<Self> {
-        let mut raw = netlink_sys::Socket::new(protocol)?;
-        let port = raw.bind_auto()?.port_number();
-        // Errors come without a copy of the request: they always fit into the buffer.
-        raw.set_cap_ack(true)?;
-        SockRef::from(&raw).set_read_timeout(Some(limits::NETLINK))?;
-        Ok(Self { raw, port, sequence: 0 })
+    pub fn open(family: Option<Protocol>) -> io::Result<Self> {
+        let descriptor = socket(family, SocketFlags::empty(), 0)?;
+        set_socket_timeout(&descriptor, Timeout::Recv, Some(limits::NETLINK))?;
+        Ok(Self { descriptor, sequence: 0 })
     }
 
     /// The address that the kernel knows this socket by (and the owner of its tables).
-    #[must_use]
-    pub fn port(&self) -> u32 {
-        self.port
+    ///
+    /// # Errors
+    /// What getsockname(2) answered.
+    pub fn port(&self) -> io::Result<u32> {
+        Ok(SocketAddrNetlink::try_from(getsockname(&self.descriptor)?)?.pid())
     }
 
     /// Sends messages in one datagram and waits for the kernel's word on the last of those that
@@ -72,9 +90,9 @@ impl Socket {
             if message.flags & NLM_F_ACK != 0 {
                 last = self.sequence;
             }
-            bytes.extend(encode(message, self.sequence)?);
+            bytes.extend(encode(message, self.sequence));
         }
-        self.raw.send(&bytes, 0)?;
+        send(&self.descriptor, &bytes, SendFlags::empty())?;
         self.receive(&(first..=self.sequence), last)
     }
 
@@ -83,16 +101,15 @@ impl Socket {
     /// # Errors
     /// As [`Self::transact`].
     pub fn ask(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        self.transact(&[Message { kind, flags, body }])
+        self.transact(&[Message { kind, flags: NLM_F_ACK, body }])
     }
 
     /// Everything of one kind, read again while others change it.
     ///
     /// # Errors
     /// As [`Self::transact`]; `Interrupted` when it never held still.
-    pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
-        let request = Message { kind, flags: NLM_F_REQUEST | NLM_F_DUMP, body: body.to_vec() };
+    pub fn dump(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
+        let request = Message { kind, flags: NLM_F_DUMP, body };
         for _ in 0..limits::COMMIT_ATTEMPTS {
             let answers = self.transact(std::slice::from_ref(&request))?;
             if answers.iter().all(|one| one.flags & NLM_F_DUMP_INTR == 0) {
@@ -104,28 +121,26 @@ impl Socket {
 
     fn receive(&self, ours: &RangeInclusive<u32>, last: u32) -> io::Result<Vec<Message>> {
         let mut answers = Vec::new();
-        let mut buffer = Vec::with_capacity(limits::NETLINK_BUFFER);
+        let mut buffer = vec![0; limits::NETLINK_BUFFER];
         loop {
-            buffer.clear();
-            let (_, sender) = self.raw.recv_from(&mut buffer, 0).map_err(|error| {
-                if error.kind() == io::ErrorKind::WouldBlock {
+            let received = recvfrom(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty());
+            let (length, _, sender) = received.map_err(|error| match error {
+                rustix::io::Errno::AGAIN => {
                     io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer")
-                } else {
-                    error
                 }
+                other => other.into(),
             })?;
-            if sender.port_number() != 0 {
+            let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+            if sender.is_none_or(|sender| sender.pid() != 0) {
                 continue;
             }
-            let mut rest = buffer.as_slice();
+            let mut rest = buffer.get(..length).unwrap_or_default();
             while !rest.is_empty() {
-                let (sequence, message, following) = decode(rest).ok_or_else(garbled)?;
-                rest = following;
-                if !ours.contains(&sequence) {
-                    continue;
-                }
+                let (sequence, message);
+                (sequence, message, rest) = decode(rest)?;
                 match message.kind {
-                    NLMSG_ERROR => match error_code(&message.body).ok_or_else(garbled)? {
+                    _ if !ours.contains(&sequence) => {}
+                    NLMSG_ERROR => match error_code(&message.body)? {
                         0 if sequence == last => return Ok(answers),
                         0 => {}
                         errno => return Err(io::Error::from_raw_os_error(errno)),
@@ -143,45 +158,32 @@ impl Socket {
     }
 }
 
-fn garbled() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "not a netlink message")
-}
-
 /// The error number, positive, of an `NLMSG_ERROR`; 0 is an acknowledgement.
-fn error_code(body: &[u8]) -> Option<i32> {
-    let (code, _) = body.split_first_chunk::<4>()?;
-    i32::from_ne_bytes(*code).checked_neg()
+fn error_code(body: &[u8]) -> io::Result<i32> {
+    i32::from_ne_bytes(field(body, 0)?).checked_neg().ok_or_else(malformed)
 }
 
-fn encode(message: &Message, sequence: u32) -> io::Result<Vec<u8>> {
-    let length = HEADER.saturating_add(message.body.len());
-    let stated = u32::try_from(length).map_err(|_| garbled())?;
-    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
-    bytes.extend(stated.to_ne_bytes());
+/// The kernel fills the sender's port in. It refuses a message that is too long to say so.
+fn encode(message: &Message, sequence: u32) -> Vec<u8> {
+    let length = message.body.len().saturating_add(HEADER);
+    let mut bytes = u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
     bytes.extend(message.kind.to_ne_bytes());
-    bytes.extend(message.flags.to_ne_bytes());
+    bytes.extend((message.flags | NLM_F_REQUEST).to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
-    // The kernel fills the sender's port in.
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend(&message.body);
     bytes.resize(length.next_multiple_of(4), 0);
-    Ok(bytes)
+    bytes
 }
 
 /// Sequence number, message, and the bytes after it.
-fn decode(bytes: &[u8]) -> Option<(u32, Message, &[u8])> {
-    let (length, _) = bytes.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
-    let (header, body) = bytes.get(..length)?.split_first_chunk::<HEADER>()?;
-    let rest = bytes.get(length.checked_next_multiple_of(4)?..);
-    let [_, _, _, _, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _] = *header;
-    let message = Message {
-        kind: u16::from_ne_bytes([k0, k1]),
-        flags: u16::from_ne_bytes([f0, f1]),
-        body: body.to_vec(),
-    };
-    let sequence = u32::from_ne_bytes([s0, s1, s2, s3]);
-    Some((sequence, message, rest.unwrap_or_default()))
+fn decode(bytes: &[u8]) -> io::Result<(u32, Message, &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(field(bytes, 0)?)).unwrap_or(usize::MAX);
+    let body = bytes.get(HEADER..length).ok_or_else(malformed)?.to_vec();
+    let kind = u16::from_ne_bytes(field(bytes, 4)?);
+    let flags = u16::from_ne_bytes(field(bytes, 6)?);
+    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Ok((u32::from_ne_bytes(field(bytes, 8)?), Message { kind, flags, body }, rest))
 }
 
 #[cfg(test)]
@@ -195,14 +197,14 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn messages_have_the_kernels_form() {
-        let bytes = encode(&message(0x0a10, b"abc"), 7).unwrap();
+        let bytes = encode(&message(0x0a10, b"abc"), 7);
         assert_eq!(bytes, b"\x13\0\0\0\x10\x0a\x05\0\x07\0\0\0\0\0\0\0abc\0".as_slice());
     }
 
     #[test]
     fn two_messages_in_one_datagram_are_two() {
-        let mut bytes = encode(&message(16, b"abc"), 7).unwrap();
-        bytes.extend(encode(&message(17, b""), 8).unwrap());
+        let mut bytes = encode(&message(16, b"abc"), 7);
+        bytes.extend(encode(&message(17, b""), 8));
         let (sequence, first, rest) = decode(&bytes).unwrap();
         assert_eq!((sequence, first), (7, message(16, b"abc")));
         let (sequence, second, rest) = decode(rest).unwrap();
@@ -212,20 +214,20 @@ mod tests {
 
     #[test]
     fn a_cut_or_lying_message_is_refused() {
-        let bytes = encode(&message(16, b"abcd"), 7).unwrap();
+        let bytes = encode(&message(16, b"abcd"), 7);
         for length in 0..bytes.len() {
-            assert_eq!(decode(bytes.get(..length).unwrap()), None, "{length}");
+            assert!(decode(bytes.get(..length).unwrap()).is_err(), "{length}");
         }
         let mut lying = bytes.clone();
         *lying.first_mut().unwrap() = 15;
-        assert_eq!(decode(&lying), None);
+        assert!(decode(&lying).is_err());
     }
 
     #[test]
     fn errors_are_errno_and_zero_is_an_acknowledgement() {
-        assert_eq!(error_code(&(-2_i32).to_ne_bytes()), Some(2));
-        assert_eq!(error_code(&[0; 4]), Some(0));
-        assert_eq!(error_code(&[0; 3]), None);
-        assert_eq!(error_code(&i32::MIN.to_ne_bytes()), None);
+        assert_eq!(error_code(&(-2_i32).to_ne_bytes()).unwrap(), 2);
+        assert_eq!(error_code(&[0; 4]).unwrap(), 0);
+        assert!(error_code(&[0; 3]).is_err());
+        assert!(error_code(&i32::MIN.to_ne_bytes()).is_err());
     }
 }

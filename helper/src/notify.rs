@@ -7,57 +7,39 @@ use std::{
     env,
     os::{
         linux::net::SocketAddrExt,
-        unix::{
-            ffi::OsStrExt,
-            net::{SocketAddr, UnixDatagram},
-        },
+        unix::{ffi::OsStrExt, net::SocketAddr},
     },
     path::Path,
     time::Duration,
 };
 
+use crate::journal::send_now;
+
+/// Said once the helper has its name on the bus.
+pub const READY: &str = "READY=1";
+/// Said whenever the helper's loop goes round.
+pub const ALIVE: &str = "WATCHDOG=1";
+/// Said when the helper is leaving.
+pub const STOPPING: &str = "STOPPING=1";
+
 /// The way to the service manager.
 #[derive(Debug, Default)]
-pub struct Notifier {
-    socket: Option<UnixDatagram>,
-}
+pub struct Notifier(Option<SocketAddr>);
 
 impl Notifier {
-    /// Connects to the manager that the environment names, if any.
+    /// To the manager that the environment names, if any.
     #[must_use]
     pub fn from_environment() -> Self {
-        let socket = env::var_os("NOTIFY_SOCKET").and_then(|path| {
-            let address = match path.as_bytes().strip_prefix(b"@") {
-                Some(name) => SocketAddr::from_abstract_name(name),
-                None => SocketAddr::from_pathname(Path::new(&path)),
-            };
-            let socket = UnixDatagram::unbound().ok()?;
-            socket.connect_addr(&address.ok()?).ok()?;
-            socket.set_nonblocking(true).ok()?;
-            Some(socket)
-        });
-        Self { socket }
+        let path = env::var_os("NOTIFY_SOCKET");
+        Self(path.and_then(|path| match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name).ok(),
+            None => SocketAddr::from_pathname(Path::new(&path)).ok(),
+        }))
     }
 
-    /// The helper has its name on the bus.
-    pub fn ready(&self) {
-        self.send("READY=1");
-    }
-
-    /// The helper's loop goes round.
-    pub fn alive(&self) {
-        self.send("WATCHDOG=1");
-    }
-
-    /// The helper is leaving.
-    pub fn stopping(&self) {
-        self.send("STOPPING=1");
-    }
-
-    fn send(&self, state: &str) {
-        if let Some(socket) = &self.socket {
-            let _ = socket.send(state.as_bytes());
-        }
+    /// Says one of the words above.
+    pub fn tell(&self, word: &str) {
+        let _ = self.0.as_ref().map(|address| send_now(address, word.as_bytes()));
     }
 }
 

@@ -4,10 +4,9 @@
 //! capability in any set, and cannot gain one; or [`settle`] has failed and nothing else happens.
 //! Must run before any other thread exists, since Linux keeps capabilities per thread.
 
-use nix::{
-    errno::Errno,
-    unistd::{self, User},
-};
+use std::io;
+
+use nix::unistd::{self, User};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 /// The user that the helper runs as.
@@ -41,7 +40,7 @@ pub enum PrivilegeError {
         /// What was being done.
         step: &'static str,
         /// What it answered.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -66,9 +65,8 @@ pub fn settle() -> Result<(), PrivilegeError> {
 /// Root's way down: bounding set first (needs CAP_SETPCAP), then groups, gid and uid (need
 /// CAP_SETGID and CAP_SETUID); keep-capabilities carries the permitted set over the last step.
 fn become_user() -> Result<(), PrivilegeError> {
-    let user = User::from_name(USER)
-        .map_err(|errno| kernel("look up the user", errno))?
-        .ok_or(PrivilegeError::NoUser)?;
+    let user =
+        User::from_name(USER).map_err(step("look up the user"))?.ok_or(PrivilegeError::NoUser)?;
     if user.uid.is_root() || user.gid.as_raw() == 0 {
         return Err(PrivilegeError::UserIsRoot);
     }
@@ -80,11 +78,9 @@ fn become_user() -> Result<(), PrivilegeError> {
         }
     }
     thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
-    unistd::setgroups(&[]).map_err(|errno| kernel("drop groups", errno))?;
-    unistd::setresgid(user.gid, user.gid, user.gid)
-        .map_err(|errno| kernel("set the gid", errno))?;
-    unistd::setresuid(user.uid, user.uid, user.uid)
-        .map_err(|errno| kernel("set the uid", errno))?;
+    unistd::setgroups(&[]).map_err(step("drop groups"))?;
+    unistd::setresgid(user.gid, user.gid, user.gid).map_err(step("set the gid"))?;
+    unistd::setresuid(user.uid, user.uid, user.uid).map_err(step("set the uid"))?;
     thread::set_keep_capabilities(false).map_err(step("stop keeping capabilities"))?;
     let sets = CapabilitySets {
         effective: NEEDED,
@@ -94,10 +90,6 @@ fn become_user() -> Result<(), PrivilegeError> {
     thread::set_capabilities(None, sets).map_err(step("set capabilities"))
 }
 
-fn step(step: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegeError {
+fn step<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> PrivilegeError {
     move |errno| PrivilegeError::Kernel { step, source: errno.into() }
-}
-
-fn kernel(step: &'static str, errno: Errno) -> PrivilegeError {
-    PrivilegeError::Kernel { step, source: errno.into() }
 }

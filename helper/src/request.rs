@@ -7,18 +7,23 @@
 use std::collections::HashMap;
 
 use portcullis_dbus::{
-    BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DEFAULT_MAX_SECONDS, DHCP_PORT, Error, TFTP_PORT,
-    keys::{dhcp, request as key},
+    BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DEFAULT_MAX_SECONDS, DHCP_PORT, Error, TFTP_PORT, action,
+    keys::{dhcp, dhcp_mode, request as key},
 };
 use zbus::{OwnedVariant, Variant};
 
-use crate::{firewall::Opening, interface::InterfaceName, limits, sockdiag::Protocol};
+use crate::{
+    firewall::{Dhcp, Opening},
+    interface::InterfaceName,
+    limits,
+    sockdiag::Protocol,
+};
 
 /// A request that is well-formed. Says nothing about whether it is allowed or can be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     interface: InterfaceName,
-    dhcp: bool,
+    dhcp: Dhcp,
     boot_server: bool,
     tftp: bool,
     http: Option<u16>,
@@ -36,7 +41,8 @@ impl Request {
             return invalid("the request has more keys than there are");
         }
         let mut interface = None;
-        let mut request_dhcp = true;
+        let mut request_dhcp = Dhcp::Proxy;
+        let mut full_dhcp = false;
         let mut boot_server = true;
         let mut tftp = true;
         let mut http_port = DEFAULT_HTTP_PORT;
@@ -45,12 +51,14 @@ impl Request {
             match (name.as_str(), &**value) {
                 (key::INTERFACE, Variant::Str(text)) => interface = Some(parse_interface(text)?),
                 (key::DHCP, Variant::Str(text)) => request_dhcp = parse_dhcp(text)?,
+                (key::FULL_DHCP, Variant::Bool(wanted)) => full_dhcp = *wanted,
                 (key::BOOT_SERVER, Variant::Bool(wanted)) => boot_server = *wanted,
                 (key::TFTP, Variant::Bool(wanted)) => tftp = *wanted,
                 (key::HTTP_PORT, Variant::U16(port)) => http_port = *port,
                 (key::MAX_SECONDS, Variant::U32(seconds)) => max_seconds = *seconds,
                 (key::INTERFACE, _) => return invalid("interface must be a string (s)"),
                 (key::DHCP, _) => return invalid("dhcp must be a string (s)"),
+                (key::FULL_DHCP, _) => return invalid("full-dhcp must be a boolean (b)"),
                 (key::BOOT_SERVER, _) => return invalid("boot-server must be a boolean (b)"),
                 (key::TFTP, _) => return invalid("tftp must be a boolean (b)"),
                 (key::HTTP_PORT, _) => {
@@ -62,7 +70,7 @@ impl Request {
                 _ => {
                     return invalid(
                         "the request has a key that this version does not know; it knows \
-                         interface, dhcp, boot-server, tftp, http-port and max-seconds",
+                         interface, dhcp, full-dhcp, boot-server, tftp, http-port and max-seconds",
                     );
                 }
             }
@@ -70,9 +78,12 @@ impl Request {
         let Some(interface) = interface else {
             return invalid("the request names no interface: the key interface (s) is required");
         };
+        if full_dhcp && request_dhcp != Dhcp::Proxy {
+            return invalid("full-dhcp needs dhcp = bind: addresses are handed out from UDP 67");
+        }
         let request = Self {
             interface,
-            dhcp: request_dhcp,
+            dhcp: if full_dhcp { Dhcp::Full } else { request_dhcp },
             boot_server,
             tftp,
             http: parse_http_port(http_port)?,
@@ -90,9 +101,9 @@ impl Request {
         &self.interface
     }
 
-    /// Whether UDP 67 is asked for.
+    /// What is asked for on UDP 67.
     #[must_use]
-    pub fn dhcp(&self) -> bool {
+    pub fn dhcp(&self) -> Dhcp {
         self.dhcp
     }
 
@@ -122,7 +133,7 @@ impl Request {
 
     /// The ports asked for.
     pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
-        ports(self.dhcp, self.boot_server, self.tftp, self.http)
+        ports(self.dhcp != Dhcp::None, self.boot_server, self.tftp, self.http)
     }
 
     /// What polkit and a site's rules are told.
@@ -132,25 +143,33 @@ impl Request {
     }
 }
 
-/// The details of a question to polkit, as text ([`portcullis_dbus::action::DETAILS`]).
+/// A question to polkit: the action and its details, as text ([`portcullis_dbus::action::DETAILS`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
+    /// The action.
+    pub action: &'static str,
     /// Interface name.
     pub interface: String,
     /// TCP port in decimal, 0 for none.
     pub http_port: String,
-    /// `bind` or `none`.
+    /// `bind`, `full` or `none`.
     pub dhcp: &'static str,
     /// Seconds in decimal.
     pub max_seconds: String,
 }
 
 impl Details {
-    fn new(interface: &InterfaceName, http: Option<u16>, bind: bool, max_seconds: u32) -> Self {
+    fn new(interface: &InterfaceName, http: Option<u16>, asked: Dhcp, max_seconds: u32) -> Self {
+        let (action, dhcp) = match asked {
+            Dhcp::None => (action::OPEN, dhcp::NONE),
+            Dhcp::Proxy => (action::OPEN, dhcp::BIND),
+            Dhcp::Full => (action::OPEN_DHCP, dhcp_mode::FULL),
+        };
         Self {
+            action,
             interface: interface.to_string(),
             http_port: http.unwrap_or(0).to_string(),
-            dhcp: if bind { dhcp::BIND } else { dhcp::NONE },
+            dhcp,
             max_seconds: max_seconds.to_string(),
         }
     }
@@ -168,7 +187,7 @@ pub fn ports(
     boot_server: bool,
     tftp: bool,
     http: Option<u16>,
-) -> impl Iterator<Item = (Protocol, u16)> {
+) -> impl Iterator<Item = (Protocol, u16)> + use<> {
     [
         dhcp.then_some((Protocol::Udp, DHCP_PORT)),
         tftp.then_some((Protocol::Udp, TFTP_PORT)),
@@ -210,10 +229,10 @@ fn parse_interface(text: &str) -> Result<InterfaceName, Error> {
     )
 }
 
-fn parse_dhcp(text: &str) -> Result<bool, Error> {
+fn parse_dhcp(text: &str) -> Result<Dhcp, Error> {
     match text {
-        dhcp::BIND => Ok(true),
-        dhcp::NONE => Ok(false),
+        dhcp::BIND => Ok(Dhcp::Proxy),
+        dhcp::NONE => Ok(Dhcp::None),
         dhcp::SHARE => invalid(
             "dhcp = share (serving beside another DHCP server on this host) is not in this \
              version; use bind, or none",
@@ -274,9 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn handing_out_addresses_is_another_question() {
+        let plain = parse(&[("interface", "eth0".into()), ("full-dhcp", false.into())]).unwrap();
+        assert_eq!((plain.dhcp(), plain.details().action), (Dhcp::Proxy, action::OPEN));
+        let full = parse(&[("interface", "eth0".into()), ("full-dhcp", true.into())]).unwrap();
+        let details = full.details();
+        assert_eq!((details.action, details.dhcp), (action::OPEN_DHCP, "full"));
+        assert!(full.ports().eq(plain.ports()));
+    }
+
+    #[test]
     fn what_is_refused() {
         let eth0 = ("interface", Variant::from("eth0"));
-        let refused: [&[(&str, Variant<'_>)]; 16] = [
+        let refused: [&[(&str, Variant<'_>)]; 18] = [
             &[],
             &[("interface", "".into())],
             &[("interface", "eth0+".into())],
@@ -290,6 +319,8 @@ mod tests {
             &[("interface", "eth0".into()), ("dhcp", "share".into())],
             &[("interface", "eth0".into()), ("dhcp", "BIND".into())],
             &[("interface", "eth0".into()), ("dhcp", true.into())],
+            &[("interface", "eth0".into()), ("full-dhcp", "yes".into())],
+            &[("interface", "eth0".into()), ("full-dhcp", true.into()), ("dhcp", "none".into())],
             &[("interface", "eth0".into()), ("max-seconds", 9_u32.into())],
             &[("interface", "eth0".into()), ("max-seconds", 604_801_u32.into())],
             &[
@@ -334,6 +365,7 @@ mod tests {
             options in hash_map(
                 prop_oneof![
                     Just("interface".to_owned()), Just("dhcp".to_owned()),
+                    Just("full-dhcp".to_owned()),
                     Just("boot-server".to_owned()), Just("tftp".to_owned()),
                     Just("http-port".to_owned()), Just("max-seconds".to_owned()), ".{0,12}",
                 ],
@@ -349,7 +381,7 @@ mod tests {
                     prop_assert!((1..=4).contains(&request.ports().count()));
                     prop_assert!(options.keys().all(|name| matches!(
                         name.as_str(),
-                        "interface" | "dhcp" | "boot-server" | "tftp" | "http-port" | "max-seconds"
+                        "interface" | "dhcp" | "full-dhcp" | "boot-server" | "tftp" | "http-port" | "max-seconds"
                     )));
                 }
                 Err(error) => prop_assert!(matches!(error, Error::InvalidRequest(_))),

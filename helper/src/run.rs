@@ -54,11 +54,11 @@ pub async fn run(
     let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let mut lost = bus.receive_name_lost_with_args(&[(0, BUS_NAME)]).await?;
     connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
-    notifier.ready();
+    notifier.tell(notify::READY);
     log::note("ready");
 
     let outcome = look_after(&connection, &netboot, notifier, stop, &mut lost).await;
-    notifier.stopping();
+    notifier.tell(notify::STOPPING);
     let ended = netboot.state().end_all();
     netboot.tell(ended).await;
     // What is still open now is closed by the kernel, together with this process.
@@ -87,7 +87,7 @@ async fn look_after(
             () = firewall_changed(watch.as_ref()) => {}
             () = tokio::time::sleep(next_tick) => {}
         }
-        notifier.alive();
+        notifier.tell(notify::ALIVE);
         let ended = netboot.state().tick()?;
         netboot.tell(ended).await;
         let may_leave = netboot.state().may_leave();

@@ -5,7 +5,7 @@
 //!
 //! | method | polkit action |
 //! |---|---|
-//! | Open, Extend | open |
+//! | Open, Extend | open; open-dhcp where addresses may be handed out |
 //! | Close | none for a lease of the same user, manage for another's |
 //! | List | none for leases of the same user, manage (never with a dialog) for the others' |
 //! | Check | none: says what polkit would answer |
@@ -55,12 +55,12 @@ impl Netboot {
     /// Opens the ports of a request and returns the lease, its sockets and facts about it.
     ///
     /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
-    /// `boot-server` (b, default true), `tftp` (b, default true), `http-port` (q, default 64172,
-    /// 0 for none), `max-seconds` (u, default 43200, or the
+    /// `full-dhcp` (b, default false), `boot-server` (b, default true), `tftp` (b, default true),
+    /// `http-port` (q, default 64172, 0 for none), `max-seconds` (u, default 43200, or the
     /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
     /// `boot-server`, `tftp`, `http`. Facts: `backend` (s), `interface` (s), `interface-index`
-    /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `opened` and `ends` (t,
-    /// CLOCK_BOOTTIME in microseconds).
+    /// (u), `address` (s), `udp-ports` (aq), `tcp-ports` (aq), `dhcp-mode` (s), `opened` and `ends`
+    /// (t, CLOCK_BOOTTIME in microseconds).
     #[zbus(out_args("lease", "sockets", "facts"))]
     async fn open(
         &self,
@@ -99,8 +99,8 @@ impl Netboot {
 
     /// Says what `Open` would do with this request. Opens nothing and never shows a dialog.
     ///
-    /// Facts: `backend`, `interface`, `interface-index`, `address`, `udp-ports`, `tcp-ports` as for
-    /// `Open`; `authorization` (s: `yes`, `challenge`, `no`, `unavailable`); `ports-taken` (a(squ):
+    /// Facts: `backend`, `interface`, `interface-index`, `address`, `udp-ports`, `tcp-ports`,
+    /// `dhcp-mode` as for `Open`; `authorization` (s: `yes`, `challenge`, `no`, `unavailable`); `ports-taken` (a(squ):
     /// protocol, port, uid of the holder); `problems` (as: sentences, empty when `Open` would
     /// succeed).
     #[zbus(out_args("facts"))]
@@ -112,9 +112,10 @@ impl Netboot {
         let caller = self.caller(&header).await?;
         self.take_from_rate(&caller)?;
         let request = self.state().parse(&request)?;
+        let details = request.details();
         let answer = self
             .authority
-            .ask(&header, action::OPEN, Some(&request.details()), Dialog::Never, future::pending())
+            .ask(&header, details.action, Some(&details), Dialog::Never, future::pending())
             .await;
         let mut facts = self.state().facts(&request, caller.uid);
         facts::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
@@ -301,7 +302,7 @@ impl Netboot {
     ) -> Result<(), Error> {
         let dialog = dialog(header);
         self.authority
-            .ask(header, action::OPEN, Some(details), dialog, departure.left())
+            .ask(header, details.action, Some(details), dialog, departure.left())
             .await
             .granted(dialog)
     }

@@ -3,16 +3,14 @@
 //! Guarantees: sees every UDP and TCP socket of this network namespace, of whatever user. Trusts:
 //! the kernel. Needs CAP_NET_ADMIN: without it the kernel tells no marks, and nothing is found.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{io, net::IpAddr};
 
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::net::netlink::SOCK_DIAG;
 
 use crate::{
-    mark::{LeaseMark, Marks},
-    netlink,
+    attribute::{self, Attributes, field, malformed},
+    mark::Marks,
+    netlink::Socket,
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -47,34 +45,21 @@ impl Protocol {
     }
 }
 
-/// A socket that carries a lease's mark.
+/// A socket, as far as it matters here (`struct inet_diag_msg` and its mark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tagged {
-    /// The lease that it was made for.
-    pub mark: LeaseMark,
+pub struct Found {
     /// UDP or TCP.
     pub protocol: Protocol,
     /// Local port; 0 when it has none.
     pub port: u16,
-    /// Index of the interface that it is bound to; 0 when to none.
-    pub ifindex: u32,
-    /// Its owner.
-    pub uid: u32,
-    /// 0 when no process holds it any more.
-    pub inode: u32,
-    /// TCP state (include/net/tcp_states.h); 7 for a UDP socket that is not connected.
-    pub state: u8,
-}
-
-/// A socket that holds a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
     /// Local address.
     pub address: IpAddr,
     /// Index of the interface that it is bound to; 0 when to none.
     pub ifindex: u32,
     /// Its owner.
     pub uid: u32,
+    /// 0 when no process holds it any more.
+    pub inode: u32,
     /// Its mark; 0 when it has none.
     pub mark: u32,
 }
@@ -84,23 +69,11 @@ pub struct Holder {
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
-pub fn tagged(marks: Marks) -> io::Result<Vec<Tagged>> {
-    let mut found = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        for answer in sockets(&[AF_INET], protocol, ALL_STATES, 0, &with_our_tag(marks))? {
-            if let Some(mark) = marks.of_socket(answer.mark) {
-                found.push(Tagged {
-                    mark,
-                    protocol,
-                    port: answer.port,
-                    ifindex: answer.ifindex,
-                    uid: answer.uid,
-                    inode: answer.inode,
-                    state: answer.state,
-                });
-            }
-        }
-    }
+pub fn tagged(marks: Marks) -> io::Result<Vec<Found>> {
+    let filter = with_our_tag(marks);
+    let mut found = sockets(&[AF_INET], Protocol::Udp, ALL_STATES, 0, &filter)?;
+    found.extend(sockets(&[AF_INET], Protocol::Tcp, ALL_STATES, 0, &filter)?);
+    found.retain(|socket| marks.of_socket(socket.mark).is_some());
     Ok(found)
 }
 
@@ -109,31 +82,12 @@ pub fn tagged(marks: Marks) -> io::Result<Vec<Tagged>> {
 ///
 /// # Errors
 /// What the kernel answered, or a time-out.
-pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+pub fn holders(protocol: Protocol, port: u16) -> io::Result<Vec<Found>> {
     let states = match protocol {
         Protocol::Udp => ALL_STATES,
         Protocol::Tcp => LISTENING,
     };
-    let answers = sockets(&[AF_INET, AF_INET6], protocol, states, port, &[])?;
-    let holder = |answer: Answer| Holder {
-        address: answer.address,
-        ifindex: answer.ifindex,
-        uid: answer.uid,
-        mark: answer.mark,
-    };
-    Ok(answers.into_iter().map(holder).collect())
-}
-
-/// `struct inet_diag_msg` and its mark, as far as we read it.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    state: u8,
-    port: u16,
-    address: IpAddr,
-    ifindex: u32,
-    uid: u32,
-    inode: u32,
-    mark: u32,
+    sockets(&[AF_INET, AF_INET6], protocol, states, port, &[])
 }
 
 fn sockets(
@@ -142,75 +96,49 @@ fn sockets(
     states: u32,
     port: u16,
     filter: &[u8],
-) -> io::Result<Vec<Answer>> {
-    let mut socket = netlink::Socket::open(NETLINK_SOCK_DIAG)?;
+) -> io::Result<Vec<Found>> {
+    let mut socket = Socket::open(Some(SOCK_DIAG))?;
     let mut found = Vec::new();
     for family in families {
-        let request = request(*family, protocol, states, port, filter);
-        for message in socket.dump(SOCK_DIAG_BY_FAMILY, &request)? {
-            let answer = parse(&message.body);
-            found.push(answer.ok_or(io::ErrorKind::InvalidData)?);
+        // struct inet_diag_req_v2; in it struct inet_diag_sockid, 48 bytes: the local port, and 0
+        // for whatever else.
+        let mut request = vec![*family, protocol.number(), 0, 0];
+        request.extend(states.to_ne_bytes());
+        request.extend(port.to_be_bytes());
+        request.resize(56, 0);
+        request.extend(filter);
+        for message in socket.dump(SOCK_DIAG_BY_FAMILY, request)? {
+            found.push(parse(protocol, &message.body)?);
         }
     }
     Ok(found)
 }
 
-/// `struct inet_diag_req_v2`, then the attributes in `filter`.
-fn request(family: u8, protocol: Protocol, states: u32, port: u16, filter: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![family, protocol.number(), 0, 0];
-    bytes.extend(states.to_ne_bytes());
-    // struct inet_diag_sockid, 48 bytes: the local port, and 0 for whatever else.
-    bytes.extend(port.to_be_bytes());
-    bytes.resize(56, 0);
-    bytes.extend(filter);
-    bytes
-}
-
 /// A filter that the kernel applies: the mark is ours.
 fn with_our_tag(marks: Marks) -> Vec<u8> {
-    // struct nlattr: 4 bytes and 12 bytes of code.
-    let mut bytes = 16_u16.to_ne_bytes().to_vec();
-    bytes.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
     // struct inet_diag_bc_op: where to go on when it matches (the end: accepted), and when it does
     // not (beyond the end: rejected). Then struct inet_diag_markcond.
-    bytes.extend([INET_DIAG_BC_MARK_COND, 12]);
-    bytes.extend(16_u16.to_ne_bytes());
-    bytes.extend(marks.tag().to_ne_bytes());
-    bytes.extend(marks.mask().to_ne_bytes());
-    bytes
+    let mut code = vec![INET_DIAG_BC_MARK_COND, 12];
+    code.extend(16_u16.to_ne_bytes());
+    code.extend(marks.tag().to_ne_bytes());
+    code.extend(marks.mask().to_ne_bytes());
+    attribute::bytes(INET_DIAG_REQ_BYTECODE, &code)
 }
 
-fn parse(body: &[u8]) -> Option<Answer> {
-    let (fixed, mut attributes) = body.split_first_chunk::<72>()?;
-    let word = |at: usize| -> Option<u32> {
-        let (bytes, _) = fixed.get(at..)?.split_first_chunk::<4>()?;
-        Some(u32::from_ne_bytes(*bytes))
-    };
-    let (port, _) = fixed.get(4..)?.split_first_chunk::<2>()?;
-    let address = fixed.get(8..)?;
-    let address = if *fixed.first()? == AF_INET6 {
-        IpAddr::from(Ipv6Addr::from(*address.first_chunk::<16>()?))
-    } else {
-        IpAddr::from(Ipv4Addr::from(*address.first_chunk::<4>()?))
-    };
-    let mut mark = 0;
-    while let Some(([l0, l1, k0, k1], _)) = attributes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([*k0, *k1]) == INET_DIAG_MARK {
-            mark = u32::from_ne_bytes(*value.first_chunk::<4>()?);
-        }
-        let next = length.checked_next_multiple_of(4)?;
-        attributes = attributes.get(next..).unwrap_or_default();
-    }
-    Some(Answer {
-        state: *fixed.get(1)?,
-        port: u16::from_be_bytes(*port),
-        address,
-        ifindex: word(40)?,
-        uid: word(64)?,
-        inode: word(68)?,
-        mark,
+fn parse(protocol: Protocol, body: &[u8]) -> io::Result<Found> {
+    let attributes = Attributes::read(body.get(72..).ok_or_else(malformed)?)?;
+    let number = |at| field(body, at).map(u32::from_ne_bytes);
+    Ok(Found {
+        protocol,
+        port: u16::from_be_bytes(field(body, 4)?),
+        address: match field(body, 0)? {
+            [AF_INET6] => field::<16>(body, 8)?.into(),
+            [_] => field::<4>(body, 8)?.into(),
+        },
+        ifindex: number(40)?,
+        uid: number(64)?,
+        inode: number(68)?,
+        mark: attributes.array(INET_DIAG_MARK)?.map_or(0, u32::from_ne_bytes),
     })
 }
 
@@ -235,8 +163,8 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_answer_is_read_with_its_mark() {
-        let expected = Answer {
-            state: 7,
+        let expected = Found {
+            protocol: Protocol::Udp,
             port: 69,
             address: IpAddr::from([192, 0, 2, 1]),
             ifindex: 3,
@@ -244,7 +172,7 @@ mod tests {
             inode: 0x1234,
             mark: 0x5a00_0009,
         };
-        assert_eq!(parse(&answer()), Some(expected));
+        assert_eq!(parse(Protocol::Udp, &answer()).unwrap(), expected);
     }
 
     #[test]
@@ -252,11 +180,11 @@ mod tests {
     fn a_cut_answer_is_refused_and_never_read_past_its_end() {
         let whole = answer();
         for length in (0..72).chain([whole.len().saturating_sub(1)]) {
-            assert_eq!(parse(whole.get(..length).unwrap()), None, "{length}");
+            assert!(parse(Protocol::Udp, whole.get(..length).unwrap()).is_err(), "{length}");
         }
         let mut endless = whole;
         *endless.get_mut(72).unwrap() = 0;
-        assert_eq!(parse(&endless), None);
+        assert!(parse(Protocol::Udp, &endless).is_err());
     }
 
     #[test]

@@ -16,7 +16,10 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT, keys};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::{firewall::Opening, limits, request, sockdiag, sockopt};
+use crate::{
+    firewall::{Dhcp, Opening},
+    limits, request, sockdiag, sockopt,
+};
 
 /// The sockets of one lease.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub struct BindError {
 /// The first socket that could not be made; EADDRINUSE when somebody else has the port.
 pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
     let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
-    if opening.dhcp {
+    if opening.dhcp != Dhcp::None {
         let socket = udp(opening, Ipv4Addr::UNSPECIFIED, DHCP_PORT, limits::DHCP_RECEIVE_BUFFER);
         bound.handed.push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
     }

@@ -27,7 +27,7 @@ use crate::{
     mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
-    sockdiag::{Holder, Protocol, Tagged},
+    sockdiag::{Found, Protocol},
     sockets::BindError,
     upkeep,
 };
@@ -185,7 +185,6 @@ impl State {
             boot_server: request.boot_server(),
             tftp: request.tftp(),
             http: request.http(),
-            full_dhcp: false,
         };
         let bound = self
             .kernel
@@ -295,6 +294,7 @@ impl State {
         };
         facts::put(&mut facts, fact::BACKEND, backend.into());
         facts::put_ports(&mut facts, request.ports());
+        facts::put(&mut facts, fact::DHCP_MODE, facts::dhcp_mode(request.dhcp()).into());
         facts::put(&mut facts, fact::PROBLEMS, problems.into());
         facts
     }
@@ -326,7 +326,7 @@ impl State {
 
     /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
     /// no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Holder>> {
+    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Found>> {
         let ours = |address: IpAddr| match address {
             // Ours is on the wildcard address, so any other is in the way.
             _ if port == DHCP_PORT => true,
@@ -349,7 +349,7 @@ impl State {
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
 
-    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Holder>) -> String {
+    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Found>) -> String {
         if holder.is_some_and(|holder| self.config.marks.of_socket(holder.mark).is_some()) {
             return outlived(protocol, port);
         }
@@ -363,9 +363,10 @@ impl State {
         )
     }
 
-    fn next_mark(&mut self, living: &[Tagged]) -> Result<LeaseMark, Error> {
-        let taken: Vec<LeaseMark> = living.iter().map(|socket| socket.mark).collect();
-        self.leases.next_mark(self.config.marks, &taken).ok_or_else(|| {
+    fn next_mark(&mut self, living: &[Found]) -> Result<LeaseMark, Error> {
+        let marks = self.config.marks;
+        let taken: Vec<_> = living.iter().filter_map(|one| marks.of_socket(one.mark)).collect();
+        self.leases.next_mark(marks, &taken).ok_or_else(|| {
             Error::LimitsExceeded(
                 "every slot is taken by a lease, or by a process that still holds the sockets of \
                  an ended one"
@@ -420,7 +421,7 @@ impl State {
 
 /// A process that outlived its lease shares no port with a new one: SO_REUSEPORT would let the
 /// kernel give it half of the packets.
-fn refuse_leftovers(living: &[Tagged], request: &Request, site: &Site) -> Result<(), Error> {
+fn refuse_leftovers(living: &[Found], request: &Request, site: &Site) -> Result<(), Error> {
     let leftover = living.iter().find(|socket| {
         socket.protocol == Protocol::Udp
             && (socket.ifindex == site.index || socket.ifindex == 0)

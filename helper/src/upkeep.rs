@@ -14,7 +14,7 @@ use crate::{
     interface::Link,
     lease::Lease,
     limits, log,
-    sockdiag::Tagged,
+    sockdiag::Found,
 };
 
 /// Its time is over.
@@ -49,11 +49,11 @@ pub fn interface_changed(lease: &Lease, link: &io::Result<Option<Link>>) -> Opti
 /// A socket left the interface, or all are gone.
 ///
 /// A lease whose last socket is gone was closed by its owner, or its sockets never arrived.
-pub fn sockets_changed(lease: &Lease, living: Option<&[Tagged]>) -> Option<&'static str> {
+pub fn sockets_changed(lease: &Lease, living: Option<&[Found]>) -> Option<&'static str> {
     let living = living?;
     let mut own = living
         .iter()
-        .filter(|socket| socket.mark == lease.opening.mark && socket.inode != 0)
+        .filter(|socket| socket.mark == lease.opening.mark.value() && socket.inode != 0)
         .peekable();
     if own.peek().is_none() {
         return Some(reason::CLOSED);

@@ -5,29 +5,26 @@
 //! more often than [`limits::BURST`] allows. Trusts nothing: without it, the tick sees all.
 //! Format: `NFNLGRP_NFTABLES` of include/uapi/linux/netfilter/nfnetlink.h.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
-use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use rustix::net::{RecvFlags, SocketFlags, netlink::NETFILTER, recv};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::limits;
+use crate::{limits, netlink::socket};
 
-/// The multicast group that hears of every change of the ruleset.
-const NFNLGRP_NFTABLES: u32 = 7;
+/// `NFNLGRP_NFTABLES`, 7, the multicast group that hears of every change of the ruleset, as a mask.
+const CHANGES: u32 = 1 << 6;
 
 /// A netlink socket that listens.
-pub struct Watch(AsyncFd<Socket>);
+pub struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
     /// Listens from now on, in this thread's network namespace.
     ///
     /// # Errors
-    /// What socket(2), bind(2) or setsockopt(2) answered: without CAP_NET_ADMIN, EPERM.
+    /// What socket(2) or bind(2) answered: without CAP_NET_ADMIN, EPERM.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.set_non_blocking(true)?;
-        socket.add_membership(NFNLGRP_NFTABLES)?;
+        let socket = socket(Some(NETFILTER), SocketFlags::NONBLOCK, CHANGES)?;
         // Its heir is unsafe, since a type might change its descriptor; this one keeps it.
         #[expect(deprecated, reason = "the safe way for a type that is known")]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
@@ -45,8 +42,11 @@ impl Watch {
         let mut ready = self.0.readable().await?;
         // Each read empties one message, however little of it is taken.
         for _ in 0..limits::DUMP_MESSAGES {
-            let mut taken = [0; 1];
-            if ready.try_io(|one| one.get_ref().recv(&mut taken.as_mut_slice(), 0)).is_err() {
+            let mut taken = [0_u8; 1];
+            let read = |one: &AsyncFd<OwnedFd>| {
+                Ok(recv(one.get_ref(), &mut taken, RecvFlags::empty()).map(drop)?)
+            };
+            if ready.try_io(read).is_err() {
                 break;
             }
         }
@@ -80,9 +80,8 @@ mod tests {
         for _ in 0..50 {
             nft("add chain inet t d; delete chain inet t d");
         }
-        let mut taken = [0; 1];
-        let lost = watch.0.get_ref().recv(&mut taken.as_mut_slice(), libc::MSG_PEEK).unwrap_err();
-        assert_eq!(lost.raw_os_error(), Some(libc::ENOBUFS));
+        let lost = recv(watch.0.get_ref(), &mut [0_u8; 1], RecvFlags::PEEK).unwrap_err();
+        assert_eq!(lost, rustix::io::Errno::NOBUFS);
         nft("add chain inet t d");
         noticed(5000).await.expect("noticed").unwrap();
         assert!(noticed(100).await.is_err(), "noticed twice");

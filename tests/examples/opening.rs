@@ -8,7 +8,7 @@ use std::{
 
 use portcullis_helper::{
     config::Config,
-    firewall::{Firewall, Nftables, Opening},
+    firewall::{Dhcp, Firewall, Nftables, Opening},
     interface::InterfaceName,
     mark::Marks,
 };
@@ -30,11 +30,10 @@ fn main() {
                 mark: Marks::default().lease(NonZeroU8::MIN),
                 interface: InterfaceName::parse("lo").expect("a name"),
                 index: 1,
-                dhcp: true,
+                dhcp: Dhcp::Proxy,
                 boot_server: true,
                 tftp: true,
                 http: Some(64172),
-                full_dhcp: false,
             };
             for _ in 0..200 {
                 let start = Instant::now();

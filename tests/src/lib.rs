@@ -13,6 +13,7 @@ pub mod machine;
 pub mod netns;
 pub mod nixos;
 pub mod nspawn;
+pub mod plain_rom;
 pub mod probe;
 pub mod process;
 pub mod pty;

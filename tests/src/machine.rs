@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     LabError, Result,
     lan::Lan,
+    plain_rom,
     process::{Process, finish, mortal},
 };
 
@@ -22,10 +23,41 @@ use crate::{
 pub enum Firmware {
     /// SeaBIOS with the iPXE ROM of QEMU's network card.
     Bios,
+    /// The same as a plain PXE ROM, that is no iPXE ([`plain_rom`]).
+    BiosPlain,
     /// OVMF with its own PXE stack: the card has no ROM.
     Uefi,
     /// The same with PXE switched off, so that only HTTP boot is left.
     UefiHttp,
+    /// A PC with OVMF for 32 bit and its own PXE stack.
+    Uefi32,
+    /// The same with PXE switched off.
+    Uefi32Http,
+    /// arm64 with AAVMF, the same firmware as OVMF, and its own PXE stack.
+    Arm64,
+    /// The same with PXE switched off.
+    Arm64Http,
+}
+
+impl Firmware {
+    /// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s, arm64 a minute.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => BOOT,
+            // The only build of OVMF for 32 bit wants SMM, which takes its time in emulation.
+            Self::Uefi32 | Self::Uefi32Http | Self::Arm64 | Self::Arm64Http => 4 * BOOT,
+        }
+    }
+
+    /// The machines of the laboratory's image for it; see [`image_for`].
+    #[must_use]
+    pub fn processor(self) -> &'static str {
+        match self {
+            Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => "amd64",
+            Self::Uefi32 | Self::Uefi32Http => "i386",
+            Self::Arm64 | Self::Arm64Http => "arm64",
+        }
+    }
 }
 
 /// OVMF's code and the template of its variables.
@@ -35,7 +67,12 @@ pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF
 pub const SERIAL: &str = "PC 7/${ip}";
 /// See [`SERIAL`].
 pub const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
-/// Longest time to userspace, emulated, on a busy machine. Usual: 15 to 30 s.
+/// The same of OVMF for 32 bit.
+pub const OVMF32: [&str; 2] =
+    ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
+/// The same of AAVMF.
+pub const AAVMF: [&str; 2] = ["/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"];
+/// Longest time to userspace of a PC, emulated, on a busy machine.
 pub const BOOT: Duration = Duration::from_secs(150);
 
 /// A machine that has been switched on.
@@ -44,6 +81,7 @@ pub struct Machine {
     process: Process,
     directory: TempDir,
     started: Instant,
+    patience: Duration,
 }
 
 impl Machine {
@@ -54,48 +92,72 @@ impl Machine {
             .tempdir()
             .map_err(|error| LabError::of("a directory for the machine", error))?;
         let tap = lan.tap()?;
-        let mut command = mortal("qemu-system-x86_64");
+        let (program, card, machine) = match firmware {
+            // The firmware talks on the serial console.
+            Firmware::Bios | Firmware::BiosPlain => {
+                ("qemu-system-x86_64", "", ["pc,graphics=off", "qemu64"])
+            }
+            // No ROM, so that the firmware drives the card.
+            Firmware::Uefi | Firmware::UefiHttp => {
+                ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off", "qemu64"])
+            }
+            Firmware::Uefi32 | Firmware::Uefi32Http => {
+                ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off,smm=on", "qemu64"])
+            }
+            Firmware::Arm64 | Firmware::Arm64Http => {
+                ("qemu-system-aarch64", ",romfile=", ["virt", "cortex-a57"])
+            }
+        };
+        let mut command = mortal(program);
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
             .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
             .args(["-no-reboot", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
-            .arg(format!("tap,id=lan,ifname={tap},script=no,downscript=no"))
-            .arg("-device");
-        match firmware {
-            Firmware::Bios => {
+            // Plain frames, without the header in which virtio leaves checksums to others.
+            .arg(format!("tap,id=lan,ifname={tap},script=no,downscript=no,vnet_hdr=off"))
+            .arg("-device")
+            .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0{card}"))
+            .args(["-machine", machine[0], "-cpu", machine[1]]);
+        let flash = match firmware {
+            Firmware::Bios | Firmware::BiosPlain => None,
+            Firmware::Uefi | Firmware::UefiHttp => Some(OVMF),
+            Firmware::Uefi32 | Firmware::Uefi32Http => Some(OVMF32),
+            Firmware::Arm64 | Firmware::Arm64Http => Some(AAVMF),
+        };
+        if let Some([code, template]) = flash {
+            let variables = directory.path().join("variables.fd");
+            std::fs::copy(template, &variables).map_err(|error| LabError::of(template, error))?;
+            command
+                .args(["-device", "virtio-rng-pci", "-drive"])
+                .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"))
+                .arg("-drive")
+                .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
+        }
+        if flash == Some(OVMF32) {
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        if matches!(firmware, Firmware::UefiHttp | Firmware::Uefi32Http | Firmware::Arm64Http) {
+            // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
+            for protocol in ["IPv4", "IPv6"] {
                 command
-                    .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0"))
-                    // The firmware talks on the serial console.
-                    .args(["-machine", "pc,graphics=off"]);
+                    .arg("-fw_cfg")
+                    .arg(format!("name=opt/org.tianocore/{protocol}PXESupport,string=n"));
             }
-            Firmware::Uefi | Firmware::UefiHttp => {
-                let [code, template] = OVMF;
-                let variables = directory.path().join("variables.fd");
-                std::fs::copy(template, &variables)
-                    .map_err(|error| LabError::of(template, error))?;
-                command
-                    .arg(format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=0,romfile="))
-                    .args(["-machine", "q35,graphics=off", "-device", "virtio-rng-pci"])
-                    .arg("-drive")
-                    .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"))
-                    .arg("-drive")
-                    .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
-                if firmware == Firmware::UefiHttp {
-                    // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
-                    for protocol in ["IPv4", "IPv6"] {
-                        command
-                            .arg("-fw_cfg")
-                            .arg(format!("name=opt/org.tianocore/{protocol}PXESupport,string=n"));
-                    }
-                }
-            }
+        }
+        if firmware == Firmware::BiosPlain {
+            plain_rom::disguise(&mut command, directory.path())?;
         }
         let errors = std::fs::File::create(directory.path().join("errors"))
             .map_err(|error| LabError::of("the machine's directory", error))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
-        Ok(Self { process: lan.switch().spawn(command)?, directory, started: Instant::now() })
+        Ok(Self {
+            process: lan.switch().spawn(command)?,
+            directory,
+            started: Instant::now(),
+            patience: firmware.patience(),
+        })
     }
 
     /// What it has said on its serial console.
@@ -152,8 +214,8 @@ impl Machine {
 
     /// A line that a machine says in the time that a boot may take.
     fn whole_line(&mut self, word: &str) -> Result<(String, Duration)> {
-        self.line(word, BOOT, BOOT)?
-            .ok_or_else(|| LabError(format!("{word}: nothing within {BOOT:?}")))
+        self.line(word, self.patience, self.patience)?
+            .ok_or_else(|| LabError(format!("{word}: nothing within {:?}", self.patience)))
     }
 }
 
@@ -165,8 +227,16 @@ fn console(directory: &Path) -> PathBuf {
 /// The directory of the kernel and initrd that machines boot, in the shape of a NixOS netboot build:
 /// `bzImage`, `initrd`, `netboot.ipxe`; and `extra`, a second initrd. Made on first use.
 pub fn image() -> Result<PathBuf> {
+    image_for("amd64")
+}
+
+/// The same for another processor, by Debian's name, with `stub`, systemd's boot stub for it; arm64
+/// has `Image` in the place of `bzImage`.
+pub fn image_for(processor: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/machine-image");
-    finish(Command::new(script)).map(|path| PathBuf::from(path.trim()))
+    let mut command = Command::new(script);
+    command.arg(processor);
+    finish(command).map(|path| PathBuf::from(path.trim()))
 }
 
 /// What `init` prints after `PORTCULLIS-INITRD` when the machine runs our initrd.

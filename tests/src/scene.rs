@@ -78,9 +78,13 @@ impl Scene {
 
     /// The same of any other file or directory.
     pub fn serve_this(&self, what: &str, more: &[&str]) -> Result<Client> {
-        let mut arguments = vec!["boot", what, "--interface", "eth0", "--json"];
-        arguments.push("--no-ask-password");
-        arguments.extend(more);
+        self.serve_by(&["boot", what], more)
+    }
+
+    /// The same by any other command.
+    pub fn serve_by(&self, command: &[&str], more: &[&str]) -> Result<Client> {
+        let arguments =
+            [command, &["--interface", "eth0", "--json", "--no-ask-password"], more].concat();
         let mut client = self.host.client("alice", &arguments)?;
         client.ready()?;
         Ok(client)

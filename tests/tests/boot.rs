@@ -3,26 +3,27 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
-    host::Site,
+    host::{SOON, Site},
     lan::dissect,
-    machine::{self, Firmware, Machine, OVMF},
+    machine::{self, AAVMF, Firmware, Machine, OVMF, OVMF32},
     need_host,
     netns::Netns,
     nixos::Flavour,
-    process::{finish, mortal, wait_until},
+    process::{Process, finish, mortal, wait_until},
     scene::{CLOSED, Scene},
     snapshot::Snapshot,
 };
+use tempfile::TempDir;
 
 const MAC: &str = "02:00:00:00:00:01";
 /// systemd's boot stub (package systemd-boot-efi).
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-/// The image's own command line.
+/// The image's own command line, on a PC.
 const IMAGE: &str = "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4";
 /// What is added to the image's own command line.
 const WORD: &str = "portcullis.test=\"a b\" quiet";
@@ -42,14 +43,14 @@ fn boots(
     meanwhile: impl FnOnce(&Scene),
 ) -> Vec<String> {
     let arguments = [arguments, &["--cmdline", WORD]].concat();
-    boots_this(scene, firmware, "/mnt", &arguments, meanwhile).0
+    boots_this(scene, firmware, &["boot", "/mnt"], &arguments, meanwhile).0
 }
 
-/// The same with anything that is served; returns also what the client told.
+/// The same by any command that serves; returns also what the client told.
 fn boots_this(
     scene: &Scene,
     firmware: Firmware,
-    what: &str,
+    command: &[&str],
     arguments: &[&str],
     meanwhile: impl FnOnce(&Scene),
 ) -> (Vec<String>, Vec<serde_json::Value>) {
@@ -58,7 +59,7 @@ fn boots_this(
     assert_eq!(scene.try_ports().unwrap(), CLOSED, "before");
 
     let capture = scene.lan.capture(&file, "udp").unwrap();
-    let mut client = scene.serve_this(what, arguments).unwrap();
+    let mut client = scene.serve_by(command, arguments).unwrap();
     let during = Snapshot::take(scene.host.netns()).unwrap();
     assert_ne!(scene.before.changes(&during), "", "something was opened");
     meanwhile(scene);
@@ -75,10 +76,13 @@ fn boots_this(
         ),
     };
     println!("{firmware:?} {arguments:?}: {time:.1?} to userspace");
-    let image = machine::image().unwrap();
+    let image = machine::image_for(firmware.processor()).unwrap();
+    let console = if firmware.processor() == "arm64" { "ttyAMA0" } else { "ttyS0" };
     // iPXE hands an EFI program its own name as the first word, as a shell does.
     let own = match firmware {
-        Firmware::Uefi if what == "/mnt" => cmdline.strip_prefix("kernel ").unwrap(),
+        Firmware::Uefi if !command.iter().any(|word| word.ends_with(".efi")) => {
+            cmdline.strip_prefix("kernel ").unwrap()
+        }
         _ => cmdline.as_str(),
     };
     let words: Vec<&str> = own
@@ -86,7 +90,7 @@ fn boots_this(
         // For the loader and the kernel's EFI stub; its form is not ours.
         .filter(|word| !word.starts_with("initrd="))
         .collect();
-    assert_eq!(words.join(" "), format!("{IMAGE} {WORD}"));
+    assert_eq!(words.join(" "), format!("{IMAGE} {WORD}").replace("ttyS0", console));
     let marker = machine::marker(&image).unwrap();
     assert_eq!(machine.initrd().unwrap(), marker);
     if arguments.contains(&"/mnt/extra") {
@@ -126,7 +130,8 @@ fn p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables() {
     let arguments = ["/mnt/bzImage", "/mnt/initrd", "/mnt/extra"];
     let cmdline = format!("{IMAGE} {WORD}");
     let more = [&arguments[1..], &["--cmdline", &cmdline]].concat();
-    let (messages, events) = boots_this(&scene, Firmware::UefiHttp, arguments[0], &more, |_| {});
+    let (messages, events) =
+        boots_this(&scene, Firmware::UefiHttp, &["boot", arguments[0]], &more, |_| {});
     assert_eq!(messages, <[String; 0]>::default(), "nothing is said on 4011");
     assert!(told(&events, "offered", "form", "http"), "{events:#?}");
     assert!(told(&events, "transfer-started", "role", "efi"), "{events:#?}");
@@ -148,7 +153,7 @@ fn p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alo
     let program = unified_kernel_image(directory.path());
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     for (firmware, protocol) in [(Firmware::Uefi, "tftp"), (Firmware::UefiHttp, "http")] {
-        let (_, events) = boots_this(&scene, firmware, &program, &[], |_| {});
+        let (_, events) = boots_this(&scene, firmware, &["boot", &program], &[], |_| {});
         assert!(told(&events, "transfer-started", "role", "efi"), "{events:#?}");
         assert!(told(&events, "transfer-started", "protocol", protocol), "{events:#?}");
         assert!(!told(&events, "transfer-started", "role", "kernel"), "{events:#?}");
@@ -158,6 +163,52 @@ fn p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alo
     let left_alone = || told(&client.events(), "ignored", "why", "other-platform");
     assert!(wait_until(machine::BOOT, left_alone), "{}", client.stdout());
     assert!(!told(&client.events(), "offered", "form", "script"), "{}", client.stdout());
+}
+
+/// Machines for which no iPXE is at hand are given one program of kernel, initrd, command line and
+/// systemd's stub.
+fn boots_one_program(firmware: Firmware, flavour: Flavour, protocol: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let image = machine::image_for(firmware.processor()).unwrap();
+    let kernel = if image.join("Image").exists() { "Image" } else { "bzImage" };
+    for name in [kernel, "initrd", "netboot.ipxe", "stub"] {
+        std::fs::copy(image.join(name), at(name)).unwrap();
+    }
+    let stub = at("stub").display().to_string();
+    let scene = Scene::start(Some(flavour), Site::AllowsAlice).unwrap();
+    let arguments = ["--stub", &stub, "--cmdline", WORD];
+    let build = directory.path().display().to_string();
+    let (_, events) = boots_this(&scene, firmware, &["boot", &build], &arguments, |_| {});
+    let started: Vec<_> = events.iter().filter(|one| one["fact"] == "transfer-started").collect();
+    let efi = |one: &&serde_json::Value| one["role"] == "efi" && one["protocol"] == protocol;
+    assert!(!started.is_empty() && started.iter().all(efi), "{events:#?}");
+}
+
+#[test]
+fn p4_arm64_machine_boots_one_program_by_tftp_behind_nftables() {
+    need_host!(Needs::Tool("qemu-system-aarch64"), Needs::Tool("tshark"), Needs::File(AAVMF[0]));
+    boots_one_program(Firmware::Arm64, Flavour::Nftables, "tftp");
+}
+
+#[test]
+fn p4_arm64_machine_boots_by_http_without_tftp_behind_iptables() {
+    need_host!(Needs::Tool("qemu-system-aarch64"), Needs::Tool("tshark"), Needs::File(AAVMF[0]));
+    boots_one_program(Firmware::Arm64Http, Flavour::Iptables, "http");
+}
+
+#[test]
+fn p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF32[0]));
+    boots_one_program(Firmware::Uefi32, Flavour::Iptables, "tftp");
+}
+
+#[test]
+fn p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::File(OVMF32[0]));
+    boots_one_program(Firmware::Uefi32Http, Flavour::Nftables, "http");
 }
 
 /// A unified kernel image of the laboratory's kernel and initrd, made with binutils: no code of
@@ -195,7 +246,8 @@ fn bios_machine_tells_its_serial_number_and_runs_a_script_of_the_users() {
                 initrd {{ ID \"/mnt/initrd\" }} || shell\nboot || shell\n";
     std::fs::write(&script, text).unwrap();
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let cmdline = format!("{IMAGE} serial={{{{ SERIAL }}}} uuid={{{{ UUID }}}} arch={{{{ ARCH }}}}");
+    let cmdline =
+        format!("{IMAGE} serial={{{{ SERIAL }}}} uuid={{{{ UUID }}}} arch={{{{ ARCH }}}}");
     let script = script.display().to_string();
     let client = scene.serve_this(&script, &["--cmdline", &cmdline]).unwrap();
     let mut machine = Machine::start(&scene.lan, Firmware::Bios, MAC).unwrap();
@@ -212,6 +264,98 @@ fn p4_bios_machine_boots_behind_iptables() {
     need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     boots(&scene, Firmware::Bios, &[], |_| {});
+}
+
+/// Address of the web server that [`web_server`] starts on the host.
+const WEB: &str = "http://127.0.0.1:8080";
+
+/// Serves these files, each copied from the image, and this text, from the host itself.
+fn web_server(scene: &Scene, files: &[(&str, &str)], text: (&str, &str)) -> (TempDir, Process) {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    };
+    for (name, file) in files {
+        std::fs::copy(machine::image().unwrap().join(file), place(name)).unwrap();
+    }
+    std::fs::write(place(text.0), text.1).unwrap();
+    let mut command = scene.host.command(None, "python3");
+    command.args(["-m", "http.server", "8080", "--bind", "127.0.0.1", "--directory"]);
+    command.arg(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = scene.host.netns().spawn(command).unwrap();
+    let host = scene.host.netns();
+    let listens = || !host.sh("ss -Hltn 'sport = :8080'").unwrap_or_default().is_empty();
+    assert!(wait_until(SOON, listens), "the web server does not listen");
+    (directory, server)
+}
+
+#[test]
+fn p4_uefi_machine_boots_what_a_web_service_says_behind_iptables() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("tshark"),
+        Needs::Tool("python3"),
+        Needs::File(OVMF[0])
+    );
+    let mut scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
+    let cmdline = format!("{IMAGE} {WORD}");
+    let answer =
+        serde_json::json!({ "kernel": "/files/k", "initrd": ["../files/i"], "cmdline": cmdline });
+    let files = [("files/k", "bzImage"), ("files/i", "initrd")];
+    let answer = (format!("v1/boot/{MAC}"), answer.to_string());
+    let _service = web_server(&scene, &files, (&answer.0, &answer.1));
+    scene.sockets = scene.host.sockets().unwrap();
+    let (_, events) = boots_this(&scene, Firmware::Uefi, &["api", WEB], &[], |_| {});
+    assert!(told(&events, "transfer-started", "role", "kernel"), "{events:#?}");
+}
+
+#[test]
+fn p4_bios_machine_boots_a_recipe_from_a_mirror_behind_nftables() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"), Needs::Tool("python3"));
+    let mut scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let folder = "dists/stable/main/installer-amd64/current/images/netboot/debian-installer/amd64";
+    let [kernel, initrd] = ["linux", "initrd.gz"].map(|name| format!("{folder}/{name}"));
+    let files = [(kernel.as_str(), "bzImage"), (initrd.as_str(), "initrd")];
+    let _mirror = web_server(&scene, &files, ("README", "A mirror."));
+    scene.sockets = scene.host.sockets().unwrap();
+    let command = ["quick", "debian", "stable", "--mirror", WEB];
+    let cmdline = format!("{IMAGE} {WORD}");
+    boots_this(&scene, Firmware::Bios, &command, &["--cmdline", &cmdline], |_| {});
+}
+
+/// The ROM's PXE stack loads undionly.kpxe and runs below it.
+#[test]
+fn p4_bios_machine_with_a_plain_pxe_rom_boots_through_undionly_behind_nftables() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("tshark"),
+        Needs::File("/usr/lib/ipxe/undionly.kpxe")
+    );
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let arguments = ["--cmdline", WORD];
+    let (_, events) =
+        boots_this(&scene, Firmware::BiosPlain, &["boot", "/mnt"], &arguments, |_| {});
+    let steps: Vec<_> = events
+        .iter()
+        .filter(|event| event["mac"] == MAC)
+        .filter_map(|event| match event["fact"].as_str()? {
+            "seen" => Some(format!("seen {}", event["firmware"])),
+            "offered" => Some(format!("offered {}", event["form"])),
+            "transfer-started" => Some(format!("{} by {}", event["role"], event["protocol"])),
+            _ => None,
+        })
+        .collect();
+    let steps = steps.join(", ").replace('"', "");
+    assert!(
+        steps
+            .starts_with("seen pxe, offered complete, loader by tftp, seen ipxe, offered script, "),
+        "{steps}"
+    );
+    assert!(events.iter().any(|event| {
+        event["file"].as_str().is_some_and(|file| file.ends_with("/undionly.kpxe"))
+    }));
 }
 
 #[test]

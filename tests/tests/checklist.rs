@@ -1,4 +1,5 @@
-//! The wire checklist: docs/wire.md has a row for every number, and what a row names is there.
+//! The wire checklist: docs/wire.md has a row for every number, and what a row names is there. And the
+//! kinds of machines: docs/architectures.md says of each whether it was booted, and by which test.
 
 use std::{
     collections::BTreeSet,
@@ -92,4 +93,41 @@ fn is_promise(word: &str) -> bool {
     word.strip_prefix('p').and_then(|rest| rest.split_once('_')).is_some_and(|(number, _)| {
         !number.is_empty() && number.bytes().all(|octet| octet.is_ascii_digit())
     })
+}
+
+/// What is said of a kind of machine.
+fn states() -> Vec<(String, String)> {
+    let path = workspace().join("docs/architectures.md");
+    let text = std::fs::read_to_string(path).expect("docs/architectures.md");
+    text.lines()
+        .skip_while(|line| !line.starts_with("| code |"))
+        .skip(2)
+        .take_while(|line| line.starts_with("| "))
+        .filter_map(|line| {
+            let (kind, state) = line.trim_end_matches(" |").rsplit_once(" | ")?;
+            Some((kind.to_owned(), state.to_owned()))
+        })
+        .collect()
+}
+
+#[test]
+fn every_kind_of_machine_that_was_booted_or_replayed_names_its_test() {
+    let tests = tests();
+    let boots = std::fs::read_to_string(workspace().join("tests/tests/boot.rs")).expect("boot.rs");
+    let states = states();
+    assert!(states.len() > 10, "{states:?}");
+    for (kind, state) in &states {
+        for part in state.split("; ") {
+            let named: Vec<&str> = quoted(part).collect();
+            for name in &named {
+                assert!(tests.contains(*name), "{kind}: there is no test {name}");
+            }
+            let booted = part.starts_with("booted");
+            let proven = booted || part.starts_with("replayed");
+            assert_eq!(proven, !named.is_empty(), "{kind}: {part}");
+            assert!(proven || ["untested", "left alone"].contains(&part), "{kind}: {part}");
+            let here = |name: &&str| boots.contains(&format!("fn {name}("));
+            assert!(!booted || named.iter().all(here), "{kind}: {part} is no boot");
+        }
+    }
 }

@@ -16,9 +16,9 @@ use std::{
 
 use portcullis_helper::{
     config::{Config, Family, NamedChain},
-    firewall::{Backend, Firewall, FirewallError, Nftables, Opening, Standing},
+    firewall::{Backend, Dhcp, Firewall, FirewallError, Nftables, Opening, Standing},
     mark::Marks,
-    sockdiag::{self, Holder, Protocol, Tagged},
+    sockdiag::{self, Found, Protocol},
 };
 use portcullis_lab::{
     need_root,
@@ -325,7 +325,7 @@ fn p9_one_lease_ends_and_the_other_goes_on(flavour: Flavour) {
     let mut first = scene.opening(1);
     first.http = None;
     let mut second = scene.opening(2);
-    (second.dhcp, second.boot_server, second.tftp) = (false, false, false);
+    (second.dhcp, second.boot_server, second.tftp) = (Dhcp::None, false, false);
     let sockets = scene.sockets(&first);
     let mut firewall = scene.firewall();
     inside!(scene, firewall.open(&first)).unwrap();
@@ -837,21 +837,25 @@ fn tagged_sockets_and_holders_of_ports_are_seen_whoever_owns_them() {
     let tcp = (Protocol::Tcp, HTTP);
     assert_eq!(ports, [udp(67), udp(69), udp(4011), tcp, tcp]);
     for one in &found {
-        assert_eq!((one.mark, one.ifindex, one.uid), (opening.mark, index, 0));
+        assert_eq!((one.mark, one.ifindex, one.uid), (opening.mark.value(), index, 0));
         assert_ne!(one.inode, 0);
     }
     let holders = |protocol, port| inside!(scene, sockdiag::holders(protocol, port)).unwrap();
-    let holder = |address| Holder { address, ifindex: index, uid: 0, mark: opening.mark.value() };
-    assert_eq!(holders(Protocol::Udp, 67), [holder(Ipv4Addr::UNSPECIFIED.into())]);
-    assert_eq!(holders(Protocol::Udp, 69), [holder(HOST.into())]);
+    let only = |protocol, port| {
+        let [one] = holders(protocol, port)[..] else { panic!("one holder of {port}") };
+        assert_eq!((one.mark, one.ifindex, one.uid), (opening.mark.value(), index, 0));
+        one.address
+    };
+    assert_eq!(only(Protocol::Udp, 67), IpAddr::from(Ipv4Addr::UNSPECIFIED));
+    assert_eq!(only(Protocol::Udp, 69), IpAddr::from(HOST));
     // The listener, not its connections.
-    assert_eq!(holders(Protocol::Tcp, HTTP), [holder(HOST.into())]);
+    assert_eq!(only(Protocol::Tcp, HTTP), IpAddr::from(HOST));
     assert_eq!(holders(Protocol::Tcp, 67), []);
     let six = inside!(scene, UdpSocket::bind("[2001:db8::1]:4012").unwrap());
     let address = "2001:db8::1".parse().unwrap();
     assert_eq!(holders(Protocol::Udp, 4012)[0].address, IpAddr::V6(address));
     drop((six, accepted, machine, sockets));
-    let held = |one: &Tagged| one.inode != 0;
+    let held = |one: &Found| one.inode != 0;
     let found = inside!(scene, sockdiag::tagged(Marks::default())).unwrap();
     assert!(!found.iter().any(held), "{found:?}");
 }

@@ -74,6 +74,8 @@ const EVERY_ATTACK: &[&str] = &[
     "p8_an_accepted_connection_connects_elsewhere",
     "p8_ipv6",
     "p8_a_lease_that_has_ended_is_mute",
+    "p8_full_dhcp_from_its_port_alone",
+    "p8_addresses_are_handed_out_with_full_dhcp_alone",
 ];
 
 /// P1 to P12, in order.
@@ -91,6 +93,7 @@ const PROMISES: [Promise; 12] = [
                 AUTHORITY,
                 &[
                     "p1_polkit_is_asked_about_the_caller_and_exactly_this_request",
+                    "p1_full_dhcp_is_a_question_of_its_own",
                     "p1_open_without_a_yes_opens_nothing_and_says_why",
                     "p1_without_polkit_nothing_opens",
                     "p1_a_caller_without_the_flag_for_a_dialog_gets_none",
@@ -191,6 +194,10 @@ const PROMISES: [Promise; 12] = [
                     "p4_uefi_machine_boots_by_a_complete_offer_behind_nftables",
                     "p4_uefi_machine_boots_by_http_without_tftp_and_ipxe_behind_nftables",
                     "p4_bios_machine_boots_behind_nftables_while_an_ordinary_dhcp_client_notices_nothing",
+                    "p4_bios_machine_with_a_plain_pxe_rom_boots_through_undionly_behind_nftables",
+                    "p4_bios_machine_boots_a_recipe_from_a_mirror_behind_nftables",
+                    "p4_arm64_machine_boots_one_program_by_tftp_behind_nftables",
+                    "p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables",
                 ],
             ),
         ],
@@ -202,6 +209,9 @@ const PROMISES: [Promise; 12] = [
                     "p4_bios_machine_boots_behind_iptables",
                     "p4_uefi_machine_boots_by_the_boot_server_behind_iptables",
                     "p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alone",
+                    "p4_uefi_machine_boots_what_a_web_service_says_behind_iptables",
+                    "p4_arm64_machine_boots_by_http_without_tftp_behind_iptables",
+                    "p4_32_bit_uefi_machine_boots_one_program_by_tftp_behind_iptables",
                 ],
             ),
         ],
@@ -270,7 +280,7 @@ const PROMISES: [Promise; 12] = [
         gap: "",
     },
     Promise {
-        text: "A socket that was handed over gives no other privilege, hands out no address, and is cut when its lease ends.",
+        text: "A socket that was handed over gives no other privilege, hands out no address (full DHCP granted apart), and is cut when its lease ends.",
         nftables: &[
             (ATTACKS, EVERY_ATTACK),
             (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"]),
@@ -369,6 +379,7 @@ const PROMISES: [Promise; 12] = [
                 &["p11_any_dictionary_is_a_request_within_limits_or_invalid"],
             ),
             ("helper/src/config/file.rs", &["p11_any_file_is_within_limits_or_wrong"]),
+            ("helper/src/attribute.rs", &["p11_any_bytes_are_read_without_a_crash"]),
             ("helper/src/rtnetlink.rs", &["p11_any_bytes_are_read_without_a_crash"]),
         ],
         gap: "Property tests with random input; fuzzing guided by coverage is not there yet.",
@@ -660,6 +671,34 @@ fn the_audit_names_lines_that_are_there() {
     let page = read("helper/README.md");
     let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
     assert!(count > 30, "{count} anchors are not all");
+    if right != page && updating() {
+        return fs::write(workspace().join("helper/README.md"), right).unwrap();
+    }
+    assert_eq!(page, right, "UPDATE=1 writes it");
+}
+
+/// What tests/scripts/helper-size counts is what the audit's page says.
+#[test]
+fn the_audit_says_how_long_the_helper_is() {
+    let script = workspace().join("tests/scripts/helper-size");
+    let output = std::process::Command::new(script).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (mut firewall, mut all) = (0, 0);
+    for line in output.lines() {
+        let (lines, file) = line.trim().split_once(' ').unwrap();
+        let lines: usize = lines.parse().unwrap();
+        match file {
+            "in all" => all = lines,
+            file if file.starts_with("firewall/") => firewall += lines,
+            _ => {}
+        }
+    }
+    assert!(firewall > 0 && all > firewall, "{output}");
+    let page = read("helper/README.md");
+    let (before, rest) = page.split_once("lines it is **").unwrap();
+    let (_, after) = rest.split_once(" of them the firewall's").unwrap();
+    let length = format!("lines it is **{all} lines**, {firewall} of them the firewall's");
+    let right = [before, &length, after].concat();
     if right != page && updating() {
         return fs::write(workspace().join("helper/README.md"), right).unwrap();
     }

@@ -11,17 +11,19 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
     boot_client::{Answer, ask, message, option},
-    host::{Client, Site},
-    lan::dissect,
+    host::{Client, SOON, Site},
+    lan::{Lan, dissect},
     need_host,
     netns::Netns,
     nixos::Flavour,
     process::wait_until,
     require::skip,
     scene::{HOST, Scene},
+    snapshot::Snapshot,
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x55];
@@ -267,6 +269,120 @@ fn wire_25_a_bridge_is_served_when_br_netfilter_filters_it() {
     let _client = serve(&scene, "br0");
     assert_offer(&offers(&machine, "eth0"), HOST);
     assert_eq!(fetch(&machine, "192.0.2.2"), loader());
+}
+
+/// A Raspberry Pi as its boot ROM behaves (docs/architectures.md): it takes the menu's item, and asks
+/// for files below its serial number, by names that say nothing of its address.
+#[test]
+fn wire_21_a_raspberry_pi_fetches_its_files_below_its_serial_number() {
+    need_host!(Needs::Tool("curl"));
+    let files = tempfile::tempdir().unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(files.path(), readable).unwrap();
+    std::fs::create_dir(files.path().join("overlays")).unwrap();
+    let start: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
+    std::fs::write(files.path().join("start4.elf"), &start).unwrap();
+    std::fs::write(files.path().join("overlays/a.dtbo"), "overlay").unwrap();
+
+    let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
+    let [pi, stranger] = ["pi", "stranger"].map(|name| Netns::new(name).unwrap());
+    let mac = "dc:a6:32:c2:1f:fe";
+    scene.lan.attach(&pi, "eth0", Some("192.0.2.60/24")).unwrap();
+    pi.ip(&format!("link set eth0 address {mac}")).unwrap();
+    scene.lan.attach(&stranger, "eth0", Some("192.0.2.61/24")).unwrap();
+    let folder = files.path().display().to_string();
+    let client = scene.serve(&["--rpi", &folder, "--for-mac", mac]).unwrap();
+
+    let mut discover = discover();
+    discover[28..34].copy_from_slice(&[0xdc, 0xa6, 0x32, 0xc2, 0x1f, 0xfe]);
+    let to = [SocketAddrV4::new(Ipv4Addr::BROADCAST, 67)];
+    let patience = (2, Duration::from_secs(10));
+    let mut offers = ask(&pi, "eth0", 68, &discover, &to, patience).unwrap();
+    offers.retain(|(_, bytes)| option(bytes, 60).as_deref() == Some(b"PXEClient"));
+    let [(_, offer)] = offers.as_slice() else { panic!("{} offers", offers.len()) };
+    assert_eq!(offer[20..24], HOST, "siaddr");
+    let menu = option(offer, 43).unwrap();
+    assert!(menu.ends_with(b"\0\0\x11Raspberry Pi Boot\xff"), "{menu:?}");
+    assert_eq!(option(offer, 67), None);
+
+    let get = |from: &Netns, name: &str| {
+        let result = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new("curl");
+        command.args(["-s", "-m", "10", &format!("tftp://192.0.2.2//{name}"), "-o"]);
+        command.arg(result.path());
+        from.finish(command).ok().map(|_| std::fs::read(result.path()).unwrap())
+    };
+    assert_eq!(get(&pi, "d83add12/start4.elf").as_ref(), Some(&start));
+    assert_eq!(get(&pi, "start4.elf").as_ref(), Some(&start));
+    assert_eq!(get(&pi, "d83add12/overlays/a.dtbo").as_deref(), Some(&b"overlay"[..]));
+    assert_eq!(get(&pi, "d83add12/recovery.elf"), None);
+    assert_eq!(get(&pi, "d83add12/../etc/passwd"), None);
+    // Whose address it is, the kernel says, not the name: another machine is not served.
+    assert_eq!(get(&stranger, "d83add12/start4.elf"), None);
+    let of_pi = |event: &serde_json::Value| event["mac"] == mac && event["role"] == "firmware";
+    let told = || client.events().iter().filter(|event| of_pi(event)).count() == 3;
+    assert!(wait_until(SOON, told), "{}", client.stdout());
+}
+
+/// A machine's facts as "interface fact".
+fn told(client: &Client) -> Vec<String> {
+    let events = client.events();
+    let facts = events.iter().filter(|event| event["event"] == "machine");
+    facts
+        .map(|event| format!("{} {}", event["interface"], event["fact"]).replace('"', ""))
+        .collect()
+}
+
+/// One program, two networks: each hears its own server, the same machine is another one on each,
+/// and the end of one lease leaves the other one alone.
+#[test]
+fn wire_25_two_interfaces_at_once_each_with_its_own_lease() {
+    need_host!(Needs::Tool("curl"), Needs::File("/usr/lib/ipxe/undionly.kpxe"));
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let host = scene.host.netns();
+    let far = Lan::new().unwrap();
+    far.attach(host, "eth1", Some("203.0.113.1/24")).unwrap();
+    let before = Snapshot::take(host).unwrap();
+    let [near_machine, far_machine] = ["machine", "machine"].map(|name| Netns::new(name).unwrap());
+    scene.lan.attach(&near_machine, "eth0", Some("192.0.2.60/24")).unwrap();
+    far.attach(&far_machine, "eth0", Some("203.0.113.60/24")).unwrap();
+
+    let mut client = scene.serve(&["--interface", "eth1"]).unwrap();
+    let ready = || -> Vec<_> {
+        client.events().into_iter().filter(|event| event["event"] == "ready").collect()
+    };
+    assert!(wait_until(SOON, || ready().len() == 2), "{}", client.stdout());
+    let lease = ready()[1]["lease"].as_u64().unwrap();
+    for (machine, server, interface) in
+        [(&near_machine, HOST, "eth0"), (&far_machine, [203, 0, 113, 1], "eth1")]
+    {
+        assert_offer(&offers(machine, "eth0"), server);
+        assert_eq!(fetch(machine, &Ipv4Addr::from(server).to_string()), loader());
+        let fetched = format!("{interface} transfer-done");
+        assert!(wait_until(SOON, || told(&client).contains(&fetched)), "{:?}", told(&client));
+        let seen = told(&client).into_iter().filter(|fact| *fact == format!("{interface} seen"));
+        assert_eq!(seen.count(), 1);
+    }
+    // The host answers for an address of its other network; the port there is not the lease's.
+    near_machine.ip("route add 203.0.113.1/32 via 192.0.2.2").unwrap();
+    let to = [SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 4011)];
+    assert_eq!(ask(&near_machine, "eth0", 68, &discover(), &to, (1, PATIENCE)).unwrap(), []);
+
+    let mut close = scene.host.client("alice", &["close", &lease.to_string()]).unwrap();
+    assert_eq!(close.end().unwrap().code(), Some(0), "{}", close.stderr());
+    let said = |what: &str| client.events().iter().any(|event| event["event"] == what);
+    assert!(wait_until(SOON, || said("closed") && said("note")), "{}", client.stdout());
+    let events = client.events();
+    let closed = events.iter().find(|event| event["event"] == "closed").unwrap();
+    assert_eq!(closed["interface"], "eth1");
+    assert_eq!(offers(&far_machine, "eth0"), []);
+    assert_offer(&offers(&near_machine, "eth0"), HOST);
+
+    client.signal(Signal::SIGINT).unwrap();
+    assert_eq!(client.end().unwrap().code(), Some(0), "{}", client.stderr());
+    assert_eq!(offers(&near_machine, "eth0"), []);
+    let restored = || Snapshot::take(host).is_ok_and(|now| before.changes(&now).is_empty());
+    assert!(wait_until(SOON, restored), "{}", before.changes(&Snapshot::take(host).unwrap()));
 }
 
 #[test]

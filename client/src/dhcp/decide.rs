@@ -8,6 +8,10 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddrV4},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT};
@@ -41,7 +45,34 @@ pub enum UefiOffer {
     BootServer,
 }
 
-/// What is served, to whom, and where. Fixed for a run.
+/// How many machines are to be handed over, and how many were: one for all interfaces of a run.
+#[derive(Debug, Default)]
+pub struct Count {
+    limit: u64,
+    handed_over: AtomicU64,
+}
+
+impl Count {
+    /// None was handed over yet.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, ..Self::default() })
+    }
+
+    /// One more was handed over.
+    pub fn add(&self) {
+        // Wraps after 2^64 machines.
+        self.handed_over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether those that come now are left alone.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed) >= self.limit
+    }
+}
+
+/// What is served, to whom, and where on one interface. Fixed for a run, but for the count.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// `--for-mac`: only these machines; empty means all.
@@ -49,7 +80,7 @@ pub struct Policy {
     /// `--once`: a machine that has booted boots from its own disk afterwards.
     pub once: bool,
     /// `--count`: so many machines are handed over; those that come later are left alone.
-    pub count: Option<u64>,
+    pub count: Option<Arc<Count>>,
     /// How many initrds make a machine complete.
     pub initrds: usize,
     /// The loaders that can be served by TFTP.
@@ -103,6 +134,11 @@ type Efi = Result<EfiImage, NoEfiImage>;
 fn runs(efi: &Efi, row: &Row) -> bool {
     let machine = efi.as_ref().ok().map(|image| image.machine);
     machine.is_some() && table::cpu(row.arch).map(Cpu::pe_machine) == machine
+}
+
+/// Whether machines of this row fetch files of a folder, and there is one.
+fn has_folder(row: &Row, policy: &Policy) -> bool {
+    row.loaders.contains(&Loader::Folder) && policy.loaders.contains(&Loader::Folder)
 }
 
 /// What is remembered of a machine and bears on the decision.
@@ -244,6 +280,7 @@ fn answer(
         vendor: match (port, form, query.boot_item) {
             (Port::BootServer { .. }, _, Some(item)) => Vendor::BootItem(item.octets()),
             (_, OfferForm::BootServer | OfferForm::Http, _) => Vendor::Absent,
+            (_, OfferForm::Folder, _) => Vendor::Menu(query.raspberry_pi_item()),
             (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
         },
         boot_file: boot.file,
@@ -290,6 +327,9 @@ fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
         .ok_or_else(|| Ignored::UnknownArchitecture { arch: query.architecture() })
         .and_then(|row| {
             let served = match row.client {
+                Client::Pxe if row.loaders == [Loader::Folder] => {
+                    has_folder(&row, policy) || given(row.arch)
+                }
                 Client::Pxe => !row.loaders.is_empty() || given(row.arch),
                 Client::Http => table::cpu(row.arch).is_some(),
             };
@@ -313,7 +353,8 @@ fn boot(
     memory: Memory,
     efi: &Efi,
 ) -> Result<Boot, Ignore> {
-    if efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row) {
+    let other = efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row);
+    if other && !has_folder(row, policy) {
         return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
     }
     match (row.client, query.ipxe) {
@@ -369,6 +410,10 @@ fn boot_firmware(
         .then_some(given)
         .or_else(|| pick(row, row.loaders, policy, memory, efi))
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
+    if loader == Loader::Folder {
+        // The files' names are the machine's own.
+        return Ok(Boot { file: String::new(), form: row.offer });
+    }
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
         _ if !policy.boot_server => OfferForm::Complete,

@@ -10,6 +10,6 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Ignore, Memory, Policy, UefiOffer, decide, fits, screen};
+pub use decide::{Count, Decision, Ignore, Memory, Policy, UefiOffer, decide, fits, screen};
 pub use query::{BootItem, Client, Ipxe, NotBootClient, Port, Query};
 pub use serve::{Note, What, serve_boot_server, serve_dhcp};

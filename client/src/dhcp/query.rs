@@ -4,12 +4,16 @@
 //! (options 60 and 93, RFC 4578 section 2), so that an ordinary DHCP client is never answered.
 //! Nothing of it is text that is shown to people.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
-use super::table;
+use super::table::{self, RASPBERRY_PI};
 use crate::{
     event::Firmware,
     mac::MacAddr,
+    source::Traits,
     template::{Identity, Said},
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
 };
@@ -140,7 +144,6 @@ pub struct Query {
 
 /// Codes of option 93.
 const X86_BIOS: u16 = 0;
-const RASPBERRY_PI: u16 = 41;
 
 /// The first three octets of the Ethernet addresses of Raspberry Pis, whose boot ROM called itself
 /// an x86 BIOS before it had a code of its own (rpi-eeprom issue 182).
@@ -153,6 +156,10 @@ const RASPBERRY_PI_OUIS: [[u8; 3]; 7] = [
     [0x2c, 0xcf, 0x67],
     [0x88, 0xa2, 0x9e],
 ];
+
+/// Of those, the one whose ROM cannot be renewed, and finds its menu's item with three blanks only
+/// (Raspberry Pi 3 and before; firmware issue 941).
+const BLANKS_OUI: [u8; 3] = [0xb8, 0x27, 0xeb];
 
 fn is_raspberry_pi(mac: MacAddr) -> bool {
     mac.0.first_chunk().is_some_and(|oui| RASPBERRY_PI_OUIS.contains(oui))
@@ -224,26 +231,45 @@ impl Query {
         }
     }
 
-    /// What the machine says of itself. A machine identifier is written as SMBIOS has it: its first
-    /// three fields are in little-endian order (RFC 4578 section 2.3; ipxe: `uuid_mangle`).
+    /// The same for texts that are made for it.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        let uuid = match self.machine_id.as_deref() {
-            Some(&[_, a, b, c, d, e, f, g, h, ref rest @ ..]) => {
-                let hex = |octets: &[u8]| -> String {
-                    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-                };
-                let (clock, node) = rest.split_at_checked(2).unwrap_or((rest, &[]));
-                let (time, fields) = (hex(&[d, c, b, a]), (hex(&[f, e]), hex(&[h, g])));
-                format!("{time}-{}-{}-{}-{}", fields.0, fields.1, hex(clock), hex(node))
-            }
-            _ => String::new(),
-        };
         let arch = table::processor(self.architecture()).unwrap_or_default();
         Identity {
-            uuid: Said::new(uuid.as_bytes()),
+            uuid: Said::new(self.uuid().unwrap_or_default().as_bytes()),
             arch: Said::new(arch.as_bytes()),
             ..Identity::default()
+        }
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn traits(&self) -> Traits {
+        Traits { arch: self.architecture(), firmware: self.firmware(), uuid: self.uuid() }
+    }
+
+    /// Option 97 as SMBIOS writes it: the first three fields are little-endian (RFC 4578 section 2.3).
+    fn uuid(&self) -> Option<String> {
+        let [_, a, b, c, d, e, f, g, h, rest @ ..] = self.machine_id.as_deref()? else {
+            return None;
+        };
+        let octets = [d, c, b, a, f, e, h, g].into_iter().chain(rest);
+        let mut text = String::with_capacity(36);
+        for (place, octet) in octets.enumerate() {
+            let dash = if [4, 6, 8, 10].contains(&place) { "-" } else { "" };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{dash}{octet:02x}");
+        }
+        Some(text)
+    }
+
+    /// The item of a menu that a Raspberry Pi's ROM looks for.
+    #[must_use]
+    pub fn raspberry_pi_item(&self) -> &'static str {
+        if self.mac.0.starts_with(&BLANKS_OUI) {
+            "Raspberry Pi Boot   "
+        } else {
+            "Raspberry Pi Boot"
         }
     }
 

@@ -160,7 +160,7 @@ async fn one(
     }
     // A source is not asked about machines that get nothing in any case.
     let decision = match screened {
-        Ok(()) => match source.generation(mac, source::Step::Discover).await {
+        Ok(()) => match meet(source, query).await {
             Ok(generation) => {
                 machines.needs(mac, needs(&generation));
                 machines.identify(mac, query.identity());
@@ -196,6 +196,12 @@ async fn one(
             What::Ignored(reason)
         }
     }
+}
+
+/// What the source has for a machine that asks.
+async fn meet(source: &dyn Source, query: &Query) -> Result<Arc<Generation>, source::Refusal> {
+    source.meet(query.mac, query.traits());
+    source.generation(query.mac, source::Step::Discover).await
 }
 
 fn needs(generation: &Generation) -> Needs {

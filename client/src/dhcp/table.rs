@@ -9,6 +9,9 @@ use crate::{
     image::{Cpu, Loader},
 };
 
+/// The code of a Raspberry Pi's boot ROM; older ones call themselves x86 BIOS.
+pub const RASPBERRY_PI: u16 = 41;
+
 /// What runs on the machine, as far as loading goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {
@@ -171,7 +174,11 @@ pub const ROWS: &[Row] = &[
         )
     },
     known(40, Client::Http, "LoongArch 64 UEFI HTTP boot", Platform::Uefi),
-    known(41, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other),
+    Row {
+        offer: OfferForm::Folder,
+        loaders: &[Loader::Folder],
+        ..known(RASPBERRY_PI, Client::Pxe, "Raspberry Pi boot ROM", Platform::Other)
+    },
 ];
 
 /// The processor that UEFI programs for this architecture are made for.

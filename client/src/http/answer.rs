@@ -137,7 +137,7 @@ fn payload<'a>(generation: &'a Generation, role: Role, file: &str) -> Option<&'a
         Role::Kernel => generation.kernel.as_ref(),
         Role::Initrd(number) => generation.initrds.get(number),
         Role::Other => generation.others.get(number(stem(file), "other")?),
-        Role::Loader | Role::Script | Role::Autoexec | Role::Efi => None,
+        Role::Loader | Role::Script | Role::Autoexec | Role::Efi | Role::Firmware => None,
     }
 }
 

@@ -34,6 +34,9 @@ pub fn stalled(situation: &Situation) -> Statement {
         Step::Offered(OfferForm::Http) => {
             ("it was told where the EFI program is, and has not fetched it", OFFERED_HTTP)
         }
+        Step::Offered(OfferForm::Folder) | Step::Files => {
+            ("it was told that its boot files are here, and has not fetched any", OFFERED_FOLDER)
+        }
         Step::Asked | Step::Offered(OfferForm::Complete) if uefi => {
             ("it was offered a loader, and has not fetched it", OFFERED_UEFI)
         }
@@ -92,6 +95,13 @@ const OFFERED_HTTP: &[&str] = &[
     "The router itself answers HTTP boot with an address of its own, which outranks ours. Switch \
      that off there.",
     FIREWALL_BETWEEN,
+];
+const OFFERED_FOLDER: &[&str] = &[
+    NO_ADDRESS,
+    "A Raspberry Pi 3 or older may ask the router for its files, whatever it was told: name this \
+     computer as TFTP server there.",
+    FIREWALL_BETWEEN,
+    SPANNING_TREE,
 ];
 const OFFERED_BIOS: &[&str] = &[
     NO_ADDRESS,

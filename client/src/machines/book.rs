@@ -3,11 +3,14 @@
 //! Guarantees: at most [`MACHINES`] machines, each of bounded size; a fact that only repeats what
 //! is known is told once; a machine's boot ends in `HandedOver` once, or in `Stalled` once per step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::advice::{self, Situation};
 use crate::{
-    dhcp::{Memory, Policy},
+    dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
     mac::MacAddr,
     template::Identity,
@@ -53,6 +56,8 @@ pub enum Step {
     Images,
     /// It has everything.
     HandedOver,
+    /// It fetches files of a folder; which of them it needs is not known.
+    Files,
 }
 
 #[derive(Debug)]
@@ -176,6 +181,7 @@ impl Machine {
         match role {
             Role::Loader => self.reach(now, Step::Loading),
             Role::Script => self.reach(now, Step::Script),
+            Role::Firmware => self.reach(now, Step::Files),
             Role::Kernel | Role::Initrd(_) | Role::Efi if self.step != Step::HandedOver => {
                 self.reach(now, Step::Images);
             }
@@ -204,7 +210,7 @@ impl Machine {
             Some(Role::Initrd(number)) if number < initrds => {
                 self.initrds.insert(number);
             }
-            Some(Role::Initrd(_) | Role::Autoexec | Role::Other) | None => {}
+            Some(Role::Initrd(_) | Role::Autoexec | Role::Firmware | Role::Other) | None => {}
         }
         let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
         let whole = has_all && self.step == Step::Images;
@@ -235,7 +241,7 @@ impl Machine {
     /// The statement that is due when nothing has followed for too long.
     fn stall(&mut self, now: u64) -> Option<Statement> {
         let (from, patience) = match self.step {
-            Step::Asked | Step::HandedOver => return None,
+            Step::Asked | Step::HandedOver | Step::Files => return None,
             Step::Offered(_) => (self.since, OFFERED),
             Step::Loaded => (self.last, LOADED),
             Step::Images => (self.last, IMAGES),
@@ -284,8 +290,7 @@ pub enum Needs {
 pub struct Book {
     needs: Needs,
     once: bool,
-    count: Option<u64>,
-    handed_over: u64,
+    count: Option<Arc<Count>>,
     machines: BTreeMap<MacAddr, Machine>,
 }
 
@@ -295,15 +300,14 @@ impl Book {
         Self {
             needs: Needs::Images { initrds: policy.initrds },
             once: policy.once,
-            count: policy.count,
-            handed_over: 0,
+            count: policy.count.clone(),
             machines: BTreeMap::new(),
         }
     }
 
     /// What bears on the next decision about this machine.
     pub fn memory(&self, now: u64, mac: MacAddr) -> Memory {
-        let enough = self.count.is_some_and(|count| self.handed_over >= count);
+        let enough = self.count.as_ref().is_some_and(|count| count.is_reached());
         let Some(machine) = self.machines.get(&mac) else {
             return Memory { local_boot: enough, ..Memory::default() };
         };
@@ -361,7 +365,9 @@ impl Book {
             told.push(What::Fact(fact));
         }
         if complete {
-            self.handed_over = self.handed_over.saturating_add(1);
+            if let Some(count) = &self.count {
+                count.add();
+            }
             told.push(What::Statement(Statement::HandedOver));
         }
         told

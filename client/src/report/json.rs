@@ -40,10 +40,11 @@ pub fn ready(ready: &Ready<'_>) -> Value {
 
 /// `machine`: the event's own fields beside it.
 #[must_use]
-pub fn machine(event: &Event) -> Value {
+pub fn machine(interface: &str, event: &Event) -> Value {
     // Every field of an event is a number, a text or a list of texts, which cannot fail.
     let mut object = serde_json::to_value(event).unwrap_or_default();
     object["event"] = "machine".into();
+    object["interface"] = interface.into();
     object
 }
 
@@ -121,18 +122,18 @@ mod tests {
     };
 
     fn text(what: What) -> String {
-        machine(&Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }).to_string()
+        machine("eth0", &Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }).to_string()
     }
 
     #[test]
     fn events_keep_their_form() {
         assert_eq!(
             text(What::Fact(Fact::Seen { arch: 7, firmware: Firmware::Pxe })),
-            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","mac":"02:00:00:00:00:01"}"#
+            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","interface":"eth0","mac":"02:00:00:00:00:01"}"#
         );
         assert_eq!(
             text(What::Fact(Fact::Ignored(Ignored::NoLoader { arch: 11 }))),
-            r#"{"arch":11,"at":12,"event":"machine","fact":"ignored","mac":"02:00:00:00:00:01","why":"no-loader"}"#
+            r#"{"arch":11,"at":12,"event":"machine","fact":"ignored","interface":"eth0","mac":"02:00:00:00:00:01","why":"no-loader"}"#
         );
         assert_eq!(
             text(What::Fact(Fact::TransferStarted {
@@ -141,11 +142,11 @@ mod tests {
                 role: Role::Initrd(0),
                 size: 9,
             })),
-            r#"{"at":12,"event":"machine","fact":"transfer-started","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"size":9,"transfer":1}"#
+            r#"{"at":12,"event":"machine","fact":"transfer-started","interface":"eth0","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"size":9,"transfer":1}"#
         );
         assert_eq!(
             text(What::Statement(Statement::HandedOver)),
-            r#"{"at":12,"event":"machine","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
+            r#"{"at":12,"event":"machine","interface":"eth0","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
         );
     }
 

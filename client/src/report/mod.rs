@@ -50,6 +50,8 @@ pub struct Served {
 pub struct Ready<'a> {
     /// The lease.
     pub lease: &'a Lease,
+    /// No other interface follows.
+    pub last: bool,
     /// Address of the API that is asked about each machine; there is no kernel of all then.
     pub api: Option<&'a str>,
     /// Kernel.
@@ -120,7 +122,7 @@ impl Report {
             live,
             status_shown: false,
             deaf: false,
-            narrator: Narrator::new(false, live),
+            narrator: Narrator::new(false, live, false),
         }
     }
 
@@ -134,7 +136,7 @@ impl Report {
             _ => Detail::Normal,
         };
         report.timestamps = boot.log_timestamps;
-        report.narrator = Narrator::new(boot.debug, report.live);
+        report.narrator = Narrator::new(boot.debug, report.live, boot.interface.len() > 1);
         report
     }
 
@@ -158,13 +160,13 @@ impl Report {
         }
     }
 
-    /// Tells what happened with a machine.
-    pub fn machine(&mut self, event: &Event) {
+    /// Tells what happened with a machine on an interface.
+    pub fn machine(&mut self, interface: &str, event: &Event) {
         if self.json {
-            self.object(&json::machine(event));
+            self.object(&json::machine(interface, event));
             return;
         }
-        for line in self.narrator.tell(event) {
+        for line in self.narrator.tell(interface, event) {
             if self.detail != Detail::Quiet || line.tone == Tone::Attention {
                 self.result(&line);
             }
@@ -186,6 +188,15 @@ impl Report {
     pub fn detail(&mut self, note: &str) {
         if self.detail == Detail::Debug {
             self.note(note);
+        }
+    }
+
+    /// Says what somebody should look at, while serving goes on.
+    pub fn attention(&mut self, text: &str) {
+        if self.json {
+            self.object(&json::note(text));
+        } else {
+            self.message(&Line::attention(text));
         }
     }
 

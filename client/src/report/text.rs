@@ -54,6 +54,12 @@ impl Line {
         Self { head: String::new(), text: text.into(), tone: Tone::Plain }
     }
 
+    /// A line that somebody should look at.
+    #[must_use]
+    pub fn attention(text: impl Into<String>) -> Self {
+        Self::toned(Tone::Attention, text)
+    }
+
     fn toned(tone: Tone, text: impl Into<String>) -> Self {
         Self { tone, ..Self::plain(text) }
     }
@@ -125,9 +131,11 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         lines.push(Line::plain(format!("  loaders   {}", ready.loaders.join(", "))));
         lines.push(Line::plain(format!("  lease     {}", ready.lease.number)));
     }
-    lines.push(Line::plain(
-        "Now let the other machine boot from the network. Ctrl-C ends and closes.",
-    ));
+    if ready.last {
+        lines.push(Line::plain(
+            "Now let the other machine boot from the network. Ctrl-C ends and closes.",
+        ));
+    }
     lines
 }
 
@@ -211,6 +219,8 @@ pub struct Narrator {
     debug: bool,
     /// Whether running downloads are shown in a status line instead of lines of their own.
     live: bool,
+    /// Whether a machine is named with its interface.
+    several: bool,
     running: BTreeMap<u64, Running>,
 }
 
@@ -231,17 +241,18 @@ struct Running {
 impl Narrator {
     /// A narrator that has heard nothing yet.
     #[must_use]
-    pub fn new(debug: bool, live: bool) -> Self {
-        Self { debug, live, running: BTreeMap::new() }
+    pub fn new(debug: bool, live: bool, several: bool) -> Self {
+        Self { debug, live, several, running: BTreeMap::new() }
     }
 
     /// The lines for one event: none, or one, or with advice several.
-    pub fn tell(&mut self, event: &Event) -> Vec<Line> {
+    pub fn tell(&mut self, interface: &str, event: &Event) -> Vec<Line> {
         let lines = match &event.what {
             What::Fact(fact) => self.fact(event, fact).into_iter().collect(),
             What::Statement(statement) => statement_lines(statement),
         };
-        let head = format!("{:>8}  {}  ", time(event.at), event.mac);
+        let place = if self.several { format!("{interface}  ") } else { String::new() };
+        let head = format!("{:>8}  {place}{}  ", time(event.at), event.mac);
         lines.into_iter().map(|line| Line { head: head.clone(), ..line }).collect()
     }
 
@@ -281,6 +292,7 @@ impl Narrator {
             Fact::Offered { form, file } => match form {
                 OfferForm::Complete => plain(format!("is told to load {}", last(file))),
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Folder => plain("is told that its boot files are here".to_owned()),
                 OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
                 OfferForm::Script => detail(format!("is given the script {file}")),
             },
@@ -426,6 +438,7 @@ fn role(role: Role) -> String {
         Role::Autoexec => "autoexec.ipxe".to_owned(),
         Role::Kernel => "kernel".to_owned(),
         Role::Efi => "EFI program".to_owned(),
+        Role::Firmware => "boot file".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
         Role::Other => "file".to_owned(),
@@ -470,7 +483,7 @@ mod tests {
     fn told(narrator: &mut Narrator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
         events
             .into_iter()
-            .flat_map(|event| narrator.tell(&event))
+            .flat_map(|event| narrator.tell("eth0", &event))
             .map(|line| line.render(false))
             .collect()
     }
@@ -548,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_boot_in_plain_text() {
-        let lines = told(&mut Narrator::new(false, false), a_boot());
+        let lines = told(&mut Narrator::new(false, false, false), a_boot());
         assert_eq!(
             lines,
             [
@@ -565,8 +578,17 @@ mod tests {
     }
 
     #[test]
+    fn of_several_interfaces_each_machine_is_named_with_its_own() {
+        let lines = told(&mut Narrator::new(false, false, true), a_boot());
+        assert_eq!(
+            lines[0],
+            "   0.0 s  eth0  52:54:00:12:34:56  asks for network boot (64-bit UEFI)"
+        );
+    }
+
+    #[test]
     fn on_a_terminal_a_running_download_is_a_status_line() {
-        let mut narrator = Narrator::new(false, true);
+        let mut narrator = Narrator::new(false, true, false);
         let lines = told(&mut narrator, a_boot().into_iter().take(11));
         assert!(lines.iter().all(|line| !line.contains("30.0 MiB")), "{lines:?}");
         assert_eq!(
@@ -584,8 +606,10 @@ mod tests {
             Fact::Offered { form: OfferForm::Script, file: "http://h/boot.ipxe".to_owned() },
         ];
         for fact in hidden {
-            assert!(told(&mut Narrator::new(false, false), [at(0, fact.clone())]).is_empty());
-            assert_eq!(told(&mut Narrator::new(true, false), [at(0, fact)]).len(), 1);
+            assert!(
+                told(&mut Narrator::new(false, false, false), [at(0, fact.clone())]).is_empty()
+            );
+            assert_eq!(told(&mut Narrator::new(true, false, false), [at(0, fact)]).len(), 1);
         }
     }
 
@@ -599,7 +623,7 @@ mod tests {
                 advice: vec!["switch Secure Boot off".to_owned(), "try ipxe.efi".to_owned()],
             }),
         };
-        let lines = Narrator::new(false, false).tell(&stalled);
+        let lines = Narrator::new(false, false, false).tell("eth0", &stalled);
         assert!(lines.iter().all(|line| line.tone == Tone::Attention));
         let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(
@@ -611,23 +635,23 @@ mod tests {
             ]
         );
         let ended = Fact::TransferEnded { transfer: 9, sent: 2048, reason: "no answer".to_owned() };
-        let lines = Narrator::new(false, false).tell(&at(5, ended));
+        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, ended));
         assert_eq!(lines[0].text, "stopped fetching the file after 2.0 KiB: no answer");
         let refused = Fact::Ignored(Ignored::NoLoader { arch: 11 });
-        let lines = Narrator::new(false, false).tell(&at(5, refused));
+        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, refused));
         assert_eq!(
             lines[0].text,
             "asks, and cannot be served: no boot loader for 64-bit ARM UEFI (architecture 11; see \
              --ipxe-dir and --loader)"
         );
         let unknown = Fact::Ignored(Ignored::UnknownArchitecture { arch: 300 });
-        let lines = Narrator::new(false, false).tell(&at(5, unknown));
+        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, unknown));
         assert!(lines[0].text.contains("(architecture 300; see --loader)"), "{lines:?}");
     }
 
     #[test]
     fn http_boot_and_why_not() {
-        let mut narrator = Narrator::new(false, false);
+        let mut narrator = Narrator::new(false, false, false);
         let file = "http://192.0.2.2:1/t/m/boot.efi".to_owned();
         let started = Fact::TransferStarted {
             transfer: 1,
@@ -662,7 +686,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_downloads_is_bounded() {
-        let mut narrator = Narrator::new(false, true);
+        let mut narrator = Narrator::new(false, true, false);
         for transfer in 0..5000 {
             let started = Fact::TransferStarted {
                 transfer,
@@ -670,7 +694,7 @@ mod tests {
                 role: Role::Loader,
                 size: 1,
             };
-            narrator.tell(&at(0, started));
+            narrator.tell("eth0", &at(0, started));
         }
         assert_eq!(narrator.running.len(), TRANSFERS);
     }

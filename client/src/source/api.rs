@@ -1,6 +1,8 @@
 //! A web service that says what each machine boots: version 1 of Pixiecore's API.
 //!
-//! `GET BASE/v1/boot/MAC`; anything but 200 means that the machine is left alone. Guarantees: one slow
+//! `GET BASE/v1/boot/MAC`; anything but 200 means that the machine is left alone. What a machine says
+//! of itself is added as a query where the user's address asks for it (`KEYS`), since a service that
+//! knows version 1 only may not expect one. Guarantees: one slow
 //! answer keeps no other machine waiting; a machine gets one answer for the run of one boot, so that
 //! kernel, initrds and command line belong together; an answer is checked whole before anything of
 //! it is used. Trusts the service to choose what machines run; trusts it with files of this computer
@@ -21,8 +23,8 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    Refusal, Source, Step, add_efi_image, check_length, check_script, name_elsewhere, open_blob,
-    remote, token,
+    Refusal, Source, Step, Traits, add_efi_image, check_length, check_script, name_elsewhere,
+    open_blob, remote, token,
     url::{self, Location},
 };
 use crate::{
@@ -42,6 +44,10 @@ const ANSWER: usize = 1 << 20;
 /// An answer that nobody came for is asked for again: EDK2's longest pause between two DISCOVERs is
 /// 32 s.
 const FRESH: Duration = Duration::from_secs(60);
+/// What the address may ask to be told of a machine, as in `http://host/?arch&uuid`: additions to
+/// version 1. `arch` is DHCP option 93, `firmware` is pxe, ipxe or http, `uuid` is DHCP option 97; what a
+/// machine does not say is left out.
+const KEYS: [&str; 3] = ["arch", "firmware", "uuid"];
 
 /// The service, and what it said.
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub struct Api {
     fetcher: Fetcher,
     /// Ends with a slash.
     base: Uri,
+    /// Which of [`KEYS`] it wants to be told.
+    keys: Vec<&'static str>,
     /// Relative addresses are relative to this: `BASE/v1`.
     context: Uri,
     timeout: Duration,
@@ -59,6 +67,7 @@ pub struct Api {
     token: String,
     questions: Semaphore,
     boots: Mutex<BTreeMap<MacAddr, Boot>>,
+    traits: Mutex<BTreeMap<MacAddr, Traits>>,
 }
 
 /// One boot of one machine.
@@ -91,18 +100,22 @@ impl Api {
     /// `stub`, or the system's. Nothing is asked yet.
     ///
     /// # Errors
-    /// It is no http or https address.
+    /// It is no http or https address, or asks for what it cannot be told.
     pub fn new(address: &str, timeout: Duration, stub: Option<PathBuf>) -> Result<Self, Failure> {
         let fault = |error| Failure::new(Code::Usage, format!("the API's address: {error}"));
+        let (address, query) = address.split_once('?').unwrap_or((address, ""));
+        let key = |word| KEYS.into_iter().find(|&key| key == word);
+        let keys: Option<_> = query.split('&').filter(|word| !word.is_empty()).map(key).collect();
+        let keys = keys.ok_or_else(|| {
+            fault(format!("of its query only these are known, without values: {}", KEYS.join(", ")))
+        })?;
         let slash = if address.ends_with('/') { "" } else { "/" };
         let base = url::parse(&format!("{address}{slash}")).map_err(fault)?;
-        if base.query().is_some() {
-            return Err(fault("it must not have a query (?...)".to_owned()));
-        }
         let context = url::parse(&format!("{base}v1")).map_err(fault)?;
         Ok(Self {
             fetcher: Fetcher::new(),
             base,
+            keys,
             context,
             timeout,
             stub,
@@ -110,6 +123,7 @@ impl Api {
             token: token()?,
             questions: Semaphore::new(QUESTIONS),
             boots: Mutex::default(),
+            traits: Mutex::default(),
         })
     }
 
@@ -121,7 +135,8 @@ impl Api {
 
     async fn ask(&self, mac: MacAddr) -> Result<Arc<Generation>, Refusal> {
         let refusal = |what: String| Refusal(format!("the API {what}"));
-        let address = url::parse(&format!("{}v1/boot/{mac}", self.base)).map_err(refusal)?;
+        let query = self.query(mac);
+        let address = url::parse(&format!("{}v1/boot/{mac}{query}", self.base)).map_err(refusal)?;
         // Never closed.
         let _turn = self.questions.acquire().await;
         let answer = self.fetcher.whole(&address, ANSWER, self.timeout).await;
@@ -129,6 +144,26 @@ impl Api {
         self.read(&answer)
             .map(Arc::new)
             .map_err(|error| Refusal(format!("the answer of {address} cannot be used: {error}")))
+    }
+
+    /// What the service is told of a machine.
+    fn query(&self, mac: MacAddr) -> String {
+        let all = self.traits.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(traits) = all.get(&mac) else { return String::new() };
+        let words: Vec<_> = self
+            .keys
+            .iter()
+            .filter_map(|&key| {
+                let value = match key {
+                    "arch" => traits.arch.to_string(),
+                    "firmware" => traits.firmware.word().to_owned(),
+                    "uuid" => traits.uuid.clone()?,
+                    _ => return None,
+                };
+                Some(format!("{key}={value}"))
+            })
+            .collect();
+        if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
     }
 
     /// The answer's meaning.
@@ -191,6 +226,15 @@ impl Api {
 impl Source for Api {
     fn token(&self) -> &str {
         &self.token
+    }
+
+    fn meet(&self, mac: MacAddr, traits: Traits) {
+        let mut all = self.traits.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is forgotten is only told less of.
+        if all.len() >= BOOTS && !all.contains_key(&mac) {
+            all.pop_first();
+        }
+        all.insert(mac, traits);
     }
 
     fn generation(
@@ -420,7 +464,7 @@ mod tests {
 
     #[test]
     fn addresses_of_apis() {
-        for wrong in ["h", "ftp://h", "http://", "http://h/?a=b", "/v1"] {
+        for wrong in ["h", "ftp://h", "http://", "http://h/?a=b", "http://h/?arch=7", "/v1"] {
             let failure = Api::new(wrong, FRESH, None).unwrap_err();
             assert_eq!(failure.code, 2, "{wrong}: {failure}");
         }

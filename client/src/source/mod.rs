@@ -30,6 +30,7 @@ pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::pe_machine;
 
 use crate::{
+    event::Firmware,
     exit::{Code, Failure},
     fetch::Fetcher,
     image::{Blob, Generation, Payload, Remote, Script},
@@ -50,6 +51,11 @@ pub trait Source: Send + Sync {
     /// First path element of every machine's URLs.
     fn token(&self) -> &str;
 
+    /// What `mac` says of itself, before [`Self::generation`] is asked about its DISCOVER.
+    fn meet(&self, mac: MacAddr, traits: Traits) {
+        let _ = (mac, traits);
+    }
+
     /// What `mac` boots, now that it takes this step. May take as long as a network's answer does.
     fn generation(
         &self,
@@ -59,6 +65,17 @@ pub trait Source: Send + Sync {
 
     /// What `mac` boots, where that is known without asking anybody.
     fn known(&self, mac: MacAddr) -> Option<Arc<Generation>>;
+}
+
+/// What a machine says of itself when it asks for network boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// DHCP option 93.
+    pub arch: u16,
+    /// What asks.
+    pub firmware: Firmware,
+    /// DHCP option 97 in the usual form, as SMBIOS has it.
+    pub uuid: Option<String>,
 }
 
 /// How far a machine is that [`Source::generation`] is asked about.

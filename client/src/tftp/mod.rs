@@ -1,10 +1,12 @@
-//! TFTP: first-stage loaders for firmware, and the script beside them, read only.
+//! TFTP: first-stage loaders for firmware, the script beside them, and a Raspberry Pi's boot files,
+//! read only.
 //!
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
 //!
-//! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and time; ends every
-//! transfer when its future is dropped. Never writes, never opens a file.
+//! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and
+//! time; ends every transfer when its future is dropped. Never writes, never opens a file but the
+//! kernel's table of neighbours.
 
 mod name;
 mod session;
@@ -25,6 +27,7 @@ use crate::{
     image::{Blob, Loader, Loaders},
     ipxe,
     mac::MacAddr,
+    rpi::{Folder, neighbour},
     source::{Source, efi_program, text_blob},
     template::Machine,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
@@ -53,13 +56,16 @@ pub struct Settings {
     pub scripts: String,
     /// What is served: the EFI program of what is known without asking is a file, too.
     pub source: Arc<dyn Source>,
+    /// What Raspberry Pis fetch.
+    pub folder: Arc<Folder>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
 /// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
-/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. A download is told to
+/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`], or is one of the folder's
+/// ([`Folder::find`]). A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
 ///
@@ -132,15 +138,17 @@ impl Server {
             Name::Autoexec(Some(mac)) => (mac, None),
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
+                if let Some(blob) = self.settings.folder.find(&request.file) {
+                    let blob = blob.clone();
+                    let Some(mac) = mac.or_else(|| self.neighbour(peer)) else { return missing };
+                    return self.begin(Job { request, mac, role: Role::Firmware, blob }, peer);
+                }
                 if let Some(mac) = mac {
                     self.not_found(mac, file);
                 }
                 return missing;
             }
         };
-        if !self.admission.admitted(mac) {
-            return missing;
-        }
         let (role, blob) = match loader {
             Some(Loader::Image) => match self.image(mac) {
                 Some(blob) => (Role::Efi, blob),
@@ -152,7 +160,14 @@ impl Server {
             Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
             None => (Role::Autoexec, self.autoexec(mac)),
         };
-        let mut job = Job { request, mac, role, blob };
+        self.begin(Job { request, mac, role, blob }, peer)
+    }
+
+    /// Sends it, if this machine may have it.
+    fn begin(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
+        if !self.admission.admitted(job.mac) {
+            return Some((ErrorCode::NotFound, "no such file"));
+        }
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(job) {
                 // Full: the session has a newer request already.
@@ -177,6 +192,14 @@ impl Server {
     /// How many transfers there are to this machine.
     fn transfers(&self, peer: SocketAddr) -> usize {
         self.sessions.keys().filter(|other| other.ip() == peer.ip()).count()
+    }
+
+    /// Whose address this is, on this network.
+    fn neighbour(&self, peer: SocketAddr) -> Option<MacAddr> {
+        match peer {
+            SocketAddr::V4(peer) => neighbour(*peer.ip(), &self.settings.interface),
+            SocketAddr::V6(_) => None,
+        }
     }
 
     /// Where HTTP has the machine's files.

@@ -35,6 +35,9 @@ pub enum Vendor {
     TakeThisFile,
     /// The boot item that was asked for: type and layer.
     BootItem([u8; 4]),
+    /// A menu of one item of type 0, to be taken without waiting: what a Raspberry Pi's boot ROM
+    /// looks for. Discovery control 3: nobody is asked by broadcast or multicast. At most 100 octets.
+    Menu(&'static str),
 }
 
 impl Vendor {
@@ -43,6 +46,14 @@ impl Vendor {
             Self::Absent => None,
             Self::TakeThisFile => Some(vec![6, 1, 8, 255]),
             Self::BootItem([a, b, c, d]) => Some(vec![71, 4, a, b, c, d, 255]),
+            Self::Menu(item) => {
+                let mut octets = vec![6, 1, 3, 10, 4, 0, b'P', b'X', b'E'];
+                let text = u8::try_from(item.len()).ok()?;
+                octets.extend_from_slice(&[9, text.checked_add(3)?, 0, 0, text]);
+                octets.extend_from_slice(item.as_bytes());
+                octets.push(255);
+                Some(octets)
+            }
         }
     }
 }
@@ -72,7 +83,7 @@ pub struct Reply {
     pub vendor_class: &'static str,
     /// Option 43.
     pub vendor: Vendor,
-    /// Header field `file` and option 67, at most [`BOOT_FILE_MAX`] octets.
+    /// Header field `file` and option 67, at most [`BOOT_FILE_MAX`] octets; neither, if it is empty.
     pub boot_file: String,
     /// Option 97, echoed if it fits.
     pub machine_id: Option<Vec<u8>>,
@@ -106,8 +117,10 @@ impl Reply {
         if let Some(vendor) = self.vendor.octets() {
             push(&mut out, option::VENDOR, &vendor);
         }
-        // EDK2 writes a NUL behind a name that has none, over the next option's code.
-        push(&mut out, option::BOOT_FILE, format!("{}\0", self.boot_file).as_bytes());
+        if !self.boot_file.is_empty() {
+            // EDK2 writes a NUL behind a name that has none, over the next option's code.
+            push(&mut out, option::BOOT_FILE, format!("{}\0", self.boot_file).as_bytes());
+        }
         push_echo(&mut out, option::MACHINE_ID, self.machine_id.as_deref());
         push_echo(&mut out, option::CLIENT_ID, self.client_id.as_deref());
         push_echo(&mut out, option::RELAY, self.relay.as_deref());

@@ -29,6 +29,7 @@ fn serve(blob: Blob) -> Server {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
     let settings = Settings {
+        folder: Arc::default(),
         address: Ipv4Addr::LOCALHOST,
         interface: "lo".into(),
         mtu: 1500,

@@ -5,7 +5,6 @@
 //! line and reason (the line is that of the key, where a value goes over several). Never reads half a configuration.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -20,23 +19,10 @@ use crate::{limits, mark::Marks};
 /// `.d`, in the order of their names.
 pub const FILE: &str = "/etc/portcullis/helper.toml";
 
-/// What is wrong with the configuration.
+/// What is wrong with the configuration: file, line and reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    file: PathBuf,
-    line: Option<usize>,
-    reason: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(formatter, "{line}:")?;
-        }
-        write!(formatter, " {}", self.reason)
-    }
-}
+#[error("{0}")]
+pub struct ConfigError(String);
 
 /// The configuration of this host: [`FILE`] and its drop-ins; the defaults where there is none.
 ///
@@ -82,10 +68,11 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         if path.extension().is_some_and(|extension| extension == "toml") {
             found.push(path);
         }
-        if found.len() > limits::CONFIG_DROP_INS {
-            let most = limits::CONFIG_DROP_INS;
-            let error = io::Error::other(format!("more than {most} drop-ins"));
-            return Err(unreadable(directory)(error));
+        let most = limits::CONFIG_DROP_INS;
+        if found.len() > most {
+            return Err(unreadable(directory)(io::Error::other(format!(
+                "more than {most} drop-ins"
+            ))));
         }
     }
     found.sort_unstable();
@@ -103,11 +90,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> ConfigError {
-    move |error| ConfigError {
-        file: path.to_owned(),
-        line: None,
-        reason: format!("cannot be read: {error}"),
-    }
+    move |error| ConfigError(format!("{}: cannot be read: {error}", path.display()))
 }
 
 /// What one file says. The keys are documented for administrators in systemd/helper.toml.
@@ -117,6 +100,7 @@ struct Layer {
     interfaces: Option<Vec<Glob>>,
     http_ports: Option<Vec<Ports>>,
     max_seconds: Option<Seconds>,
+    full_dhcp: Option<bool>,
     leases: Option<Count<{ limits::LEASES_CEILING }>>,
     leases_per_user: Option<Count<{ limits::LEASES_CEILING }>>,
     questions_per_user: Option<Count<{ limits::QUESTIONS_CEILING }>>,
@@ -134,6 +118,7 @@ impl Layer {
         set(&mut config.interfaces, self.interfaces);
         set(&mut config.http_ports, self.http_ports);
         set(&mut config.max_seconds, self.max_seconds.map(|seconds| seconds.0));
+        set(&mut config.full_dhcp, self.full_dhcp);
         set(&mut config.quotas.leases, self.leases.map(|count| count.0));
         set(&mut config.quotas.leases_per_user, self.leases_per_user.map(|count| count.0));
         set(&mut config.quotas.questions_per_user, self.questions_per_user.map(|count| count.0));
@@ -143,10 +128,10 @@ impl Layer {
 }
 
 fn parse(file: &Path, text: &str) -> Result<Layer, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError {
-        file: file.to_owned(),
-        line: error.span().map(|span| line_of(text, span.start)),
-        reason: error.message().replace('\n', ", "),
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| format!("{}:", line_of(text, span.start)));
+        let (line, reason) = (line.unwrap_or_default(), error.message().replace('\n', ", "));
+        ConfigError(format!("{}:{line} {reason}", file.display()))
     })
 }
 
@@ -231,6 +216,7 @@ mod tests {
             interfaces = ["enp*", "lan?"]
             http-ports = [64172, "8000-8099"]
             max-seconds = 3600
+            full-dhcp = true
             leases = 10
             leases-per-user = 2
             questions-per-user = 3
@@ -253,6 +239,7 @@ mod tests {
         }
         assert_eq!(config.http_ports, [Ports(64172..=64172), Ports(8000..=8099)]);
         assert_eq!(config.max_seconds, 3600);
+        assert!(config.full_dhcp);
         let quotas = Quotas { leases: 10, leases_per_user: 2, questions_per_user: 3 };
         assert_eq!(config.quotas, quotas);
         assert_eq!(config.marks, Marks::new(0x1230_0000, 0xfff0_0000).unwrap());
@@ -282,6 +269,7 @@ mod tests {
             ("max-seconds = 604801", ":1: a time is 10 to 604800 seconds"),
             ("max-seconds = -1", ":1: invalid value: integer `-1`"),
             ("max-seconds = 99999999999", ":1: invalid value: integer `99999999999`"),
+            ("full-dhcp = 1", ":1: invalid type: integer `1`, expected a boolean"),
             ("leases = 0", ":1: this number is 1 to 128"),
             ("leases-per-user = 129", ":1: this number is 1 to 128"),
             ("\nquestions-per-user = 9", ":2: this number is 1 to 8"),
@@ -322,6 +310,7 @@ mod tests {
             interfaces: Some(_),
             http_ports: Some(_),
             max_seconds: Some(_),
+            full_dhcp: Some(_),
             leases: Some(_),
             leases_per_user: Some(_),
             questions_per_user: Some(_),

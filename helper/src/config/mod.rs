@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 pub use file::{ConfigError, FILE, check, load};
 
-use crate::{interface::InterfaceName, limits, mark::Marks, request::Request};
+use crate::{firewall::Dhcp, interface::InterfaceName, limits, mark::Marks, request::Request};
 
 /// What a site allows, and how the helper fits into its firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub http_ports: Vec<Ports>,
     /// The longest lease, seconds.
     pub max_seconds: u32,
+    /// Whether full DHCP may be asked for at all.
+    pub full_dhcp: bool,
     /// How many of what.
     pub quotas: Quotas,
     /// Tag and mask of our marks.
@@ -37,6 +39,7 @@ impl Default for Config {
             interfaces: vec![Glob("*".to_owned())],
             http_ports: vec![Ports(limits::HTTP_PORT_FLOOR..=u16::MAX)],
             max_seconds: limits::MAX_SECONDS_CEILING,
+            full_dhcp: false,
             quotas: Quotas::default(),
             marks: Marks::default(),
             chain: None,
@@ -60,6 +63,9 @@ impl Config {
         {
             let allowed = list(&self.http_ports);
             return forbidden(format!("TCP port {port}; http-ports = [{allowed}]"));
+        }
+        if request.dhcp() == Dhcp::Full && !self.full_dhcp {
+            return forbidden("handing out addresses; full-dhcp = false".to_owned());
         }
         self.permit_seconds(request.max_seconds())
     }

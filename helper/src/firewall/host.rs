@@ -6,59 +6,42 @@
 //! findings out. Not looked at: legacy iptables (not part of nf_tables) and chains at other hooks
 //! (prerouting, ingress).
 
-use netlink_packet_core::{DefaultNla, Nla};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber, Immediate,
-    InetHookNumber, ListAttribute, Lookup, RuleAttribute, Verdict, VerdictAttribute,
-};
+use std::io;
 
 use super::{
-    Backend, FirewallError, Opening, expr,
-    nft::{self, Change, Family, Place},
+    Backend, FirewallError, Opening,
+    expr::{self, NF_ACCEPT, NF_DROP},
+    nft::{self, At, Change, Family, Path, Place},
     table,
 };
 use crate::{
+    attribute::{Attributes, until_nul},
     config::{self, NamedChain},
     mark::LeaseMark,
 };
 
-/// Where a chain is: family, table, name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// Family.
-    pub family: Family,
-    /// Table.
-    pub table: &'static str,
-    /// Chain.
-    pub chain: &'static str,
-}
-
 /// The chain of NixOS' nftables firewall that openings belong into, and the base chain before it.
-pub const NIXOS_NFTABLES: Path = path(Family::Inet, "nixos-fw", "input-allow");
-const NIXOS_NFTABLES_BASE: Path = path(Family::Inet, "nixos-fw", "input");
+pub const NIXOS_NFTABLES: Path<'_> = path(Family::INET, "nixos-fw", "input-allow");
+const NIXOS_NFTABLES_BASE: Path<'_> = path(Family::INET, "nixos-fw", "input");
 /// What filters outgoing packets there (`networking.firewall.filterOutput`): it would refuse our
 /// answers, which have no conntrack entry.
-const NIXOS_NFTABLES_OUTPUT: Path = path(Family::Inet, "nixos-fw", "output");
-/// The same for NixOS' iptables firewall.
-pub const NIXOS_IPTABLES: Path = path(Family::IPv4, "filter", "nixos-fw");
-const NIXOS_IPTABLES_BASE: Path = path(Family::IPv4, "filter", "INPUT");
+const NIXOS_NFTABLES_OUTPUT: Path<'_> = path(Family::INET, "nixos-fw", "output");
+/// The chain of NixOS' iptables firewall, to which INPUT jumps.
+pub const NIXOS_IPTABLES: Path<'_> = path(Family::IPV4, "filter", "nixos-fw");
 
-impl Path {
-    /// The chain that the configuration names. Its names live as long as the process, as those of
-    /// the firewalls that are known do: there is one configuration.
-    pub fn named(chain: &NamedChain) -> Self {
-        let family = match chain.family {
-            config::Family::Ip => Family::IPv4,
-            config::Family::Inet => Family::Inet,
-        };
-        let [table, chain] =
-            [&chain.table, &chain.chain].map(|name| &*name.as_str().to_owned().leak());
-        path(family, table, chain)
-    }
+const fn path<'a>(family: Family, table: &'a str, chain: &'a str) -> Path<'a> {
+    Path { family, table, chain }
 }
 
-const fn path(family: Family, table: &'static str, chain: &'static str) -> Path {
-    Path { family, table, chain }
+/// The chain that the configuration names. Its names live as long as the process, as those of
+/// the firewalls that are known do: there is one configuration.
+pub fn named(chain: &NamedChain) -> Path<'static> {
+    let family = match chain.family {
+        config::Family::Ip => Family::IPV4,
+        config::Family::Inet => Family::INET,
+    };
+    let [table, chain] = [&chain.table, &chain.chain].map(|name| &*name.as_str().to_owned().leak());
+    path(family, table, chain)
 }
 
 /// A chain as the kernel lists it.
@@ -79,41 +62,26 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// From the kernel's attributes; `None` for one without a name.
-    pub fn parse(family: Family, attributes: Vec<ChainAttribute>) -> Option<Self> {
-        const NF_DROP: u32 = 0;
-        let (mut table, mut name, mut handle) = (None, None, 0);
-        let (mut input, mut drops) = (false, false);
-        for attribute in attributes {
-            match attribute {
-                ChainAttribute::Table(text) => table = Some(text),
-                ChainAttribute::Name(text) => name = Some(text),
-                ChainAttribute::Handle(number) => handle = number,
-                ChainAttribute::Policy(policy) => drops = policy == NF_DROP,
-                ChainAttribute::Hook(hook) => {
-                    let local_in = HookNumber::Inet(InetHookNumber::LocalIn);
-                    input = hook.contains(&Hook::Number(local_in));
-                }
-                _ => {}
-            }
-        }
-        Some(Self {
+    /// From the kernel's attributes.
+    pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
+        let hook = attributes.nested(4)?.number(1)?;
+        Ok(Self {
             family,
-            table: table?,
-            name: name?,
-            handle,
-            input: input && matches!(family, Family::IPv4 | Family::Inet),
-            drops,
+            table: attributes.text(1),
+            name: attributes.text(3),
+            handle: attributes.array(2)?.map_or(0, u64::from_be_bytes),
+            input: hook == Some(At::INPUT.0) && [Family::IPV4, Family::INET].contains(&family),
+            drops: attributes.number(5)? == Some(NF_DROP),
         })
     }
 
-    /// Whether it is the chain at this place.
-    pub fn is(&self, path: Path) -> bool {
-        self.is_beside(path) && self.name == path.chain
+    /// Where it is.
+    pub fn path(&self) -> Path<'_> {
+        path(self.family, &self.table, &self.name)
     }
 
     /// Whether it is in the table of this place.
-    fn is_beside(&self, path: Path) -> bool {
+    fn is_beside(&self, path: Path<'_>) -> bool {
         self.family == path.family && self.table == path.table
     }
 }
@@ -135,95 +103,49 @@ pub struct Rule {
 
 impl Rule {
     /// From the kernel's attributes.
-    pub fn parse(attributes: Vec<RuleAttribute>) -> Self {
-        let mut rule = Self::default();
-        for attribute in attributes {
-            match attribute {
-                RuleAttribute::Chain(name) => rule.chain = name,
-                RuleAttribute::Handle(handle) => rule.handle = handle,
-                RuleAttribute::UserData(bytes) => rule.lease = lease_in_userdata(&bytes),
-                RuleAttribute::Expressions(list) => {
-                    for expression in list {
-                        rule.read(expression);
-                    }
-                }
-                _ => {}
-            }
-        }
-        rule
-    }
-
-    fn read(&mut self, expression: ListAttribute<ExpressionAttribute>) {
-        /// Conditions and statements that never refuse a packet.
-        const HARMLESS: [&str; 16] = [
-            "byteorder",
-            "connlimit",
-            "counter",
-            "ct",
-            "exthdr",
-            "fib",
-            "hash",
-            "last",
-            "limit",
-            "log",
-            "match",
-            "notrack",
-            "quota",
-            "range",
-            "rt",
-            "socket",
-        ];
-        let ListAttribute::Element(attributes) = expression else {
-            return;
+    pub fn read(attributes: &Attributes<'_>) -> io::Result<Self> {
+        let mut rule = Self {
+            chain: attributes.text(2),
+            handle: attributes.array(3)?.map_or(0, u64::from_be_bytes),
+            lease: lease_in_userdata(attributes.get(7).unwrap_or_default()),
+            ..Self::default()
         };
-        for attribute in attributes {
-            let ExpressionAttribute::Data(data) = attribute else {
-                continue;
-            };
-            match data {
-                Expressions::Immediate(immediate) => self.read_immediate(immediate),
-                // A verdict map: its elements are not read here.
-                Expressions::Lookup(lookup) => {
-                    let map = |one: &Lookup| matches!(one, Lookup::DestinationRegister(_));
-                    self.refuses |= lookup.iter().any(map);
-                }
-                Expressions::Bitwise(_)
-                | Expressions::Cmp(_)
-                | Expressions::Meta(_)
-                | Expressions::Payload(_) => {}
-                Expressions::Other { expression_type, attributes } => {
-                    self.refuses |= !HARMLESS.contains(&expression_type.as_str());
-                    if expression_type == "match" && self.lease.is_none() {
-                        self.lease = lease_in_match(&attributes);
-                    }
-                }
-                _ => self.refuses = true,
-            }
+        for (_, expression) in attributes.nested(4)?.iter() {
+            let expression = Attributes::read(expression)?;
+            rule.read_expression(&expression.text(expr::NAME), &expression.nested(expr::DATA)?)?;
         }
+        Ok(rule)
     }
 
-    fn read_immediate(&mut self, immediate: Vec<Immediate>) {
-        const NF_ACCEPT: u32 = 1;
-        for attribute in immediate {
-            let Immediate::Data(DataAttribute::Verdict(verdict)) = attribute else {
-                continue;
-            };
-            for part in verdict {
-                match part {
-                    VerdictAttribute::Code(
-                        Verdict::Continue
-                        | Verdict::Break
-                        | Verdict::Return
-                        | Verdict::Other(NF_ACCEPT),
-                    ) => {}
-                    VerdictAttribute::Code(_) => self.refuses = true,
-                    VerdictAttribute::Chain(name) => self.jumps.push(name),
-                    _ => {}
-                }
+    fn read_expression(&mut self, name: &str, data: &Attributes<'_>) -> io::Result<()> {
+        /// Conditions and statements that never refuse a packet.
+        const HARMLESS: &str = "bitwise byteorder cmp connlimit counter ct exthdr fib hash last limit \
+            log match meta notrack payload quota range rt socket";
+        const MAP: u16 = 3;
+        match name {
+            "immediate" => {
+                let verdict = data.nested(expr::IMMEDIATE_DATA)?.nested(expr::VERDICT)?;
+                let code = verdict.number(expr::CODE)?;
+                self.refuses |= code.is_some_and(|code| !GOES_ON.contains(&code));
+                self.jumps.extend(verdict.get(expr::CHAIN).map(until_nul));
             }
+            // A verdict map: its elements are not read here.
+            "lookup" => self.refuses |= data.get(MAP).is_some(),
+            _ => self.refuses |= HARMLESS.split(' ').all(|one| one != name),
         }
+        // What iptables-restore makes of our comment: the xt match of that name (`NFTA_MATCH_NAME`),
+        // whose data (`NFTA_MATCH_INFO`) is the text (`struct xt_comment_info`).
+        if name == "match" && data.text(1) == "comment" && self.lease.is_none() {
+            self.lease = lease_in_comment(&data.text(3));
+        }
+        Ok(())
     }
 }
+
+/// Verdicts after which a packet is accepted or looked at further: `NFT_CONTINUE`, `NFT_BREAK`,
+/// `NFT_RETURN`.
+const GOES_ON: [u32; 4] =
+    [NF_ACCEPT, (-1_i32).cast_unsigned(), (-2_i32).cast_unsigned(), (-5_i32).cast_unsigned()];
 
 /// The slot in a comment of ours.
 fn lease_in_comment(text: &str) -> Option<u8> {
@@ -236,43 +158,20 @@ fn lease_in_userdata(mut bytes: &[u8]) -> Option<u8> {
     while let Some(([kind, length], rest)) = bytes.split_first_chunk::<2>() {
         let (value, following) = rest.split_at_checked(usize::from(*length))?;
         if *kind == COMMENT {
-            return lease_in_comment(until_nul(value)?);
+            return lease_in_comment(&until_nul(value));
         }
         bytes = following;
     }
     None
 }
 
-/// What iptables-restore makes of it: the xt match `comment`, whose data is the text
-/// (`struct xt_comment_info`).
-fn lease_in_match(attributes: &[DefaultNla]) -> Option<u8> {
-    const NFTA_MATCH_NAME: u16 = 1;
-    const NFTA_MATCH_INFO: u16 = 3;
-    let value = |kind| {
-        let attribute = attributes.iter().find(|one| one.kind() == kind)?;
-        let mut bytes = vec![0; attribute.value_len()];
-        attribute.emit_value(&mut bytes);
-        Some(bytes)
-    };
-    if until_nul(&value(NFTA_MATCH_NAME)?)? != "comment" {
-        return None;
-    }
-    lease_in_comment(until_nul(&value(NFTA_MATCH_INFO)?)?)
-}
-
-fn until_nul(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes.split(|byte| *byte == 0).next()?).ok()
-}
-
 /// Chains whose rules decide which firewall this is.
-pub fn decisive(chain: &Chain, named: Option<Path>) -> bool {
+pub fn decisive(chain: &Chain, named: Option<Path<'_>>) -> bool {
     let ours = chain.family == table::FAMILY && chain.table == table::NAME;
     let known = [NIXOS_NFTABLES, NIXOS_NFTABLES_OUTPUT, NIXOS_IPTABLES];
     // The way from the hook to a named chain may lead through any other of its table.
-    !ours
-        && (chain.input
-            || known.into_iter().any(|path| chain.is(path))
-            || named.is_some_and(|path| chain.is_beside(path)))
+    let on_the_way = named.is_some_and(|path| chain.is_beside(path));
+    !ours && (chain.input || known.contains(&chain.path()) || on_the_way)
 }
 
 /// Which firewall this is: the back end, and the chain that our rules go into. A named chain is the
@@ -282,46 +181,37 @@ pub fn decisive(chain: &Chain, named: Option<Path>) -> bool {
 /// `Unsupported`, with what was found.
 pub fn judge(
     listing: &[(Chain, Vec<Rule>)],
-    named: Option<Path>,
-) -> Result<(Backend, Option<Path>), FirewallError> {
+    named: Option<Path<'static>>,
+) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
+    let unsupported = |text: &str| Err(FirewallError::Unsupported(text.to_owned()));
     if let Some(path) = named {
         return match is_reached(listing, path) {
             true => Ok((Backend::NamedChain, Some(path))),
-            false => Err(FirewallError::Unsupported(format!(
+            false => unsupported(&format!(
                 "no input chain leads to {}, which [firewall] in {} names: it is not there, or no \
                  rule jumps to it (jumps in a verdict map do not count)",
-                place(path.family, path.table, path.chain),
+                place(path),
                 config::FILE
-            ))),
+            )),
         };
     }
-    let find = |path| listing.iter().find(|(chain, _)| chain.is(path));
-    let nftables = find(NIXOS_NFTABLES).is_some()
-        && find(NIXOS_NFTABLES_BASE).is_some_and(|(base, _)| base.input);
-    let jumped_to = |rules: &[Rule], name: &str| {
-        let to = |rule: &Rule| rule.jumps.iter().any(|jump| jump == name);
-        rules.iter().any(to)
+    let is = |path, what: fn(&Chain) -> bool| {
+        listing.iter().any(|(chain, _)| chain.path() == path && what(chain))
     };
-    let iptables = find(NIXOS_IPTABLES).is_some()
-        && find(NIXOS_IPTABLES_BASE)
-            .is_some_and(|(base, rules)| base.input && jumped_to(rules, NIXOS_IPTABLES.chain));
-    match (nftables, iptables) {
-        (true, true) => Err(FirewallError::Unsupported(
+    let nftables = is(NIXOS_NFTABLES, |_| true) && is(NIXOS_NFTABLES_BASE, |base| base.input);
+    match (nftables, is_reached(listing, NIXOS_IPTABLES)) {
+        (true, true) => unsupported(
             "both firewalls of NixOS are active, table inet nixos-fw and chain nixos-fw in table \
-             ip filter, and each refuses what the other accepts: stop one of them"
-                .to_owned(),
-        )),
-        (true, false) if find(NIXOS_NFTABLES_OUTPUT).is_some_and(|(chain, _)| chain.drops) => {
-            Err(FirewallError::Unsupported(
-                "the firewall of NixOS also filters what leaves this host \
-                 (networking.firewall.filterOutput), and this version cannot open that"
-                    .to_owned(),
-            ))
-        }
+             ip filter, and each refuses what the other accepts: stop one of them",
+        ),
+        (true, false) if is(NIXOS_NFTABLES_OUTPUT, |output| output.drops) => unsupported(
+            "the firewall of NixOS also filters what leaves this host \
+             (networking.firewall.filterOutput), and this version cannot open that",
+        ),
         (true, false) => Ok((Backend::NixosNftables, Some(NIXOS_NFTABLES))),
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {
-            Some(text) => Err(FirewallError::Unsupported(text)),
+            Some(text) => unsupported(&text),
             None => Ok((Backend::None, None)),
         },
     }
@@ -329,7 +219,7 @@ pub fn judge(
 
 /// Whether packets for this host come to a chain: it is a base chain at hook input, or one from
 /// which rules jump there.
-fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path) -> bool {
+fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path<'_>) -> bool {
     let beside = || listing.iter().filter(|(chain, _)| chain.is_beside(path));
     let base = beside().filter(|(chain, _)| chain.input);
     let mut reached: Vec<&str> = base.map(|(chain, _)| chain.name.as_str()).collect();
@@ -346,9 +236,9 @@ fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path) -> bool {
     reached.contains(&path.chain)
 }
 
-fn place(family: Family, table: &str, chain: &str) -> String {
-    let family = if family == Family::Inet { "inet" } else { "ip" };
-    format!("table {family} {table}, chain {chain}")
+fn place(path: Path<'_>) -> String {
+    let family = if path.family == Family::INET { "inet" } else { "ip" };
+    format!("table {family} {}, chain {}", path.table, path.chain)
 }
 
 /// Why this chain may refuse packets, in words.
@@ -356,55 +246,50 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
     if !chain.input {
         return None;
     }
-    let place = place(chain.family, &chain.table, &chain.name);
+    let place = place(chain.path());
     if chain.table == "firewalld" {
         return Some(format!(
             "firewalld is active ({place}), and this version cannot ask it to open ports"
         ));
     }
-    let known = format!(
-        "the helper opens the firewall of NixOS, or the chain that [firewall] in {} names",
+    let what = if chain.drops {
+        "drops by policy".to_owned()
+    } else if let Some(target) = rules.iter().find_map(|rule| rule.jumps.first()) {
+        if target == "nixos-drop" {
+            return Some(format!(
+                "the firewall of NixOS is being reloaded ({place} jumps to nixos-drop): try again"
+            ));
+        }
+        format!("jumps to {target}")
+    } else if rules.iter().any(|rule| rule.refuses) {
+        "has a rule that may refuse packets".to_owned()
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{place} {what}, and the helper opens the firewall of NixOS, or the chain that [firewall] \
+         in {} names",
         config::FILE
-    );
-    if chain.drops {
-        return Some(format!("{place} drops by policy, and {known}"));
-    }
-    let jump = rules.iter().find_map(|rule| rule.jumps.first());
-    if let Some(target) = jump {
-        return Some(match target.as_str() {
-            "nixos-drop" => {
-                format!(
-                    "the firewall of NixOS is being reloaded ({place} jumps to nixos-drop): try again"
-                )
-            }
-            _ => format!("{place} jumps to {target}, and {known}"),
-        });
-    }
-    let refuses = rules.iter().any(|rule| rule.refuses);
-    refuses.then(|| format!("{place} has a rule that may refuse packets, and {known}"))
+    ))
 }
 
 /// The rules of an opening for the host's chain, one per port, at its head. Only forms that
 /// iptables and nft print, compare and save exactly: no sets, no conntrack state.
-pub fn head_rules(opening: &Opening, path: Path) -> Vec<Change> {
+pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
     let comment = table::comment(opening.mark);
     let rule = |(protocol, port)| {
-        let family = match path.family {
-            Family::Inet => expr::ipv4(),
-            _ => Vec::new(),
-        };
-        let expressions = [
-            family,
+        let inet = path.family == Family::INET;
+        let list = [
+            if inet { expr::ipv4() } else { Vec::new() },
             expr::iifname(&opening.interface),
             expr::protocol(protocol),
             expr::dport(port),
             expr::packet_is_tagged(opening.mark.marks()),
             expr::accept(),
         ];
-        let place = (path.table, path.chain);
-        nft::add_rule(path.family, place, Place::Head, Some(&comment), expressions.concat())
+        nft::add_rule(path, Place::Head, Some(&comment), &list.concat())
     };
-    table::ports(opening).into_iter().map(rule).collect()
+    opening.ports().map(rule).collect()
 }
 
 /// Deletes those rules of a chain or table that carry the comment of a lease that `ended` names.
@@ -415,7 +300,7 @@ pub fn delete_rules(
     ended: impl Fn(u8) -> bool,
 ) -> Vec<Change> {
     let ours = rules.iter().filter(|rule| rule.lease.is_some_and(&ended));
-    ours.map(|rule| nft::delete_rule(family, (table, &rule.chain), rule.handle)).collect()
+    ours.map(|rule| nft::delete_rule(path(family, table, &rule.chain), rule.handle)).collect()
 }
 
 /// How many rules carry a lease's comment.
@@ -428,12 +313,15 @@ pub fn count(rules: &[Rule], mark: LeaseMark) -> usize {
 mod tests {
     use std::num::NonZeroU8;
 
-    use netlink_packet_netfilter::nftables::Register;
-
     use super::*;
-    use crate::mark::Marks;
+    use crate::{
+        attribute::{bytes, nested, number, text},
+        mark::Marks,
+    };
 
-    fn chain(path: Path, input: bool, drops: bool) -> Chain {
+    const NIXOS_IPTABLES_BASE: Path<'_> = path(Family::IPV4, "filter", "INPUT");
+
+    fn chain(path: Path<'_>, input: bool, drops: bool) -> Chain {
         Chain {
             family: path.family,
             table: path.table.to_owned(),
@@ -444,19 +332,15 @@ mod tests {
         }
     }
 
-    fn rule(expressions: Vec<Expressions>) -> Rule {
-        let list = expressions.into_iter().map(Into::into).collect();
-        Rule::parse(vec![RuleAttribute::Expressions(list)])
+    /// A rule of one expression, from the bytes that the kernel lists.
+    fn rule(name: &str, data: &[Vec<u8>]) -> Rule {
+        let expression = nested(1, &[text(1, name), nested(2, data)]);
+        Rule::read(&Attributes::read(&nested(4, &[expression])).unwrap()).unwrap()
     }
 
-    fn verdict(code: Verdict) -> Rule {
-        rule(vec![Expressions::Immediate(vec![Immediate::Data(DataAttribute::Verdict(vec![
-            VerdictAttribute::Code(code),
-        ]))])])
-    }
-
-    fn other(name: &str, attributes: Vec<DefaultNla>) -> Rule {
-        rule(vec![Expressions::Other { expression_type: name.to_owned(), attributes }])
+    fn verdict(code: i32) -> Rule {
+        let code = number(1, code.cast_unsigned());
+        rule("immediate", &[number(1, 0), nested(2, &[nested(2, &[code])])])
     }
 
     #[test]
@@ -482,35 +366,35 @@ mod tests {
         let attributes = |name: &[u8], text: &[u8]| {
             let mut info = text.to_vec();
             info.resize(256, 0);
-            vec![
-                DefaultNla::new(1, name.to_vec()),
-                DefaultNla::new(2, vec![0, 0, 0, 0]),
-                DefaultNla::new(3, info),
-            ]
+            [bytes(1, name), bytes(2, &[0, 0, 0, 0]), bytes(3, &info)]
         };
-        let ours = other("match", attributes(b"comment\0", b"portcullis lease 9"));
+        let ours = rule("match", &attributes(b"comment\0", b"portcullis lease 9"));
         assert_eq!((ours.lease, ours.refuses), (Some(9), false));
-        let foreign = other("match", attributes(b"string\0", b"portcullis lease 9"));
+        let foreign = rule("match", &attributes(b"string\0", b"portcullis lease 9"));
         assert_eq!(foreign.lease, None);
     }
 
     #[test]
     fn what_may_refuse_a_packet_is_known_and_what_is_not_known_may() {
-        let accept = Verdict::Other(1);
-        for harmless in [accept, Verdict::Return, Verdict::Continue] {
-            assert!(!verdict(harmless).refuses, "{harmless:?}");
+        let (accept, returns, goes_on, breaks) = (1, -5, -1, -2);
+        for harmless in [accept, returns, goes_on, breaks] {
+            assert!(!verdict(harmless).refuses, "{harmless}");
         }
-        let (drop, queue) = (Verdict::Other(0), Verdict::Other(3));
-        for refusing in [drop, queue, Verdict::Jump, Verdict::Goto] {
-            assert!(verdict(refusing).refuses, "{refusing:?}");
+        let (drop, queue, jump, goto) = (0, 3, -3, -4);
+        for refusing in [drop, queue, jump, goto] {
+            assert!(verdict(refusing).refuses, "{refusing}");
         }
-        assert!(!other("ct", vec![]).refuses);
-        assert!(other("reject", vec![]).refuses);
-        assert!(other("invented", vec![]).refuses);
-        let set = vec![Lookup::Set("s".to_owned())];
-        assert!(!rule(vec![Expressions::Lookup(set.clone())]).refuses);
-        let map = [set, vec![Lookup::DestinationRegister(Register::Verdict)]].concat();
-        assert!(rule(vec![Expressions::Lookup(map)]).refuses);
+        for harmless in ["bitwise", "byteorder", "ct", "limit", "match", "socket"] {
+            assert!(!rule(harmless, &[]).refuses, "{harmless}");
+        }
+        for refusing in ["reject", "invented", "target", "bit", "ct exthdr", ""] {
+            assert!(rule(refusing, &[]).refuses, "{refusing}");
+        }
+        let set = text(1, "s");
+        assert!(!rule("lookup", &[set.clone(), number(2, 1)]).refuses);
+        assert!(rule("lookup", &[set, number(2, 1), number(3, 0)]).refuses);
+        let jump = nested(2, &[nested(2, &[number(1, (-3_i32).cast_unsigned()), text(2, "c")])]);
+        assert_eq!(rule("immediate", &[number(1, 0), jump]).jumps, ["c"]);
     }
 
     #[test]
@@ -543,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_named_chain_counts_only_where_the_input_hook_leads_to_it() {
-        let in_filter = |name| path(Family::IPv4, "filter", name);
+        let in_filter = |name| path(Family::IPV4, "filter", name);
         let to = |name: &str| vec![Rule { jumps: vec![name.to_owned()], ..Rule::default() }];
         let listing = |rules: [Vec<Rule>; 3]| {
             let [input, before, user] = rules;
@@ -552,7 +436,7 @@ mod tests {
                 (chain(in_filter("before"), false, false), before),
                 (chain(in_filter("user"), false, false), user),
                 // One of the same name elsewhere leads nowhere.
-                (chain(path(Family::Inet, "filter", "before"), true, true), to("user")),
+                (chain(path(Family::INET, "filter", "before"), true, true), to("user")),
             ]
         };
         let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)));
@@ -583,8 +467,8 @@ mod tests {
     fn only_rules_of_ended_leases_are_deleted_each_in_its_chain() {
         let of = |handle, lease| Rule { chain: "c".to_owned(), handle, lease, ..Rule::default() };
         let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
-        let changes = delete_rules(Family::Inet, "t", &rules, |slot| slot == 2);
-        assert_eq!(changes, [nft::delete_rule(Family::Inet, ("t", "c"), 6)]);
+        let changes = delete_rules(Family::INET, "t", &rules, |slot| slot == 2);
+        assert_eq!(changes, [nft::delete_rule(path(Family::INET, "t", "c"), 6)]);
         assert_eq!(count(&rules, Marks::default().lease(NonZeroU8::MIN)), 1);
     }
 }

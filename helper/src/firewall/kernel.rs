@@ -7,12 +7,10 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_netfilter::nftables::TableAttribute;
-
 use super::{
     Backend, Firewall, FirewallError, Opening, Standing,
-    host::{self, Chain, Path, Rule},
-    nft::{self, Change, Family, Ruleset},
+    host::{self, Chain, Rule},
+    nft::{self, Change, Path, Ruleset, Table},
     table,
 };
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
 pub struct Nftables {
     ruleset: Ruleset,
     marks: Marks,
-    named: Option<Path>,
+    named: Option<Path<'static>>,
     open: BTreeMap<LeaseMark, Option<Identity>>,
 }
 
@@ -34,7 +32,7 @@ pub struct Nftables {
 /// handles, which are never used again. A reload makes others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
-    path: Path,
+    path: Path<'static>,
     table: u64,
     chain: u64,
 }
@@ -49,29 +47,27 @@ enum Holder {
     AnotherHelper,
 }
 
-/// Family, name and handle of each table.
-type Tables = Vec<(Family, String, u64)>;
-
 /// What was found in one reading of the ruleset.
 struct Survey {
-    tables: Tables,
+    tables: Vec<Table>,
     holder: Holder,
     listing: Vec<(Chain, Vec<Rule>)>,
 }
 
 impl Survey {
-    fn rules(&self, path: Path) -> &[Rule] {
-        let found = self.listing.iter().find(|(chain, _)| chain.is(path));
-        found.map_or(&[], |(_, rules)| rules)
+    fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
+        self.listing.iter().find(|(chain, _)| chain.path() == path)
     }
 
-    fn identity(&self, path: Path) -> Option<Identity> {
-        let (chain, _) = self.listing.iter().find(|(chain, _)| chain.is(path))?;
-        let named = |(family, name, _): &&(Family, String, u64)| {
-            *family == path.family && name == path.table
-        };
-        let (_, _, table) = self.tables.iter().find(named)?;
-        Some(Identity { path, table: *table, chain: chain.handle })
+    fn rules(&self, path: Path<'_>) -> &[Rule] {
+        self.find(path).map_or(&[], |(_, rules)| rules)
+    }
+
+    fn identity(&self, path: Path<'static>) -> Option<Identity> {
+        let (chain, _) = self.find(path)?;
+        let its = |table: &&Table| table.family == path.family && table.name == path.table;
+        let table = self.tables.iter().find(its)?;
+        Some(Identity { path, table: table.handle, chain: chain.handle })
     }
 }
 
@@ -112,7 +108,7 @@ impl Nftables {
         Ok(Self {
             ruleset: Ruleset::open().map_err(kernel("open a netlink socket"))?,
             marks: config.marks,
-            named: config.chain.as_ref().map(Path::named),
+            named: config.chain.as_ref().map(host::named),
             open: BTreeMap::new(),
         })
     }
@@ -132,53 +128,33 @@ impl Nftables {
     }
 
     fn read(&mut self) -> io::Result<Survey> {
-        let (holder, tables) = self.read_tables()?;
+        let tables = self.ruleset.tables()?;
         let mut listing = Vec::new();
-        for (family, attributes) in self.ruleset.chains()? {
-            let chain = Chain::parse(family, attributes).ok_or(io::ErrorKind::InvalidData)?;
+        for chain in self.ruleset.chains(Chain::read)? {
             if host::decisive(&chain, self.named) {
-                let rules = self.rules(family, &chain.table, Some(&chain.name))?;
+                let (family, table, name) = (chain.family, &chain.table, Some(&*chain.name));
+                let rules = self.ruleset.rules(family, table, name, Rule::read)?;
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey { tables, holder, listing })
+        Ok(Survey { holder: self.holder(&tables), tables, listing })
     }
 
-    fn read_tables(&mut self) -> io::Result<(Holder, Tables)> {
-        let mut holder = Holder::Nobody;
-        let mut tables = Vec::new();
-        for (family, attributes) in self.ruleset.tables()? {
-            let (mut name, mut handle, mut owner) = (String::new(), 0, None);
-            for attribute in attributes {
-                match attribute {
-                    TableAttribute::Name(text) => name = text,
-                    TableAttribute::Handle(number) => handle = number,
-                    TableAttribute::Owner(port) => owner = Some(port),
-                    _ => {}
-                }
-            }
-            if family == table::FAMILY && name == table::NAME {
-                holder = match owner {
-                    None => Holder::Leftover,
-                    Some(port) if port == self.ruleset.owner() => Holder::Ourselves,
-                    Some(_) => Holder::AnotherHelper,
-                };
-            }
-            tables.push((family, name, handle));
+    fn holder(&self, tables: &[Table]) -> Holder {
+        let ours = |table: &&Table| table.family == table::FAMILY && table.name == table::NAME;
+        match tables.iter().find(ours).map(|table| table.owner) {
+            None => Holder::Nobody,
+            Some(None) => Holder::Leftover,
+            Some(Some(port)) if port == self.ruleset.owner => Holder::Ourselves,
+            Some(Some(_)) => Holder::AnotherHelper,
         }
-        Ok((holder, tables))
-    }
-
-    fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> io::Result<Vec<Rule>> {
-        let rules = self.ruleset.rules(family, table, chain)?;
-        Ok(rules.into_iter().map(Rule::parse).collect())
     }
 
     /// Reads, plans and commits, again and again while others change the ruleset in between.
     fn transact<T>(
         &mut self,
         step: &'static str,
-        mut plan: impl FnMut(&mut Self, &Survey) -> Result<(Vec<Change>, T), FirewallError>,
+        plan: impl Fn(&Self, &Survey) -> Result<(Vec<Change>, T), FirewallError>,
     ) -> Result<T, FirewallError> {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
@@ -199,9 +175,10 @@ impl Nftables {
     /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
-        let mut changes = self.ended(table::FAMILY, table::NAME, own);
+        let ended = |slot| self.open.keys().all(|mark| mark.slot().get() != slot);
+        let mut changes = host::delete_rules(table::FAMILY, table::NAME, own, ended);
         for (chain, rules) in &survey.listing {
-            changes.extend(self.ended(chain.family, &chain.table, rules));
+            changes.extend(host::delete_rules(chain.family, &chain.table, rules, ended));
         }
         changes
     }
@@ -209,16 +186,14 @@ impl Nftables {
     /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
     /// before the rest, so that the time between reading and committing is short.
     fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
-        let mut read = || match self.read_tables()? {
-            (Holder::Ourselves, _) => self.rules(table::FAMILY, table::NAME, None),
-            _ => Ok(Vec::new()),
+        let mut read = || {
+            let tables = self.ruleset.tables()?;
+            if self.holder(&tables) != Holder::Ourselves {
+                return Ok(Vec::new());
+            }
+            self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read)
         };
         read().map_err(kernel("list its own table"))
-    }
-
-    fn ended(&self, family: Family, table: &str, rules: &[Rule]) -> Vec<Change> {
-        let open = |slot| self.open.keys().any(|mark| mark.slot().get() == slot);
-        host::delete_rules(family, table, rules, |slot| !open(slot))
     }
 
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
@@ -266,12 +241,11 @@ impl Firewall for Nftables {
             let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
-                Holder::Ourselves => {}
-                Holder::Leftover => {
-                    changes.push(nft::delete_table(table::FAMILY, table::NAME));
-                    changes.extend(table::skeleton(this.marks));
-                }
-                Holder::Nobody => changes.extend(table::skeleton(this.marks)),
+                Holder::Leftover => changes.push(nft::delete_table(table::FAMILY, table::NAME)),
+                Holder::Ourselves | Holder::Nobody => {}
+            }
+            if survey.holder != Holder::Ourselves {
+                changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
             changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
@@ -304,13 +278,15 @@ impl Firewall for Nftables {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
         };
-        let Some(Identity { path, .. }) = identity.filter(|_| identity == now) else {
-            // Nothing to hold on to: fine if there was no firewall and still is none.
-            let unchanged = identity == now;
-            return Ok(if unchanged { Standing::Whole } else { Standing::ChainGone });
+        if identity != now {
+            return Ok(Standing::ChainGone);
+        }
+        let Some(Identity { path, .. }) = identity else {
+            // There was no firewall, and still is none.
+            return Ok(Standing::Whole);
         };
         let rules = survey.rules(path);
-        let whole = host::count(rules, opening.mark) >= table::ports(opening).len();
+        let whole = host::count(rules, opening.mark) >= opening.ports().count();
         Ok(match (whole, rules.is_empty()) {
             (true, _) => Standing::Whole,
             (false, true) => Standing::ChainGone,
@@ -359,7 +335,10 @@ impl Firewall for Nftables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::{expr, nft::Place};
+    use crate::firewall::{
+        expr,
+        nft::{Family, Place},
+    };
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
@@ -370,12 +349,12 @@ mod tests {
             return;
         }
         let mut ruleset = Ruleset::open().unwrap();
-        let (family, table) = (Family::Inet, "t");
-        let rule = |expressions| {
+        let (family, table) = (Family::INET, "t");
+        let rule = |expressions: Vec<expr::Expr>| {
             let changes = [
                 nft::add_owned_table(family, table),
                 nft::add_chain(family, table, "c", None),
-                nft::add_rule(family, (table, "c"), Place::End, None, expressions),
+                nft::add_rule(Path { family, table, chain: "c" }, Place::End, None, &expressions),
             ];
             ruleset.commit(&changes, None).map_err(kernel("open the ports"))
         };

@@ -14,7 +14,18 @@ mod table;
 
 pub use kernel::Nftables;
 
-use crate::{interface::InterfaceName, mark::LeaseMark};
+use crate::{interface::InterfaceName, mark::LeaseMark, request, sockdiag::Protocol};
+
+/// What is done on UDP 67.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dhcp {
+    /// Nothing: the port is left alone.
+    None,
+    /// Boot information, and never an address (proxy DHCP).
+    Proxy,
+    /// Addresses, too: the output guard lets any `yiaddr` and DHCPNAK pass.
+    Full,
+}
 
 /// What is opened for one lease. Immutable: authorised, opened and closed as one value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +36,21 @@ pub struct Opening {
     pub interface: InterfaceName,
     /// Index of the interface, for the rules in our table.
     pub index: u32,
-    /// UDP 67 is served.
-    pub dhcp: bool,
+    /// What is done on UDP 67.
+    pub dhcp: Dhcp,
     /// UDP 4011 is served.
     pub boot_server: bool,
     /// UDP 69 is served.
     pub tftp: bool,
     /// TCP port of the boot images, if any.
     pub http: Option<u16>,
-    /// The caller may hand out addresses: the output guard does not ask for yiaddr 0.
-    pub full_dhcp: bool,
+}
+
+impl Opening {
+    /// The ports that it opens to the network.
+    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> + use<> {
+        request::ports(self.dhcp != Dhcp::None, self.boot_server, self.tftp, self.http)
+    }
 }
 
 /// A firewall that the helper knows how to open.

@@ -3,103 +3,139 @@
 //! Guarantees: changes are applied all or none, and only to the ruleset that was read (its
 //! generation is the one named); what is listed is bounded. The socket's life is the life of the
 //! table that it owns. Format: include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h.
+//!
+//! Attributes are written by their numbers there (`enum nft_*_attributes`):
+//!
+//! | of | numbers |
+//! |---|---|
+//! | a table | 1 name, 2 flags, 4 handle, 7 owner |
+//! | a chain | 1 table, 2 handle, 3 name, 4 hook (1 number, 2 priority), 5 policy, 7 type |
+//! | a rule | 1 table, 2 chain, 3 handle, 4 expressions, 7 userdata |
+//! | a set | 1 table, 2 name, 4 type of its keys, 5 their length, 10 id, 13 userdata |
+//! | elements | 1 table, 2 set, 3 elements; of each: 1 key |
+//! | a generation | 1 id |
 
 use std::io;
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
-    NLM_F_REQUEST, NetlinkSerializable, NlasIterator, Parseable, ParseableParametrized,
-};
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-    nftables::{
-        ChainAttribute, ChainMessage, GenAttribute, GenMessage, Hook, HookNumber, ListAttribute,
-        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-        SetElementList, SetElementMessage, SetMessage, TableAttribute, TableFlags, TableMessage,
-    },
-    none::ControlMessage,
-};
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use rustix::net::netlink::NETFILTER;
 
-use super::expr::Expr;
-use crate::netlink::{Message, Socket};
-
-pub use netlink_packet_netfilter::{
-    NetfilterProtoFamily as Family, nftables::InetHookNumber as At,
+use super::expr::{self, Expr};
+use crate::{
+    attribute::{Attributes, bytes, field, malformed, nested, number, text},
+    netlink::{Message, NLM_F_ACK, Socket},
 };
 
-/// `NFNL_SUBSYS_NFTABLES`, which a batch names as its target.
-const SUBSYSTEM: u16 = 10;
+/// `NFNL_SUBSYS_NFTABLES`: of which all messages are, and which a batch names as its target.
+const SUBSYSTEM: u8 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+/// `enum nf_tables_msg_types`
+const NEW_TABLE: u8 = 0;
+const GET_TABLE: u8 = 1;
+const DELETE_TABLE: u8 = 2;
+const NEW_CHAIN: u8 = 3;
+const GET_CHAIN: u8 = 4;
+const NEW_RULE: u8 = 6;
+const GET_RULE: u8 = 7;
+const DELETE_RULE: u8 = 8;
+const NEW_SET: u8 = 9;
+const NEW_ELEMENT: u8 = 12;
+const DELETE_ELEMENT: u8 = 14;
+const GET_GENERATION: u8 = 16;
+/// Flags of what is new (include/uapi/linux/netlink.h).
+const EXCLUSIVELY: u16 = 0x200;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+/// The family of a table, `NFPROTO_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family(u8);
+
+impl Family {
+    /// IPv4 and IPv6 together.
+    pub const INET: Self = Self(1);
+    /// IPv4, and what iptables makes.
+    pub const IPV4: Self = Self(2);
+    const ALL: Self = Self(0);
+}
+
+/// A hook of the families ip and inet, `enum nf_inet_hooks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At(pub u32);
+
+impl At {
+    /// What comes in, before it is known for whom.
+    pub const PREROUTING: Self = Self(0);
+    /// What is for this host.
+    pub const INPUT: Self = Self(1);
+    /// What this host sends.
+    pub const OUTPUT: Self = Self(3);
+}
+
+/// Where a chain is: family, table, name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path<'a> {
+    /// Family.
+    pub family: Family,
+    /// Table.
+    pub table: &'a str,
+    /// Chain.
+    pub chain: &'a str,
+}
 
 /// One change of the ruleset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    family: Family,
-    flags: u16,
-    message: NfTablesMessage,
-}
+pub type Change = Message;
 
 /// A table that dies with the socket that makes it, and that nobody else can edit.
 pub fn add_owned_table(family: Family, table: &str) -> Change {
-    let attributes =
-        vec![TableAttribute::Name(table.to_owned()), TableAttribute::Flags(TableFlags::Owner)];
-    let message = NfTablesMessage::NewTable(TableMessage { attributes });
-    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+    const NFT_TABLE_F_OWNER: u32 = 2;
+    message(
+        NEW_TABLE,
+        CREATE | EXCLUSIVELY,
+        family,
+        &[text(1, table), number(2, NFT_TABLE_F_OWNER)],
+    )
 }
 
 /// Deletes a table with all that is in it.
 pub fn delete_table(family: Family, table: &str) -> Change {
-    let attributes = vec![TableAttribute::Name(table.to_owned())];
-    let message = NfTablesMessage::DeleteTable(TableMessage { attributes });
-    change(family, 0, message)
+    message(DELETE_TABLE, 0, family, &[text(1, table)])
 }
 
 /// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
 pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32)>) -> Change {
-    const NF_ACCEPT: u32 = 1;
-    let mut attributes =
-        vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(chain.to_owned())];
-    if let Some((at, priority)) = hook {
-        attributes.extend([
-            ChainAttribute::Hook(vec![
-                Hook::Number(HookNumber::Inet(at)),
-                Hook::Priority(priority.cast_unsigned()),
-            ]),
-            ChainAttribute::Type("filter".to_owned()),
-            ChainAttribute::Policy(NF_ACCEPT),
-        ]);
+    let mut attributes = vec![text(1, table), text(3, chain)];
+    if let Some((At(hook), priority)) = hook {
+        let hook = nested(4, &[number(1, hook), number(2, priority.cast_unsigned())]);
+        attributes.extend([hook, text(7, "filter"), number(5, expr::NF_ACCEPT)]);
     }
-    let message = NfTablesMessage::NewChain(ChainMessage { attributes });
-    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+    message(NEW_CHAIN, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
 /// A set of packet marks.
 pub fn add_mark_set(family: Family, table: &str, set: &str) -> Change {
     /// The `mark` type of nft, for its listings.
     const TYPE_MARK: u32 = 19;
-    let attributes = vec![
-        SetAttribute::Table(table.to_owned()),
-        SetAttribute::Name(set.to_owned()),
-        SetAttribute::KeyType(TYPE_MARK),
-        SetAttribute::KeyLen(4),
-        SetAttribute::Id(1),
-        // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
-        SetAttribute::UserData([[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat()),
-    ];
-    let message = NfTablesMessage::NewSet(SetMessage { attributes });
-    change(family, NLM_F_CREATE | NLM_F_EXCL, message)
+    // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
+    let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
+    let key = [number(4, TYPE_MARK), number(5, 4)].concat();
+    let attributes = [text(1, table), text(2, set), key, number(10, 1), bytes(13, &userdata)];
+    message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
 /// Puts a mark into a set.
 pub fn add_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    let message = NfTablesMessage::NewSetElement(element(table, set, mark));
-    change(family, NLM_F_CREATE, message)
+    message(NEW_ELEMENT, CREATE, family, &element(table, set, mark))
 }
 
 /// Takes a mark out of a set.
 pub fn delete_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    let message = NfTablesMessage::DeleteSetElement(element(table, set, mark));
-    change(family, 0, message)
+    message(DELETE_ELEMENT, 0, family, &element(table, set, mark))
+}
+
+fn element(table: &str, set: &str, mark: u32) -> [Vec<u8>; 3] {
+    let key = nested(expr::ELEMENT, &[expr::data(1, &mark.to_ne_bytes())]);
+    [text(1, table), text(2, set), nested(3, &[key])]
 }
 
 /// Where in its chain a new rule is put.
@@ -112,64 +148,55 @@ pub enum Place {
 }
 
 /// A rule, with a comment by which it is found again.
-pub fn add_rule(
-    family: Family,
-    (table, chain): (&str, &str),
-    place: Place,
-    comment: Option<&str>,
-    expressions: Vec<Expr>,
-) -> Change {
-    let mut attributes = vec![
-        RuleAttribute::Table(table.to_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-        RuleAttribute::Expressions(expressions),
-    ];
-    if let Some(comment) = comment {
-        attributes.push(RuleAttribute::UserData(comment_to_userdata(comment)));
-    }
-    let flags = match place {
-        Place::Head => NLM_F_CREATE,
-        Place::End => NLM_F_CREATE | NLM_F_APPEND,
-    };
-    let message = NfTablesMessage::NewRule(RuleMessage { attributes });
-    change(family, flags, message)
+pub fn add_rule(path: Path<'_>, place: Place, comment: Option<&str>, list: &[Expr]) -> Change {
+    let mut attributes = vec![text(1, path.table), text(2, path.chain), nested(4, list)];
+    // nft's own form of a comment: type 0, length with the NUL, text, NUL.
+    attributes.extend(comment.map(|comment| {
+        let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
+        bytes(7, &[[0, length].as_slice(), comment.as_bytes(), &[0]].concat())
+    }));
+    let at_the_end = if place == Place::End { APPEND } else { 0 };
+    message(NEW_RULE, CREATE | at_the_end, path.family, &attributes)
 }
 
 /// Deletes a rule by the handle that was just read.
-pub fn delete_rule(family: Family, (table, chain): (&str, &str), handle: u64) -> Change {
-    let attributes = vec![
-        RuleAttribute::Table(table.to_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-        RuleAttribute::Handle(handle),
-    ];
-    let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
-    change(family, 0, message)
+pub fn delete_rule(path: Path<'_>, handle: u64) -> Change {
+    let attributes = [text(1, path.table), text(2, path.chain), bytes(3, &handle.to_be_bytes())];
+    message(DELETE_RULE, 0, path.family, &attributes)
 }
 
-fn change(family: Family, flags: u16, message: NfTablesMessage) -> Change {
-    Change { family, flags, message }
+fn message(kind: u8, flags: u16, family: Family, attributes: &[Vec<u8>]) -> Message {
+    let kind = u16::from_be_bytes([SUBSYSTEM, kind]);
+    // struct nfgenmsg.
+    let body = [[family.0, 0, 0, 0].as_slice(), &attributes.concat()].concat();
+    Message { kind, flags, body }
 }
 
-fn element(table: &str, set: &str, mark: u32) -> SetElementMessage {
-    use netlink_packet_netfilter::nftables::DataAttribute;
-    let key = SetElementAttribute::Key(DataAttribute::Value(mark.to_ne_bytes().into()));
-    let attributes = vec![
-        SetElementList::Table(table.to_owned()),
-        SetElementList::Set(set.to_owned()),
-        SetElementList::Elements(vec![ListAttribute::Element(vec![key])]),
-    ];
-    SetElementMessage { attributes }
+/// Opens or closes a batch. One that is opened with a generation fails when the ruleset has another.
+fn batch(kind: u16, generation: Option<u32>) -> Message {
+    const NFNL_BATCH_GENID: u16 = 1;
+    let generation = generation.map_or(Vec::new(), |id| number(NFNL_BATCH_GENID, id));
+    let body = [[0, 0, 0, SUBSYSTEM].as_slice(), &generation].concat();
+    Message { kind, flags: 0, body }
 }
 
-/// nft's own form of a comment: type 0, length with the NUL, text, NUL.
-fn comment_to_userdata(comment: &str) -> Vec<u8> {
-    let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
-    [[0, length].as_slice(), comment.as_bytes(), &[0]].concat()
+/// A table as the kernel lists it.
+pub struct Table {
+    /// Family.
+    pub family: Family,
+    /// Name.
+    pub name: String,
+    /// Another one after it was deleted and made again.
+    pub handle: u64,
+    /// The socket whose end is its end, if any.
+    pub owner: Option<u32>,
 }
 
 /// The kernel's ruleset of this network namespace.
 pub struct Ruleset {
     socket: Socket,
+    /// What the kernel calls the owner of the tables made here.
+    pub owner: u32,
 }
 
 impl Ruleset {
@@ -178,147 +205,81 @@ impl Ruleset {
     /// # Errors
     /// As [`Socket::open`].
     pub fn open() -> io::Result<Self> {
-        let socket = Socket::open(NETLINK_NETFILTER)?;
-        Ok(Self { socket })
-    }
-
-    /// What the kernel calls the owner of the tables made here.
-    pub fn owner(&self) -> u32 {
-        self.socket.port()
+        let socket = Socket::open(Some(NETFILTER))?;
+        Ok(Self { owner: socket.port()?, socket })
     }
 
     /// The number of the ruleset's present state: it changes with every change by anybody.
     pub fn generation(&mut self) -> io::Result<u32> {
-        let request = NfTablesMessage::GetGen(GenMessage { attributes: vec![] });
-        let (kind, body) = emit(Family::Unspec, 0, request);
-        for answer in self.socket.ask(kind, body)? {
-            if let Some((_, NfTablesMessage::NewGen(message))) = parse(&answer)? {
-                for attribute in message.attributes {
-                    if let GenAttribute::Id(id) = attribute {
-                        return Ok(id);
-                    }
-                }
-            }
-        }
-        Err(io::ErrorKind::InvalidData.into())
+        let request = message(GET_GENERATION, 0, Family::ALL, &[]);
+        let answers = self.socket.ask(request.kind, request.body)?;
+        let (_, attributes) = parse(answers.first().ok_or_else(malformed)?)?;
+        attributes.number(1)?.ok_or_else(malformed)
     }
 
     /// Applies the changes, all or none; with a generation, only if the ruleset still has it
     /// (`ERESTART` otherwise).
     pub fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> io::Result<()> {
-        let plain = NLM_F_REQUEST;
-        let mut batch = vec![message(Family::Unspec, SUBSYSTEM, begin(generation), plain)];
-        for (index, change) in changes.iter().enumerate() {
-            // The kernel reports every error; the word on the last change says that all are done.
-            let last = index.saturating_add(1) == changes.len();
-            let flags = plain | change.flags | if last { NLM_F_ACK } else { 0 };
-            batch.push(message(change.family, 0, change.message.clone(), flags));
+        let mut messages = vec![batch(NFNL_MSG_BATCH_BEGIN, generation)];
+        messages.extend_from_slice(changes);
+        // The kernel reports every error; the word on the last change says that all are done.
+        if let Some(last) = messages.last_mut() {
+            last.flags |= NLM_F_ACK;
         }
-        batch.push(message(Family::Unspec, SUBSYSTEM, ControlMessage::BatchEnd, plain));
-        self.socket.transact(&batch).map(drop)
+        messages.push(batch(NFNL_MSG_BATCH_END, None));
+        self.socket.transact(&messages).map(drop)
     }
 
     /// Lists all tables.
-    pub fn tables(&mut self) -> io::Result<Vec<(Family, Vec<TableAttribute>)>> {
-        let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![] });
-        self.list(Family::Unspec, request, |answer| match answer {
-            NfTablesMessage::NewTable(message) => Some(message.attributes),
-            _ => None,
+    pub fn tables(&mut self) -> io::Result<Vec<Table>> {
+        self.list(GET_TABLE, Family::ALL, &[], |family, table| {
+            let handle = table.array(4)?.map_or(0, u64::from_be_bytes);
+            Ok(Table { family, name: table.text(1), handle, owner: table.number(7)? })
         })
     }
 
     /// Lists all chains.
-    pub fn chains(&mut self) -> io::Result<Vec<(Family, Vec<ChainAttribute>)>> {
-        let request = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
-        self.list(Family::Unspec, request, |answer| match answer {
-            NfTablesMessage::NewChain(message) => Some(message.attributes),
-            _ => None,
-        })
+    pub fn chains<T>(
+        &mut self,
+        read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
+    ) -> io::Result<Vec<T>> {
+        self.list(GET_CHAIN, Family::ALL, &[], read)
     }
 
-    /// Lists the rules of a chain, in their order; or, without a chain, those of a whole table and
-    /// without their expressions, whose decoding takes most of the time.
-    pub fn rules(
+    /// Lists the rules of a chain, or of a whole table, in their order.
+    pub fn rules<T>(
         &mut self,
         family: Family,
         table: &str,
         chain: Option<&str>,
-    ) -> io::Result<Vec<Vec<RuleAttribute>>> {
-        const NFTA_RULE_EXPRESSIONS: u16 = 4;
-        let mut attributes = vec![RuleAttribute::Table(table.to_owned())];
-        attributes.extend(chain.map(|name| RuleAttribute::Chain(name.to_owned())));
-        let request = NfTablesMessage::GetRule(RuleMessage { attributes });
-        let (kind, body) = emit(family, 0, request);
-        let mut rules = Vec::new();
-        for answer in self.socket.dump(kind, &body)? {
-            // What follows struct nfgenmsg.
-            let bytes = answer.body.get(4..).unwrap_or_default();
-            let mut rule = Vec::new();
-            for attribute in NlasIterator::new(bytes) {
-                let attribute = attribute.map_err(garbled)?;
-                if chain.is_some() || attribute.kind() != NFTA_RULE_EXPRESSIONS {
-                    rule.push(RuleAttribute::parse(&attribute).map_err(garbled)?);
-                }
-            }
-            rules.push(rule);
-        }
-        Ok(rules)
+        read: impl Fn(&Attributes<'_>) -> io::Result<T>,
+    ) -> io::Result<Vec<T>> {
+        let mut place = vec![text(1, table)];
+        place.extend(chain.map(|name| text(2, name)));
+        self.list(GET_RULE, family, &place, |_, rule| read(rule))
     }
 
     fn list<T>(
         &mut self,
+        kind: u8,
         family: Family,
-        request: NfTablesMessage,
-        pick: impl Fn(NfTablesMessage) -> Option<T>,
-    ) -> io::Result<Vec<(Family, T)>> {
-        let (kind, body) = emit(family, 0, request);
-        let mut picked = Vec::new();
-        for answer in self.socket.dump(kind, &body)? {
-            if let Some((family, message)) = parse(&answer)? {
-                picked.extend(pick(message).map(|one| (family, one)));
-            }
-        }
-        Ok(picked)
+        of: &[Vec<u8>],
+        read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
+    ) -> io::Result<Vec<T>> {
+        let request = message(kind, 0, family, of);
+        let answers = self.socket.dump(request.kind, request.body)?;
+        let read = |answer| {
+            let (family, attributes) = parse(answer)?;
+            read(family, &attributes)
+        };
+        answers.iter().map(read).collect()
     }
 }
 
-/// Opens a batch; with a generation, one that fails when the ruleset has another.
-fn begin(generation: Option<u32>) -> ControlMessage {
-    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
-    const NFNL_BATCH_GENID: u16 = 1;
-    generation.map_or(ControlMessage::BatchBegin, |id| ControlMessage::Other {
-        message_type: NFNL_MSG_BATCH_BEGIN,
-        attributes: vec![DefaultNla::new(NFNL_BATCH_GENID, id.to_be_bytes().into())],
-    })
-}
-
-fn message<T: Into<NetfilterMessageInner>>(
-    family: NetfilterProtoFamily,
-    resource: u16,
-    inner: T,
-    flags: u16,
-) -> Message {
-    let (kind, body) = emit(family, resource, inner);
-    Message { kind, flags, body }
-}
-
-fn emit<T: Into<NetfilterMessageInner>>(family: Family, resource: u16, inner: T) -> (u16, Vec<u8>) {
-    let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), inner);
-    let mut body = vec![0; Emitable::buffer_len(&message)];
-    message.emit(&mut body);
-    (message.message_type(), body)
-}
-
-fn garbled(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-}
-
-fn parse(answer: &Message) -> io::Result<Option<(Family, NfTablesMessage)>> {
-    let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind).map_err(garbled)?;
-    Ok(match message.inner {
-        NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
-        _ => None,
-    })
+/// The family of an answer, and its attributes.
+fn parse(answer: &Message) -> io::Result<(Family, Attributes<'_>)> {
+    let [family, ..] = field::<4>(&answer.body, 0)?;
+    Ok((Family(family), Attributes::read(answer.body.get(4..).unwrap_or_default())?))
 }
 
 #[cfg(test)]
@@ -328,8 +289,7 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_element_has_the_kernels_form() {
-        let change = add_mark(Family::Inet, "portcullis", "live", 0x5a00_0001);
-        let (kind, body) = emit(change.family, 0, change.message);
+        let Message { kind, body, .. } = add_mark(Family::INET, "portcullis", "live", 0x5a00_0001);
         assert_eq!(kind, 0x0a0c);
         let expected = [
             // struct nfgenmsg; NFTA_SET_ELEM_LIST_TABLE, _SET, padded to 4 octets each.
@@ -344,13 +304,13 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn a_rule_has_the_kernels_form_and_its_place() {
         let rule = |place| {
-            let expressions = super::super::expr::notrack();
-            add_rule(Family::Inet, ("t", "c"), place, Some("ab"), expressions)
+            let path = Path { family: Family::INET, table: "t", chain: "c" };
+            add_rule(path, place, Some("ab"), &expr::notrack())
         };
         let (head, end) = (rule(Place::Head), rule(Place::End));
         // NLM_F_CREATE, and NLM_F_APPEND for the end.
         assert_eq!((head.flags, end.flags), (0x400, 0xc00));
-        let (kind, body) = emit(head.family, 0, head.message);
+        let Message { kind, body, .. } = head;
         assert_eq!(kind, 0x0a06);
         let expected = [
             // struct nfgenmsg; NFTA_RULE_TABLE, NFTA_RULE_CHAIN.
@@ -365,11 +325,11 @@ mod tests {
 
     #[test]
     fn a_batch_names_the_generation_that_it_is_for() {
-        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(Some(0x0102)));
-        assert_eq!(kind, 16);
-        assert_eq!(body, b"\0\0\0\x0a\x08\0\x01\0\0\0\x01\x02");
-        let (kind, body) = emit(Family::Unspec, SUBSYSTEM, begin(None));
-        assert_eq!((kind, body.as_slice()), (16, b"\0\0\0\x0a".as_slice()));
+        let begin = batch(NFNL_MSG_BATCH_BEGIN, Some(0x0102));
+        assert_eq!(begin.kind, 16);
+        assert_eq!(begin.body, b"\0\0\0\x0a\x08\0\x01\0\0\0\x01\x02");
+        let end = batch(NFNL_MSG_BATCH_END, None);
+        assert_eq!((end.kind, end.body.as_slice()), (17, b"\0\0\0\x0a".as_slice()));
     }
 
     /// In a network namespace of this thread alone.
@@ -383,7 +343,7 @@ mod tests {
         }
         let mut ruleset = Ruleset::open().unwrap();
         let before = ruleset.generation().unwrap();
-        let table = |name| add_owned_table(Family::Inet, name);
+        let table = |name| add_owned_table(Family::INET, name);
         ruleset.commit(&[table("first")], Some(before)).unwrap();
         assert_ne!(ruleset.generation().unwrap(), before);
         let late = ruleset.commit(&[table("second")], Some(before));

@@ -21,7 +21,7 @@
 //!   }
 //!   chain leased     per lease: socket mark LEASE, in @live, ipv4, oif, no options, no fragment,
 //!                    a source address of that interface, and: from 67 to 67 or 68, from 4011 to
-//!                    67, 68 or 4011 -> boot_answer; from 69, not to 68; from the HTTP port, no SYN
+//!                    67, 68 or 4011 -> boot_answer, yiaddr 0 (full DHCP: any from 67, and NAK); from 69, not to 68; from the HTTP port, no SYN
 //!   chain boot_answer  UDP length 248..479, BOOTREPLY, cookie, option 53 first: OFFER or ACK
 //! }
 //! ```
@@ -34,9 +34,9 @@
 use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 
 use super::{
-    Opening,
+    Dhcp, Opening,
     expr::{self, Expr},
-    nft::{self, At, Change, Family, Place},
+    nft::{self, At, Change, Family, Path, Place},
 };
 use crate::{
     mark::{LeaseMark, Marks},
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Family of our table.
-pub const FAMILY: Family = Family::Inet;
+pub const FAMILY: Family = Family::INET;
 /// Name of our table.
 pub const NAME: &str = "portcullis";
 
@@ -56,6 +56,11 @@ const UNTRACK_OUT: &str = "untrack_out";
 const GUARD: &str = "guard";
 const LEASED: &str = "leased";
 const BOOT_ANSWER: &str = "boot_answer";
+
+/// Values of option 53 (RFC 2132 section 9.6).
+const DHCPOFFER: u8 = 2;
+const DHCPACK: u8 = 5;
+const DHCPNAK: u8 = 6;
 
 /// The port of DHCP clients (RFC 2131 section 4.1).
 const DHCP_CLIENT_PORT: u16 = 68;
@@ -78,20 +83,6 @@ pub fn comment(mark: LeaseMark) -> String {
     format!("portcullis lease {}", mark.slot())
 }
 
-/// The ports that an opening opens to the network.
-pub fn ports(opening: &Opening) -> Vec<(Protocol, u16)> {
-    let udp = udp_ports(opening).into_iter();
-    let tcp = opening.http.into_iter();
-    udp.map(|port| (Protocol::Udp, port)).chain(tcp.map(|port| (Protocol::Tcp, port))).collect()
-}
-
-fn udp_ports(opening: &Opening) -> Vec<u16> {
-    [(opening.dhcp, DHCP_PORT), (opening.tftp, TFTP_PORT), (opening.boot_server, BOOT_SERVER_PORT)]
-        .into_iter()
-        .filter_map(|(wanted, port)| wanted.then_some(port))
-        .collect()
-}
-
 /// The table without any lease.
 pub fn skeleton(marks: Marks) -> Vec<Change> {
     let udp = || expr::protocol(Protocol::Udp);
@@ -99,18 +90,6 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let tagged = || expr::socket_is_tagged(marks);
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
-    let answer = |kind: u8| {
-        [
-            udp(),
-            expr::udp_length(BOOTP_LEAST, BOOTP_MOST),
-            // op BOOTREPLY; cookie, option 53 with one octet (RFC 2132 sections 2 and 9.6).
-            expr::transport_bytes(8, &[2]),
-            expr::transport_bytes(8 + 236, &[0x63, 0x82, 0x53, 0x63, 53, 1, kind]),
-            expr::accept(),
-        ]
-    };
-    const OFFER: u8 = 2;
-    const ACK: u8 = 5;
     let not_live = || expr::socket_mark_in(LIVE, false);
     let untag = || expr::set_tag_bits(marks, 0);
     vec![
@@ -119,18 +98,18 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
-        base(INPUT, At::LocalIn, BEFORE_FIREWALLS),
-        base(UNTRACK_IN, At::PreRouting, RAW),
-        base(UNTRACK_OUT, At::LocalOut, RAW),
-        base(GUARD, At::LocalOut, LATE),
+        base(INPUT, At::INPUT, BEFORE_FIREWALLS),
+        base(UNTRACK_IN, At::PREROUTING, RAW),
+        base(UNTRACK_OUT, At::OUTPUT, RAW),
+        base(GUARD, At::OUTPUT, LATE),
         rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [udp(), tagged(), expr::drop()]),
         rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
-        rule(BOOT_ANSWER, None, answer(OFFER)),
-        rule(BOOT_ANSWER, None, answer(ACK)),
+        rule(BOOT_ANSWER, None, answer(DHCPOFFER)),
+        rule(BOOT_ANSWER, None, answer(DHCPACK)),
         rule(GUARD, None, [tagged(), expr::jump(LEASED)]),
         rule(GUARD, None, [tagged(), expr::drop()]),
     ]
@@ -144,7 +123,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     let marks = opening.mark.marks();
     let udp = || expr::protocol(Protocol::Udp);
     let mut out = vec![nft::add_mark(FAMILY, NAME, LIVE, opening.mark.value())];
-    for (protocol, port) in ports(opening) {
+    for (protocol, port) in opening.ports() {
         let admitted = vec![
             expr::socket_mark_is(opening.mark.value()),
             expr::socket_mark_in(LIVE, true),
@@ -158,7 +137,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
         out.push(rule(ADMIT, admitted));
     }
     out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
-    for port in udp_ports(opening) {
+    for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {
         let on = |interface, end| vec![expr::ipv4(), interface, udp(), end, expr::notrack()];
         out.push(rule(UNTRACK_IN, on(expr::iif(index), expr::dport(port))));
         out.push(rule(UNTRACK_OUT, on(expr::oif(index), expr::sport(port))));
@@ -173,6 +152,18 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     ];
     out.push(rule(GUARD, from_elsewhere));
     out
+}
+
+/// A BOOTREPLY that is this kind of DHCP message, and accepts it: length, op, cookie, and option 53
+/// first, with one octet (RFC 2132 sections 2 and 9.6).
+fn answer(kind: u8) -> [Vec<Expr>; 5] {
+    [
+        expr::protocol(Protocol::Udp),
+        expr::udp_length(BOOTP_LEAST, BOOTP_MOST),
+        expr::transport_bytes(8, &[2]),
+        expr::transport_bytes(8 + 236, &[0x63, 0x82, 0x53, 0x63, 53, 1, kind]),
+        expr::accept(),
+    ]
 }
 
 /// What the sockets of a lease may send: the conditions of each rule of the guard.
@@ -201,11 +192,15 @@ fn departures(opening: &Opening) -> Vec<Vec<Vec<Expr>>> {
         let rest = [expr::not_syn(), expr::accept()];
         out.push([from(Protocol::Tcp, port, Vec::new()), rest.into()].concat());
     }
-    if opening.dhcp {
+    if opening.dhcp != Dhcp::None {
         for to in [DHCP_PORT, DHCP_CLIENT_PORT] {
-            let any = opening.full_dhcp;
-            let yiaddr = if any { Vec::new() } else { no_address() };
+            let full = opening.dhcp == Dhcp::Full;
+            let yiaddr = if full { Vec::new() } else { no_address() };
             out.push(boot_answer(DHCP_PORT, to, yiaddr));
+            if full {
+                let refusal = from(Protocol::Udp, DHCP_PORT, expr::dport(to));
+                out.push([refusal, answer(DHCPNAK).into()].concat());
+            }
         }
     }
     if opening.boot_server {
@@ -227,8 +222,9 @@ fn rule(
     comment: Option<&str>,
     expressions: impl IntoIterator<Item = Vec<Expr>>,
 ) -> Change {
-    let expressions = expressions.into_iter().flatten().collect();
-    nft::add_rule(FAMILY, (NAME, chain), Place::End, comment, expressions)
+    let list: Vec<Expr> = expressions.into_iter().flatten().collect();
+    let path = Path { family: FAMILY, table: NAME, chain };
+    nft::add_rule(path, Place::End, comment, &list)
 }
 
 /// Takes a lease out of `live`: nothing goes in or out for it any more.

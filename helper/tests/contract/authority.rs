@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
 use portcullis_dbus::{Error, action, keys::reason};
-use portcullis_helper::limits;
+use portcullis_helper::{firewall::Dhcp, limits};
 use zbus::Variant;
 
 use crate::lab::{Bus, Client, Helper, Lab, Mood, PATIENCE, request, until};
@@ -26,6 +26,46 @@ async fn p1_polkit_is_asked_about_the_caller_and_exactly_this_request() {
         [("dhcp", "bind"), ("http-port", "8080"), ("interface", "eth0"), ("max-seconds", "60")];
     let details: BTreeMap<_, _> = details.map(|(key, value)| (key.into(), value.into())).into();
     assert_eq!(asked[0].details, details);
+}
+
+#[tokio::test]
+async fn p1_full_dhcp_is_a_question_of_its_own() {
+    let lab = Lab::start_with("full-dhcp = true").await;
+    let client = lab.client().await;
+    let full = || {
+        let mut request = request("eth0");
+        request.insert("full-dhcp", true.into());
+        request
+    };
+    // Who may open, may not hand out addresses.
+    lab.polkit.answers(Mood::Yes);
+    let facts = client.proxy.check(full()).await.unwrap();
+    assert_eq!(*facts["authorization"], Variant::from("no"));
+    assert_eq!(*facts["dhcp-mode"], Variant::from("full"));
+    let error = client.proxy.open(full()).await.unwrap_err();
+    assert!(matches!(error, Error::NotAuthorized(_)), "{error:?}");
+    assert!(lab.helper.world().is_clean());
+    // And the other way round.
+    lab.polkit.answers(Mood::No);
+    lab.polkit.full_dhcp(Mood::Yes);
+    let (lease, _sockets, facts) = client.proxy.open(full()).await.unwrap();
+    assert_eq!(*facts["dhcp-mode"], Variant::from("full"));
+    assert_eq!(lab.helper.world().open[0].dhcp, Dhcp::Full);
+    let listed = client.proxy.list().await.unwrap();
+    assert_eq!(*listed[0].1["dhcp-mode"], Variant::from("full"));
+    client.proxy.extend(lease, 60).await.unwrap();
+    let asked = lab.polkit.log().asked.clone();
+    assert!(asked.iter().all(|asked| asked.action == action::OPEN_DHCP), "{asked:?}");
+    assert!(asked.iter().all(|asked| asked.details["dhcp"] == "full"), "{asked:?}");
+    // Taken back by the same action alone.
+    let mut closed = client.proxy.receive_lease_ended().await.unwrap();
+    lab.polkit.changes().await;
+    lab.polkit.asked(asked.len() + 1).await;
+    assert_eq!(client.proxy.list().await.unwrap().len(), 1);
+    lab.polkit.full_dhcp(Mood::No);
+    lab.polkit.changes().await;
+    let signal = tokio::time::timeout(PATIENCE, closed.next()).await.expect("a signal").unwrap();
+    assert_eq!(signal.args().unwrap().reason, reason::REVOKED);
 }
 
 #[tokio::test]

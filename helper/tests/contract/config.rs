@@ -63,6 +63,21 @@ async fn only_the_ports_of_the_site_are_opened() {
 }
 
 #[tokio::test]
+async fn addresses_are_handed_out_only_where_the_site_says_so() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    lab.polkit.full_dhcp(Mood::Yes);
+    let asking = || with("eth0", "full-dhcp", true);
+    forbidden(&lab, &client, asking, "handing out addresses; full-dhcp = false").await;
+    allowed(&client, with("eth0", "full-dhcp", false)).await;
+
+    let lab = Lab::start_with("full-dhcp = true").await;
+    let client = lab.client().await;
+    lab.polkit.full_dhcp(Mood::Yes);
+    allowed(&client, asking()).await;
+}
+
+#[tokio::test]
 async fn no_lease_lasts_longer_than_the_site_allows() {
     let lab = Lab::start_with("max-seconds = 3600").await;
     let client = lab.client().await;

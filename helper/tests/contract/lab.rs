@@ -16,12 +16,12 @@ use futures_util::StreamExt;
 use portcullis_dbus::{Error, Netboot1Proxy, action, keys};
 use portcullis_helper::{
     config::{self, Config},
-    firewall::{Backend, Firewall, FirewallError, Opening, Standing},
+    firewall::{Backend, Dhcp, Firewall, FirewallError, Opening, Standing},
     interface::{InterfaceName, Link, Master},
     kernel::Kernel,
     notify::Notifier,
     run::{self, Failure},
-    sockdiag::{Holder, Protocol, Tagged},
+    sockdiag::{Found, Protocol},
     sockets::{BindError, Bound},
     state::State,
 };
@@ -192,6 +192,7 @@ pub struct PolkitLog {
 /// A stand-in for polkit that takes nothing that is not exactly as it should be.
 pub struct Polkit {
     pub open: Arc<Mutex<Mood>>,
+    pub open_dhcp: Arc<Mutex<Mood>>,
     pub manage: Arc<Mutex<Mood>>,
     pub log: Arc<Mutex<PolkitLog>>,
     connection: Connection,
@@ -208,9 +209,10 @@ impl Polkit {
         let mut calls = MessageStream::from(&connection);
         connection.request_name("org.freedesktop.PolicyKit1").await.unwrap();
         let open = Arc::new(Mutex::new(Mood::Yes));
+        let open_dhcp = Arc::new(Mutex::new(Mood::No));
         let manage = Arc::new(Mutex::new(Mood::No));
         let log = Arc::new(Mutex::new(PolkitLog::default()));
-        let moods = (open.clone(), manage.clone());
+        let moods = (open.clone(), open_dhcp.clone(), manage.clone());
         let seen = log.clone();
         let unanswered = Arc::new(Mutex::new(Vec::new()));
         let (later, serving) = (unanswered.clone(), connection.clone());
@@ -239,7 +241,11 @@ impl Polkit {
                 let mood = {
                     let mut log = seen.lock().unwrap();
                     judge(&signature, &question, &mut log);
-                    let mood = if question.1 == action::OPEN { &moods.0 } else { &moods.1 };
+                    let mood = match question.1.as_str() {
+                        action::OPEN => &moods.0,
+                        action::OPEN_DHCP => &moods.1,
+                        _ => &moods.2,
+                    };
                     *mood.lock().unwrap()
                 };
                 let interactive = question.3 == 1;
@@ -267,7 +273,7 @@ impl Polkit {
                 reply.unwrap();
             }
         });
-        Self { open, manage, log, connection, unanswered, task }
+        Self { open, open_dhcp, manage, log, connection, unanswered, task }
     }
 
     /// Answers yes to what was not answered so far.
@@ -288,6 +294,10 @@ impl Polkit {
 
     pub fn answers(&self, mood: Mood) {
         *self.open.lock().unwrap() = mood;
+    }
+
+    pub fn full_dhcp(&self, mood: Mood) {
+        *self.open_dhcp.lock().unwrap() = mood;
     }
 
     pub fn manager(&self, mood: Mood) {
@@ -326,7 +336,7 @@ fn judge(signature: &str, question: &Question, log: &mut PolkitLog) {
         complain(format!("subject {kind} {subject:?}"));
     }
     let expected: &[&str] = match action_id.as_str() {
-        action::OPEN => &action::DETAILS,
+        action::OPEN | action::OPEN_DHCP => &action::DETAILS,
         action::MANAGE => &[],
         other => {
             complain(format!("action {other}"));
@@ -356,9 +366,9 @@ fn judge(signature: &str, question: &Question, log: &mut PolkitLog) {
 pub struct World {
     pub links: BTreeMap<String, Link>,
     pub now: Duration,
-    pub holders: Vec<(Protocol, u16, Holder)>,
+    pub holders: Vec<Found>,
     /// Every socket that was made: what it is, and our end of the pair that stands for it.
-    pub sockets: Vec<(Tagged, UnixStream)>,
+    pub sockets: Vec<(Found, UnixStream)>,
     pub placeholders: Vec<UnixStream>,
     /// What is open in the firewall.
     pub open: Vec<Opening>,
@@ -418,7 +428,7 @@ impl World {
     }
 
     /// The sockets that somebody still holds.
-    pub fn living(&self) -> Vec<Tagged> {
+    pub fn living(&self) -> Vec<Found> {
         let living = self.sockets.iter().filter(|(_, socket)| is_held(socket));
         living.map(|(tagged, _)| *tagged).collect()
     }
@@ -440,7 +450,7 @@ impl World {
         Ok(())
     }
 
-    fn make(&mut self, tagged: Option<Tagged>) -> OwnedFd {
+    fn make(&mut self, tagged: Option<Found>) -> OwnedFd {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         match tagged {
@@ -474,14 +484,15 @@ impl Kernel for Fake {
         let mut world = self.world();
         let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
         let wanted = [
-            (opening.dhcp, keys::socket::DHCP, Protocol::Udp, 67),
+            (opening.dhcp != Dhcp::None, keys::socket::DHCP, Protocol::Udp, 67),
             (opening.tftp, keys::socket::TFTP, Protocol::Udp, 69),
             (opening.boot_server, keys::socket::BOOT_SERVER, Protocol::Udp, 4011),
             (opening.http.is_some(), keys::socket::HTTP, Protocol::Tcp, opening.http.unwrap_or(0)),
         ];
         for (_, key, protocol, port) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-            let taken = world.holders.iter().any(|(p, number, holder)| {
-                (*p, *number) == (protocol, port) && holder.address != IpAddr::from([127, 0, 0, 1])
+            let taken = world.holders.iter().any(|holder| {
+                (holder.protocol, holder.port) == (protocol, port)
+                    && holder.address != IpAddr::from([127, 0, 0, 1])
             });
             let result = match taken {
                 true => Err(io::ErrorKind::AddrInUse.into()),
@@ -492,24 +503,24 @@ impl Kernel for Fake {
                 bound.placeholders.push(world.make(None));
             }
             let ifindex = opening.index;
-            let (uid, inode, state) = (0, 1, 7);
-            let tagged = Tagged { mark: opening.mark, protocol, port, ifindex, uid, inode, state };
+            let (address, mark) = (IpAddr::from([192, 0, 2, 1]), opening.mark.value());
+            let tagged = Found { protocol, port, address, ifindex, uid: 0, inode: 1, mark };
             bound.handed.push((key, world.make(Some(tagged))));
         }
         Ok(bound)
     }
 
-    fn tagged(&mut self) -> io::Result<Vec<Tagged>> {
+    fn tagged(&mut self) -> io::Result<Vec<Found>> {
         self.world().effect()?;
         Ok(self.world().living())
     }
 
-    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Holder>> {
+    fn holders(&mut self, protocol: Protocol, port: u16) -> io::Result<Vec<Found>> {
         self.world().effect()?;
         let world = self.world();
         let matching =
-            world.holders.iter().filter(|(p, number, _)| (*p, *number) == (protocol, port));
-        Ok(matching.map(|(_, _, holder)| *holder).collect())
+            world.holders.iter().filter(|one| (one.protocol, one.port) == (protocol, port));
+        Ok(matching.copied().collect())
     }
 
     fn boottime(&self) -> Duration {

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use portcullis_dbus::Error;
-use portcullis_helper::sockdiag::{Holder, Protocol};
+use portcullis_helper::{
+    firewall::Dhcp,
+    sockdiag::{Found, Protocol},
+};
 use zbus::{OwnedVariant, Variant};
 
 use crate::lab::{Lab, Mood, bridge_port, request};
@@ -28,13 +31,14 @@ async fn open_gives_sockets_and_facts() {
     assert_eq!(value(&facts, "tcp-ports"), Variant::from(vec![64172_u16]));
     assert_eq!(value(&facts, "opened"), Variant::from(1_000_000_000_u64));
     assert_eq!(value(&facts, "ends"), Variant::from((1000 + 43_200) * 1_000_000_u64));
-    assert_eq!(facts.len(), 8);
+    assert_eq!(facts.len(), 9);
     let listed = client.proxy.list().await.unwrap();
     assert_eq!(listed[0].0, lease);
     assert_eq!(value(&listed[0].1, "uid"), Variant::from(nix::unistd::getuid().as_raw()));
     let open = lab.helper.world().open.clone();
     assert_eq!(open.len(), 1);
-    assert!(!open[0].full_dhcp);
+    assert_eq!(open[0].dhcp, Dhcp::Proxy);
+    assert_eq!(value(&facts, "dhcp-mode"), Variant::from("bind"));
 
     // The helper keeps no copy: with the client's, the last one is gone.
     assert_eq!(lab.helper.world().living().len(), 4);
@@ -54,7 +58,12 @@ async fn p7_only_what_was_asked_for_is_opened() {
     assert_eq!(sockets.keys().collect::<Vec<_>>(), ["tftp"]);
     assert_eq!(value(&facts, "udp-ports"), Variant::from(vec![69_u16]));
     let opening = lab.helper.world().open[0].clone();
-    assert!(!opening.dhcp && !opening.boot_server && opening.tftp && opening.http.is_none());
+    assert!(
+        opening.dhcp == Dhcp::None
+            && !opening.boot_server
+            && opening.tftp
+            && opening.http.is_none()
+    );
 }
 
 #[tokio::test]
@@ -155,8 +164,8 @@ async fn a_port_that_is_taken_is_named_with_its_holder() {
     let lab = Lab::start().await;
     let client = lab.client().await;
     let squat = |address: [u8; 4], ifindex| {
-        let holder = Holder { address: IpAddr::from(address), ifindex, uid: 1234, mark: 0 };
-        vec![(Protocol::Tcp, 64172, holder)]
+        let (protocol, address) = (Protocol::Tcp, IpAddr::from(address));
+        vec![Found { protocol, port: 64172, address, ifindex, uid: 1234, inode: 1, mark: 0 }]
     };
     // In nobody's way: on the loopback, on another interface.
     for (address, ifindex) in [([127, 0, 0, 1], 0), ([0, 0, 0, 0], 99)] {
@@ -223,7 +232,7 @@ async fn p9_quotas_hold_and_a_mark_rests_while_its_sockets_live() {
         assert_ne!(mark, first_mark);
         client.proxy.close(lease).await.unwrap();
         drop(sockets);
-        lab.helper.world().sockets.retain(|(tagged, _)| tagged.mark != mark);
+        lab.helper.world().sockets.retain(|(tagged, _)| tagged.mark != mark.value());
     }
 }
 

@@ -74,7 +74,8 @@ async fn p4_a_lease_lives_and_leaves_the_firewall_as_it_was() {
     assert_ne!(ruleset(), before);
     let tagged = Linux::default().tagged().unwrap();
     assert_eq!(tagged.len(), 4);
-    assert!(tagged.iter().all(|socket| socket.mark == Marks::default().lease(NonZeroU8::MIN)));
+    let mark = Marks::default().lease(NonZeroU8::MIN).value();
+    assert!(tagged.iter().all(|socket| socket.mark == mark));
     // It stands, whenever it is looked at.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(closed.next().now_or_never().is_none());

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt};
 use portcullis_helper::{
-    firewall::Opening,
+    firewall::{Dhcp, Opening},
     interface::{InterfaceName, Link},
     kernel::{Kernel, Linux},
     mark::Marks,
@@ -33,11 +33,10 @@ fn opening() -> Opening {
         mark: Marks::default().lease(NonZeroU8::new(7).unwrap()),
         interface: InterfaceName::parse("pc-svc0").unwrap(),
         index: link("pc-svc0").unwrap().index,
-        dhcp: true,
+        dhcp: Dhcp::Proxy,
         boot_server: true,
         tftp: true,
         http: Some(64172),
-        full_dhcp: false,
     }
 }
 
@@ -113,7 +112,9 @@ fn p8_sockets_are_marked_confined_and_locked() {
     let tagged = Linux::default().tagged().unwrap();
     assert_eq!(tagged.len(), 4);
     assert!(
-        tagged.iter().all(|socket| socket.mark == opening.mark && socket.ifindex == opening.index)
+        tagged
+            .iter()
+            .all(|socket| socket.mark == opening.mark.value() && socket.ifindex == opening.index)
     );
 }
 

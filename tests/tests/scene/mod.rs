@@ -8,7 +8,7 @@ use std::{
 
 use portcullis_helper::{
     config::Config,
-    firewall::{Nftables, Opening},
+    firewall::{Dhcp, Nftables, Opening},
     interface::InterfaceName,
     mark::Marks,
 };
@@ -62,11 +62,10 @@ impl Scene {
             mark: Marks::default().lease(NonZeroU8::new(slot).unwrap()),
             interface: InterfaceName::parse("eth0").unwrap(),
             index: self.host.index("eth0").unwrap(),
-            dhcp: true,
+            dhcp: Dhcp::Proxy,
             boot_server: true,
             tftp: true,
             http: Some(HTTP),
-            full_dhcp: false,
         }
     }
 

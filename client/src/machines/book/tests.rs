@@ -341,8 +341,17 @@ fn once_leaves_a_machine_alone_that_has_booted() {
 }
 
 #[test]
+fn count_counts_the_machines_of_all_interfaces() {
+    let policy = Policy { count: Some(Count::new(1)), ..policy() };
+    let [mut near, far] = [(); 2].map(|()| Book::new(&policy));
+    assert!(!near.memory(0, B).local_boot && !far.memory(0, B).local_boot);
+    boot(&mut near, 10, A);
+    assert!(near.memory(20, B).local_boot && far.memory(20, B).local_boot);
+}
+
+#[test]
 fn count_lets_machines_finish_that_are_on_their_way() {
-    let mut book = Book::new(&Policy { count: Some(1), ..policy() });
+    let mut book = Book::new(&Policy { count: Some(Count::new(1)), ..policy() });
     ask(&mut book, 0, B, UEFI, Firmware::Pxe, OfferForm::Complete);
     boot(&mut book, 10, A);
     assert!(book.memory(20, A).local_boot);
