@@ -110,8 +110,9 @@ fn named(cmdline: &str, machine: &Machine) -> String {
 }
 
 /// The script that makes iPXE tell what only it knows of its machine, and then go on with `url`, that
-/// of the script proper. `uristring` writes every octet that means something in an address or to
-/// iPXE as a number (ipxe: src/core/settings.c `format_uristring_setting`).
+/// of the script proper. `uristring` writes what means something in an address as numbers (ipxe:
+/// src/core/settings.c `format_uristring_setting`); a `${...}` in a value iPXE replaces like any other,
+/// within the one word. Whatever arrives is made harmless here.
 #[must_use]
 pub fn introduction(url: &str) -> String {
     format!(

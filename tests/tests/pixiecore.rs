@@ -119,10 +119,12 @@ struct Service {
 }
 
 impl Service {
-    /// Port 8080 of the host's 127.0.0.1. Its threads end with the test.
-    fn start(scene: &Scene) -> Self {
+    /// Port 8080 of the host's 127.0.0.1, which belongs to the scene from then on. Its threads end with
+    /// the test.
+    fn start(scene: &mut Scene) -> Self {
         let listener =
             scene.host.netns().run(|| TcpListener::bind("127.0.0.1:8080").unwrap()).unwrap();
+        scene.sockets = scene.host.sockets().unwrap();
         let service = Self { asked: Arc::default(), free: Arc::default() };
         let (asked, free) = (Arc::clone(&service.asked), Arc::clone(&service.free));
         std::thread::spawn(move || {
@@ -264,8 +266,8 @@ fn section_1_5_the_first_versions_command_line() {
 #[test]
 fn section_7_a_service_that_is_slow_failing_malformed_huge_or_elsewhere() {
     need_host!(Needs::Tool("curl"), Needs::File("/usr/lib/ipxe/snponly.efi"));
-    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let service = Service::start(&scene);
+    let mut scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let service = Service::start(&mut scene);
     let machine = machine_on(&scene);
     let line = [
         "api",
@@ -322,8 +324,8 @@ fn section_7_a_service_that_is_slow_failing_malformed_huge_or_elsewhere() {
 #[test]
 fn section_1_3_quick_from_a_mirror_passed_on_and_directly() {
     need_host!(Needs::Tool("curl"), Needs::File("/usr/lib/ipxe/snponly.efi"));
-    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let service = Service::start(&scene);
+    let mut scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let service = Service::start(&mut scene);
     let machine = machine_on(&scene);
     let line = [
         "quick",
