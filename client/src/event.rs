@@ -5,6 +5,8 @@
 //! place. Text that came from a machine is never part of a fact unless it was reduced to
 //! printable ASCII first.
 
+use std::net::Ipv4Addr;
+
 use serde::Serialize;
 
 use crate::mac::MacAddr;
@@ -154,6 +156,16 @@ pub enum Fact {
         /// File name.
         file: String,
     },
+    /// It took the address that a DHCP server of the network had offered it.
+    Selected {
+        /// The server.
+        server: Ipv4Addr,
+    },
+    /// We gave it this address (`--dhcp-server`).
+    Leased {
+        /// The address.
+        address: Ipv4Addr,
+    },
     /// A download began.
     TransferStarted {
         /// Number of this download, unique in the run.
@@ -192,9 +204,9 @@ pub enum Fact {
         /// Why, in words.
         reason: String,
     },
-    /// Something is wrong with a file on a web server that it is given.
+    /// Something is wrong with a file that it is given, on a web server or on this computer.
     Upstream {
-        /// The file's address.
+        /// The file's address, or its name.
         file: String,
         /// What, in words.
         problem: String,

@@ -12,6 +12,7 @@
 //! | 30 | what is to be served is missing, unreadable, empty or not what it should be |
 //! | 31 | no boot loader (iPXE) on this system |
 //! | 32 | no network interface will do, or several would |
+//! | 33 | `--dhcp-server`: another DHCP server is there |
 
 use portcullis_dbus::Error;
 
@@ -30,6 +31,8 @@ pub enum Code {
     NoLoader = 31,
     /// The interface.
     Interface = 32,
+    /// Another DHCP server.
+    OtherDhcpServer = 33,
 }
 
 /// A failure, ready to be shown.
@@ -104,6 +107,21 @@ fn unreachable_helper(cause: &zbus::Error, failure: impl Fn(String) -> Failure) 
     }
 }
 
+/// The helper ends before it answers; `said` is what it says of it, if anything.
+#[must_use]
+pub fn helper_cannot_start(said: &str) -> Failure {
+    let cause = if said.is_empty() { String::new() } else { format!(": {}", said.escape_debug()) };
+    Failure {
+        code: Error::ZBus(zbus::Error::InvalidReply).exit_code(),
+        message: format!("the helper (portcullis-helper) cannot start{cause}"),
+        advice: vec![
+            "systemctl status portcullis-helper.service, and journalctl -u portcullis-helper".to_owned(),
+            "what is wrong in /etc/portcullis, if anything: /usr/libexec/portcullis-helper --check-config".to_owned(),
+            "if that is mended: systemctl start portcullis-helper (by itself the bus tries again half a minute after the failure)".to_owned(),
+        ],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,12 +152,13 @@ mod tests {
             Code::Source,
             Code::NoLoader,
             Code::Interface,
+            Code::OtherDhcpServer,
         ] {
             codes.push(Failure::new(code, "").code);
         }
         assert_eq!(
             codes,
-            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32]
+            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32, 33]
         );
     }
 

@@ -125,16 +125,23 @@ pub fn choose(interfaces: &[Interface]) -> Choice<'_> {
     }
 }
 
-/// What to do about a cable that goes straight to another machine.
+/// How an interface is given an address for a cable that goes straight to another machine.
 #[must_use]
-pub fn direct_cable_advice(wired: &str) -> [String; 2] {
+pub fn direct_cable_advice(wired: &str) -> [String; 3] {
     [
         format!(
-            "the machine at the cable of {wired} also needs an address: NetworkManager gives it one with \
-             `nmcli device modify {wired} ipv4.method shared`; its own DHCP server then holds UDP 67, \
-             and serving beside it comes in a later version"
+            "give {wired} an address, with NetworkManager: `nmcli connection add type ethernet \
+             ifname {wired} con-name netboot ipv4.method manual ipv4.addresses 10.77.0.1/24 \
+             ipv6.method disabled && nmcli connection up netboot`"
         ),
-        "simpler for now: connect both computers to the same router or switch".to_owned(),
+        format!(
+            "without NetworkManager: `sudo ip address add 10.77.0.1/24 dev {wired} && sudo ip link \
+             set {wired} up`"
+        ),
+        format!(
+            "then, since there is no DHCP server at the cable: `portcullis boot ... -i {wired} \
+             --dhcp-server`"
+        ),
     ]
 }
 

@@ -14,11 +14,14 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use portcullis_dbus::{
     BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
-    keys::{fact, reason, request, socket},
+    keys::{dhcp, fact, reason, request, socket},
 };
 use zbus::{Connection, OwnedVariant, Variant, proxy};
 
-use crate::exit::{Code, Failure};
+use crate::{
+    exit::{Code, Failure},
+    start::Start,
+};
 
 /// Longer than any dialog: the helper gives up first and says why.
 const CALL: Duration = Duration::from_secs(130);
@@ -30,8 +33,12 @@ pub struct Request {
     pub interface: String,
     /// TCP port for boot images.
     pub http_port: u16,
+    /// Whether UDP 67 is shared with another DHCP server of this host.
+    pub share_dhcp: bool,
     /// Seconds until the lease ends by itself; `None` leaves it to the helper.
     pub max_seconds: Option<u32>,
+    /// Whether addresses are handed out, too: asked of the site and of polkit separately.
+    pub full_dhcp: bool,
 }
 
 impl Request {
@@ -43,8 +50,14 @@ impl Request {
             (request::INTERFACE, Variant::from(self.interface.as_str())),
             (request::HTTP_PORT, Variant::from(self.http_port)),
         ]);
+        if self.share_dhcp {
+            keys.insert(request::DHCP, Variant::from(dhcp::SHARE));
+        }
         if let Some(seconds) = self.max_seconds {
             keys.insert(request::MAX_SECONDS, Variant::from(seconds));
+        }
+        if self.full_dhcp {
+            keys.insert(request::FULL_DHCP, Variant::from(true));
         }
         keys
     }
@@ -112,6 +125,7 @@ fn take<T: TryFrom<OwnedVariant>>(
 /// A connection to the helper.
 pub struct Session {
     proxy: Netboot1Proxy<'static>,
+    start: Start,
     closed: ClosedStream,
     owner: proxy::OwnerChangedStream<'static>,
     /// Something was opened, so that the helper's name may not change any more.
@@ -148,7 +162,8 @@ impl Session {
             .await?;
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
-        Ok(Self { proxy, closed, owner, holds: false })
+        let start = Start::new(connection).await?;
+        Ok(Self { proxy, start, closed, owner, holds: false })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -156,7 +171,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn open(&mut self, request: &Request) -> Result<(Lease, Sockets), Failure> {
-        let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
+        let (number, mut fds, facts) = self.start.or_fails(self.proxy.open(request.keys())).await?;
         // The bus keeps messages in order: what it has said of the helper's name so far was before
         // the answer, such as an idle helper that left and the one that was started for us.
         while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
@@ -186,7 +201,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn close(&self, lease: u64) -> Result<(), Failure> {
-        Ok(self.proxy.close(lease).await?)
+        self.start.or_fails(self.proxy.close(lease)).await
     }
 
     /// The leases that the caller may see.
@@ -194,7 +209,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn list(&self) -> Result<Vec<Lease>, Failure> {
-        let leases = self.proxy.list().await?;
+        let leases = self.start.or_fails(self.proxy.list()).await?;
         Ok(leases
             .into_iter()
             .map(|(number, facts)| Lease { number, facts: Facts::new(facts) })
@@ -323,13 +338,22 @@ mod tests {
 
     #[test]
     fn a_request_names_only_what_was_asked_for() {
-        let mut request =
-            Request { interface: "eth0".to_owned(), http_port: 64172, max_seconds: None };
+        let mut request = Request {
+            interface: "eth0".to_owned(),
+            http_port: 64172,
+            share_dhcp: false,
+            max_seconds: None,
+            full_dhcp: false,
+        };
         let mut keys: Vec<_> = request.keys().into_keys().collect();
         keys.sort_unstable();
         assert_eq!(keys, ["http-port", "interface"]);
         request.max_seconds = Some(60);
+        request.share_dhcp = true;
+        assert_eq!(request.keys().get("dhcp"), Some(&Variant::from("share")));
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
+        request.full_dhcp = true;
+        assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));
     }
 
     #[test]

@@ -141,6 +141,9 @@ impl Server {
             token: "0".repeat(32),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            chain: None,
+            signed: true,
+            dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(8192);
         let machines = Machines::new(policy, sender);
@@ -153,7 +156,7 @@ impl Server {
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let for_dhcp = Arc::clone(&source);
-        runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), for_dhcp, note(&notes)));
+        runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), for_dhcp, None, note(&notes)));
         runtime.spawn(serve_boot_server(boot_server, machines, source, note(&notes)));
         Self { _runtime: runtime, notes, events }
     }
@@ -261,6 +264,10 @@ struct Slow;
 impl Source for Slow {
     fn token(&self) -> &str {
         "token"
+    }
+
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        None
     }
 
     fn generation(&self, mac: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {

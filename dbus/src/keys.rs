@@ -23,7 +23,7 @@ pub mod request {
 pub mod dhcp {
     /// Bind UDP 67 for proxy DHCP answers.
     pub const BIND: &str = "bind";
-    /// Serve beside another DHCP server on the same host.
+    /// Proxy DHCP beside another DHCP server of this host, on the same port and interface.
     pub const SHARE: &str = "share";
     /// Leave UDP 67 alone.
     pub const NONE: &str = "none";
@@ -78,6 +78,8 @@ pub mod dhcp_mode {
     pub const NONE: &str = "none";
     /// Bound for proxy DHCP: what leaves is boot information without an address.
     pub const BIND: &str = "bind";
+    /// The same beside another DHCP server of this host: the socket hears broadcasts alone.
+    pub const SHARED: &str = "shared";
     /// Bound for full DHCP: addresses may be handed out and refused.
     pub const FULL: &str = "full";
 }

@@ -70,6 +70,7 @@ pub fn dhcp_mode(dhcp: Dhcp) -> &'static str {
     match dhcp {
         Dhcp::None => keys::dhcp_mode::NONE,
         Dhcp::Proxy => keys::dhcp_mode::BIND,
+        Dhcp::Shared => keys::dhcp_mode::SHARED,
         Dhcp::Full => keys::dhcp_mode::FULL,
     }
 }

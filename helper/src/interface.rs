@@ -121,7 +121,8 @@ impl Site {
             .or_else(|| link.addresses.first());
         let Some(address) = address else {
             return refuse(format!(
-                "{name} has no IPv4 address: machines boot over IPv4, so give it one first"
+                "{name} has no IPv4 address, and machines boot over IPv4: give it one, for example \
+                 `sudo ip address add 10.77.0.1/24 dev {name}`"
             ));
         };
         Ok(Self { name: name.clone(), index: link.index, address: *address })

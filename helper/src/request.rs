@@ -152,7 +152,7 @@ pub struct Details {
     pub interface: String,
     /// TCP port in decimal, 0 for none.
     pub http_port: String,
-    /// `bind`, `full` or `none`.
+    /// `bind`, `full`, `share` or `none`.
     pub dhcp: &'static str,
     /// Seconds in decimal.
     pub max_seconds: String,
@@ -163,6 +163,7 @@ impl Details {
         let (action, dhcp) = match asked {
             Dhcp::None => (action::OPEN, dhcp::NONE),
             Dhcp::Proxy => (action::OPEN, dhcp::BIND),
+            Dhcp::Shared => (action::OPEN, dhcp::SHARE),
             Dhcp::Full => (action::OPEN_DHCP, dhcp_mode::FULL),
         };
         Self {
@@ -233,11 +234,8 @@ fn parse_dhcp(text: &str) -> Result<Dhcp, Error> {
     match text {
         dhcp::BIND => Ok(Dhcp::Proxy),
         dhcp::NONE => Ok(Dhcp::None),
-        dhcp::SHARE => invalid(
-            "dhcp = share (serving beside another DHCP server on this host) is not in this \
-             version; use bind, or none",
-        ),
-        _ => invalid("dhcp must be bind or none"),
+        dhcp::SHARE => Ok(Dhcp::Shared),
+        _ => invalid("dhcp must be bind, share or none"),
     }
 }
 
@@ -316,7 +314,7 @@ mod tests {
             &[("interface", "eth0".into()), ("http-port", 64172_u32.into())],
             &[("interface", "eth0".into()), ("tftp", "yes".into())],
             &[("interface", "eth0".into()), ("boot-server", 1_u8.into())],
-            &[("interface", "eth0".into()), ("dhcp", "share".into())],
+            &[("interface", "eth0".into()), ("dhcp", "share".into()), ("full-dhcp", true.into())],
             &[("interface", "eth0".into()), ("dhcp", "BIND".into())],
             &[("interface", "eth0".into()), ("dhcp", true.into())],
             &[("interface", "eth0".into()), ("full-dhcp", "yes".into())],
@@ -338,9 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn share_is_refused_as_not_yet_there() {
-        let error = parse(&[("interface", "eth0".into()), ("dhcp", "share".into())]).unwrap_err();
-        assert!(error.message().contains("not in this version"), "{error}");
+    fn sharing_is_the_same_question_with_its_own_word() {
+        let request = parse(&[("interface", "eth0".into()), ("dhcp", "share".into())]).unwrap();
+        assert_eq!(request.dhcp(), Dhcp::Shared);
+        let details = request.details();
+        assert_eq!((details.action, details.dhcp), (action::OPEN, "share"));
     }
 
     fn value() -> impl Strategy<Value = OwnedVariant> {

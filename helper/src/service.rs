@@ -54,7 +54,7 @@ pub struct Netboot {
 impl Netboot {
     /// Opens the ports of a request and returns the lease, its sockets and facts about it.
     ///
-    /// Request: `interface` (s, required), `dhcp` (s: `bind` or `none`, default `bind`),
+    /// Request: `interface` (s, required), `dhcp` (s: `bind`, `share` or `none`, default `bind`),
     /// `full-dhcp` (b, default false), `boot-server` (b, default true), `tftp` (b, default true),
     /// `http-port` (q, default 64172, 0 for none), `max-seconds` (u, default 43200, or the
     /// site's longest). Unknown keys are refused. Sockets: `dhcp`,
@@ -271,9 +271,11 @@ impl Netboot {
         let reason = match relation {
             Relation::Own => reason::CLOSED,
             Relation::OwnEnded => return Ok(()),
-            Relation::Unknown => return Err(no_such_lease()),
-            Relation::Foreign => {
+            Relation::Unknown | Relation::Foreign => {
                 let _question = self.begin_question(caller)?;
+                if relation == Relation::Unknown {
+                    return Err(no_such_lease());
+                }
                 let mut departure = Departure::watch(&self.connection, &caller.name).await?;
                 let question = self.authority.ask(
                     header,

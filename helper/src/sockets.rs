@@ -49,7 +49,13 @@ pub struct BindError {
 pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
     let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
     if opening.dhcp != Dhcp::None {
-        let socket = udp(opening, Ipv4Addr::UNSPECIFIED, DHCP_PORT, limits::DHCP_RECEIVE_BUFFER);
+        // Beside another server: what is sent to the host itself (a renewal) would come to the
+        // younger of two sockets on the wildcard address alone; a broadcast comes to both.
+        let address = match opening.dhcp {
+            Dhcp::Shared => Ipv4Addr::BROADCAST,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        let socket = udp(opening, address, DHCP_PORT, limits::DHCP_RECEIVE_BUFFER);
         bound.handed.push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
     }
     if opening.tftp {
@@ -114,6 +120,7 @@ fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Re
         // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
         // privilege, so there is nobody to hold it against.
         socket.set_broadcast(true)?;
+        socket.set_reuse_address(opening.dhcp == Dhcp::Shared)?;
     } else {
         socket.set_reuse_port(true)?;
     }

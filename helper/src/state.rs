@@ -18,7 +18,7 @@ use crate::{
     caller::{Caller, Uid},
     config::Config,
     facts::{self, Facts},
-    firewall::{Firewall, FirewallError, Opening},
+    firewall::{Dhcp, Firewall, FirewallError, Opening},
     interface::Site,
     kernel::Kernel,
     lease::{Lease, Leases},
@@ -189,9 +189,13 @@ impl State {
         let bound = self
             .kernel
             .bind(&opening, site.address)
-            .map_err(|error| self.bind_error(error, site))?;
-        let backend = self.firewall.open(&opening).map_err(firewall_error)?;
+            .map_err(|error| self.bind_error(error, &opening, site))?;
         let opened = self.now();
+        let backend = self.firewall.open(&opening).map_err(|error| {
+            // It may have been the kernel's answer that was lost, and not the transaction.
+            self.untidy_since = Some(opened);
+            firewall_error(error)
+        })?;
         let lease = Lease {
             owner: caller.clone(),
             opening,
@@ -309,6 +313,8 @@ impl State {
         for (protocol, port) in request.ports() {
             let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
                 Some(uid) => (uid.get(), leased(protocol, port, uid)),
+                // Whether the other server's socket can be shared shows when it is tried.
+                None if request.dhcp() == Dhcp::Shared && port == DHCP_PORT => continue,
                 None => match self.holder(protocol, port, site) {
                     Ok(None) => continue,
                     Ok(Some(holder)) => (holder.uid, self.in_use(protocol, port, Some(holder))),
@@ -341,10 +347,15 @@ impl State {
         }))
     }
 
-    fn bind_error(&mut self, error: BindError, site: &Site) -> Error {
+    fn bind_error(&mut self, error: BindError, opening: &Opening, site: &Site) -> Error {
         if error.source.kind() == io::ErrorKind::AddrInUse {
+            let shared = opening.dhcp == Dhcp::Shared && error.port == DHCP_PORT;
             let holder = self.holder(error.protocol, error.port, site).ok().flatten();
-            return Error::AddressInUse(self.in_use(error.protocol, error.port, holder));
+            let mut text = self.in_use(error.protocol, error.port, holder);
+            if shared {
+                text.push_str(NOT_SHARED);
+            }
+            return Error::AddressInUse(text);
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
     }
@@ -430,6 +441,10 @@ fn refuse_leftovers(living: &[Found], request: &Request, site: &Site) -> Result<
     leftover
         .map_or(Ok(()), |socket| Err(Error::AddressInUse(outlived(socket.protocol, socket.port))))
 }
+
+/// What can be done about a server whose socket is on the wildcard address, without SO_REUSEADDR.
+const NOT_SHARED: &str = "; or, if it is the DHCP server to serve beside, let it share its port \
+                          (dnsmasq: bind-dynamic or bind-interfaces in its configuration)";
 
 fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
     let protocol = request::word(protocol);

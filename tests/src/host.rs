@@ -27,6 +27,8 @@ pub enum Site {
     /// alice may open the ports without being asked, as a member of the group at her desk may.
     /// (There are no sessions here; the group's own rule is tested where logind runs.)
     AllowsAlice,
+    /// alice may also hand out addresses there: the site's configuration and a rule of polkit say so.
+    GivesAlice,
     /// No rule: polkit wants an administrator's password.
     Asks,
 }
@@ -43,7 +45,23 @@ impl Site {
 });
 "
             }
+            Self::GivesAlice => {
+                "polkit.addRule(function (action, subject) {
+    if (action.id.indexOf('org.portcullis.netboot1.open') == 0 && subject.user == 'alice') {
+        return polkit.Result.YES;
+    }
+});
+"
+            }
             Self::Asks => "// Nothing is said here.\n",
+        }
+    }
+
+    /// The helper's configuration.
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::GivesAlice => "full-dhcp = true\n",
+            Self::AllowsAlice | Self::Asks => "",
         }
     }
 }
@@ -75,6 +93,7 @@ impl Host {
         let failed = |error| LabError::of(path.display(), error);
         std::fs::create_dir(path.join("scratch")).map_err(failed)?;
         std::fs::write(path.join("rules"), site.rule()).map_err(failed)?;
+        std::fs::write(path.join("helper.toml"), site.configuration()).map_err(failed)?;
         std::os::unix::fs::symlink(machine::image()?, path.join("image")).map_err(failed)?;
         install(&path.join("stage"))?;
 
@@ -153,7 +172,7 @@ impl Host {
         self.program(user, "portcullis", arguments)
     }
 
-    /// The same by a program that becomes `portcullis`, or runs it within itself.
+    /// The same under another name of it, or by a program that runs it within itself.
     pub fn program(&self, user: &str, program: &str, arguments: &[&str]) -> Result<Client> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-client-")
@@ -316,7 +335,7 @@ pub(crate) fn install(stage: &Path) -> Result<()> {
         .arg("--directory")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .arg("install")
-        .arg("PREFIX=/usr")
+        .args(["PREFIX=/usr", "PIXIECORE=yes"])
         .arg(format!("DESTDIR={}", stage.display()))
         .arg(format!("BUILD={}", built()?.display()))
         // A `make test` above us has its own idea of jobs.

@@ -163,7 +163,10 @@ impl Netns {
 
     /// Gives an interface an address with prefix length, for example `192.0.2.1/24`.
     pub fn address(&self, interface: &str, address: &str) -> Result<()> {
-        self.ip(&format!("address add {address} dev {interface}"))?;
+        // Without nodad an IPv6 address is tentative until a worker of the kernel comes to it, and
+        // cannot be bound to meanwhile, whatever accept_dad says.
+        let at_once = if address.contains(':') { "nodad" } else { "" };
+        self.ip(&format!("address add {address} dev {interface} {at_once}"))?;
         Ok(())
     }
 

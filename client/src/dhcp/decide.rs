@@ -26,7 +26,7 @@ use crate::{
     mac::MacAddr,
     wire::{
         dhcp::message_type,
-        dhcp_reply::{BootFileTooLong, Kind, Reply, Vendor},
+        dhcp_reply::{self, BootFileTooLong, Kind, Reply, Vendor},
     },
 };
 
@@ -95,6 +95,12 @@ pub struct Policy {
     pub uefi_offer: UefiOffer,
     /// Whether 4011 is served. If not, [`UefiOffer::BootServer`] counts as `Complete`.
     pub boot_server: bool,
+    /// `--chain`: UEFI machines of this kind are given this file, whose maker Secure Boot knows.
+    pub chain: Option<(Cpu, String)>,
+    /// Secure Boot may take the EFI program that is the same for every machine.
+    pub signed: bool,
+    /// `--dhcp-server`: addresses are handed out, too.
+    pub dhcp_server: bool,
 }
 
 impl Policy {
@@ -214,14 +220,34 @@ pub enum Decision {
 /// Why not.
 pub fn screen(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Result<(), Ignore> {
     asks_us(query, port, policy)?;
+    admit(query, policy, memory)?;
+    destination(query, port).map(drop)
+}
+
+/// The part of [`screen`] that is about the machine, not the message.
+///
+/// # Errors
+/// Why it gets nothing to boot.
+pub fn admit(query: &Query, policy: &Policy, memory: Memory) -> Result<(), Ignore> {
     if !policy.admits(query.mac) {
         return Err(Ignore::Machine(Ignored::NotSelected));
     }
     if memory.local_boot {
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
-    row(query, policy)?;
-    destination(query, port).map(drop)
+    row(query, policy).map(drop)
+}
+
+/// Whether the machine cannot run this kernel: to be left alone rather than sent into an error. A loader
+/// that the user named for its architecture is the user's own business.
+///
+/// # Errors
+/// It cannot.
+pub fn fits(query: &Query, policy: &Policy, machine: Option<u16>) -> Result<(), Ignore> {
+    let arch = row(query, policy)?.arch;
+    let fits = machine.is_none_or(|machine| table::can_run(arch, machine));
+    let given = policy.loaders.contains(&Loader::Given(arch));
+    (fits || given).then_some(()).ok_or(Ignore::Machine(Ignored::OtherPlatform { arch }))
 }
 
 /// Decides about one question of a machine for which there is this EFI program, or none.
@@ -238,13 +264,9 @@ fn answer(
     efi: &Efi,
 ) -> Result<Decision, Ignore> {
     screen(query, port, policy, memory)?;
-    let boot = boot(query, &row(query, policy)?, policy, memory, efi)?;
+    let (boot, form) = boot_data(query, port, policy, memory, efi)?;
     let destination = destination(query, port)?;
-
-    let form = match port {
-        Port::Dhcp => boot.form,
-        Port::BootServer { .. } => OfferForm::BootServer,
-    };
+    let file = boot.file.clone();
     let reply = Reply {
         kind: match port {
             Port::Dhcp => Kind::Offer,
@@ -261,6 +283,40 @@ fn answer(
         giaddr: query.giaddr,
         chaddr: query.chaddr,
         server: policy.address,
+        lease: None,
+        boot: Some(boot),
+        machine_id: query.machine_id.clone(),
+        client_id: query.client_id.clone(),
+        relay: query.relay.clone(),
+    };
+    let bytes = reply.emit()?;
+    Ok(Decision::Reply {
+        bytes,
+        destination,
+        fact: match port {
+            Port::Dhcp => Fact::Offered { form, file },
+            Port::BootServer { .. } => Fact::BootServer { file },
+        },
+    })
+}
+
+/// What an answer tells a machine to load, and in which form.
+///
+/// # Errors
+/// Why there is nothing for it.
+pub fn boot_data(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    memory: Memory,
+    efi: &Efi,
+) -> Result<(dhcp_reply::Boot, OfferForm), Ignore> {
+    let boot = boot(query, &row(query, policy)?, policy, memory, efi)?;
+    let form = match port {
+        Port::Dhcp => boot.form,
+        Port::BootServer { .. } => OfferForm::BootServer,
+    };
+    let data = dhcp_reply::Boot {
         vendor_class: match query.client {
             Client::Pxe => "PXEClient",
             Client::Http => "HTTPClient",
@@ -271,21 +327,9 @@ fn answer(
             (_, OfferForm::Folder, _) => Vendor::Menu(query.raspberry_pi_item()),
             (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
         },
-        boot_file: boot.file,
-        machine_id: query.machine_id.clone(),
-        client_id: query.client_id.clone(),
-        relay: query.relay.clone(),
+        file: boot.file,
     };
-    let bytes = reply.emit()?;
-    let file = reply.boot_file;
-    Ok(Decision::Reply {
-        bytes,
-        destination,
-        fact: match port {
-            Port::Dhcp => Fact::Offered { form, file },
-            Port::BootServer { .. } => Fact::BootServer { file },
-        },
-    })
+    Ok((data, form))
 }
 
 /// Whether the message is one that this port answers.
@@ -392,16 +436,6 @@ fn boot_firmware(
     efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
-    let loader = policy
-        .loaders
-        .contains(&given)
-        .then_some(given)
-        .or_else(|| pick(row, row.loaders, policy, memory, efi))
-        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
-    if loader == Loader::Folder {
-        // The files' names are the machine's own.
-        return Ok(Boot { file: String::new(), form: row.offer });
-    }
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
         _ if !policy.boot_server => OfferForm::Complete,
@@ -409,6 +443,25 @@ fn boot_firmware(
         (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
         _ => row.offer,
     };
+    if let Some((cpu, file)) = &policy.chain
+        && table::cpu(row.arch) == Some(*cpu)
+        && !policy.loaders.contains(&given)
+    {
+        let file = format!("{}/{file}", query.mac.hyphenated());
+        return Ok(Boot { file, form });
+    }
+    // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
+    let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
+    let loader = [(given, true), (Loader::Image, signed)]
+        .into_iter()
+        .find(|(loader, fits)| *fits && policy.loaders.contains(loader))
+        .map(|(loader, _)| loader)
+        .or_else(|| pick(row, row.loaders, policy, memory, efi))
+        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
+    if loader == Loader::Folder {
+        // The files' names are the machine's own.
+        return Ok(Boot { file: String::new(), form: row.offer });
+    }
     Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 

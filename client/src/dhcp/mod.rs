@@ -1,15 +1,20 @@
-//! Proxy DHCP: which machine is told to load what. Packet -> `query` -> `decide` -> reply.
+//! Proxy DHCP: which machine is told to load what. Packet -> `query` -> `decide` -> reply. With
+//! `--dhcp-server` also addresses: packet -> `server` -> reply, with what `decide` says in it.
 //!
-//! Guarantees: ordinary DHCP clients never get an answer; a reply gives no address; what is sent
-//! passes the helper's output guard. `query`, `table` and `decide` are pure; `serve` moves packets.
+//! Guarantees: without `--dhcp-server` ordinary DHCP clients never get an answer, and a reply gives
+//! no address; what is sent passes the helper's output guard. `query`, `table`, `decide`, `pool` and
+//! `server` are pure; `serve` and `probe` move packets.
 
 mod decide;
+pub mod pool;
+pub mod probe;
 mod query;
 mod serve;
+pub mod server;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Count, Decision, Ignore, Memory, Policy, UefiOffer, decide, screen};
+pub use decide::{Count, Decision, Ignore, Memory, Policy, UefiOffer, decide, fits, screen};
 pub use query::{BootItem, Client, Ipxe, NotBootClient, Port, Query};
-pub use serve::{Note, What, serve_boot_server, serve_dhcp};
+pub use serve::{Authority, Note, What, serve_boot_server, serve_dhcp};

@@ -9,11 +9,12 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use super::table::RASPBERRY_PI;
+use super::table::{self, RASPBERRY_PI};
 use crate::{
     event::Firmware,
     mac::MacAddr,
     source::Traits,
+    template::{Identity, Said},
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
 };
 
@@ -173,10 +174,7 @@ impl Query {
     /// Reads a datagram.
     pub fn parse(datagram: &[u8]) -> Result<Self, NotBootClient> {
         let message = Message::parse(datagram)?;
-        let message_type = match message.option(option::MESSAGE_TYPE).as_deref() {
-            Some(&[kind]) => kind,
-            _ => return Err(NotBootClient::MessageType),
-        };
+        let message_type = message.message_type().ok_or(NotBootClient::MessageType)?;
         let mac = name(&message);
         let client = match message.option(option::VENDOR_CLASS).as_deref() {
             Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
@@ -209,10 +207,7 @@ impl Query {
             client,
             architectures,
             ipxe: ipxe(&message),
-            server_id: message
-                .option(option::SERVER_ID)
-                .and_then(|data| <[u8; 4]>::try_from(&*data).ok())
-                .map(Ipv4Addr::from),
+            server_id: message.address(option::SERVER_ID),
             client_id: message.option(option::CLIENT_ID).map(Into::into),
             machine_id: machine_id.map(Into::into),
             relay: message.option(option::RELAY).map(Into::into),
@@ -227,6 +222,17 @@ impl Query {
             (_, Some(_)) => Firmware::Ipxe,
             (Client::Pxe, None) => Firmware::Pxe,
             (Client::Http, None) => Firmware::Http,
+        }
+    }
+
+    /// The same for texts that are made for it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let arch = table::processor(self.architecture()).unwrap_or_default();
+        Identity {
+            uuid: Said::new(self.uuid().unwrap_or_default().as_bytes()),
+            arch: Said::new(arch.as_bytes()),
+            ..Identity::default()
         }
     }
 
@@ -264,13 +270,14 @@ impl Query {
     /// The architecture for reports: the first of the list that is known, else the first.
     #[must_use]
     pub fn architecture(&self) -> u16 {
-        let known = |arch: &&u16| super::table::row(**arch).is_some();
+        let known = |arch: &&u16| table::row(**arch).is_some();
         let found = self.architectures.iter().find(known);
         found.or(self.architectures.first()).copied().unwrap_or_default()
     }
 }
 
-fn name(message: &Message<'_>) -> MacAddr {
+/// What a machine is called, see [`Query::mac`].
+pub fn name(message: &Message<'_>) -> MacAddr {
     let chaddr = message.chaddr();
     let counts = usize::from(message.hlen()).min(CHADDR);
     MacAddr(chaddr[..counts].last_chunk().copied().unwrap_or_default())

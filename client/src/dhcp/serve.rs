@@ -1,4 +1,5 @@
-//! Moves packets: socket -> `query` -> `decide` -> socket, and tells the machines' book.
+//! Moves packets: socket -> `query` -> `decide` -> socket, with `server` beside them where addresses
+//! are handed out, and tells the machines' book.
 //!
 //! Guarantees: every packet that waits is read before the task sleeps, so that a thousand machines
 //! that ask at once are all answered (the runtime lets other tasks in between); a packet costs a constant amount of work; an answer leaves
@@ -9,9 +10,10 @@
 use std::{
     fmt,
     io::{self, IoSlice},
-    net::{SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::AsRawFd,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -19,11 +21,17 @@ use nix::{
     libc,
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
-    decide::{Decision, Ignore, decide, screen},
+    decide::{Decision, Ignore, admit, boot_data, decide, fits, screen},
+    probe::Prober,
     query::{NotBootClient, Port, Query},
+    server::{Answer, Ask, Server, Verdict, answering_server},
 };
 use crate::{
     event::{Fact, Ignored, Witness},
@@ -31,11 +39,19 @@ use crate::{
     mac::MacAddr,
     machines::{Machines, Needs},
     source::{self, Source},
+    wire::{
+        dhcp::message_type,
+        dhcp_reply::{self, Kind},
+    },
 };
 
 /// Questions that wait for the source: as many as machines are remembered. A machine that is not
 /// heard then asks again.
 const WAITING: usize = 4096;
+
+/// How often other DHCP servers are looked for while addresses are handed out: one may be plugged in
+/// later.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Room for one datagram: more than any MTU that DHCP travels on.
 const DATAGRAM: usize = 2048;
@@ -62,6 +78,10 @@ pub enum What {
     Answered(SocketAddrV4),
     /// The answer could not be sent.
     NotSent(io::Error),
+    /// It asks for an address, and all are taken.
+    NoAddressLeft,
+    /// Another DHCP server has appeared: from now on no addresses are handed out.
+    Rival(Ipv4Addr),
 }
 
 impl fmt::Display for Note {
@@ -75,7 +95,43 @@ impl fmt::Display for Note {
             What::Ignored(reason) => write!(f, ": ignored, {reason}"),
             What::Answered(destination) => write!(f, ": answered to {destination}"),
             What::NotSent(error) => write!(f, ": the answer could not be sent: {error}"),
+            What::NoAddressLeft => write!(f, ": ignored, no address is left"),
+            What::Rival(server) => write!(f, ": the DHCP server {server} is there, too"),
         }
+    }
+}
+
+/// Hands out addresses beside boot information, as long as nobody else does.
+#[derive(Debug)]
+pub struct Authority {
+    server: Mutex<Server>,
+    prober: Prober,
+    begun: Instant,
+}
+
+impl Authority {
+    /// An authority that begins now: that no other one answers was seen before.
+    #[must_use]
+    pub fn new(server: Server, prober: Prober) -> Self {
+        Self { server: Mutex::new(server), prober, begun: Instant::now() }
+    }
+
+    /// How many machines can have an address at a time.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).size()
+    }
+
+    fn hear(&self, ask: &Ask) -> Verdict {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).hear(now, ask)
+    }
+
+    /// A datagram that is no client's. The other server, if that is news.
+    fn rival(&self, datagram: &[u8]) -> Option<Ipv4Addr> {
+        let found = answering_server(datagram)?;
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.rival_answers(found).then_some(found)
     }
 }
 
@@ -85,10 +141,11 @@ pub async fn serve_dhcp(
     socket: std::net::UdpSocket,
     machines: Arc<Machines>,
     source: Arc<dyn Source>,
+    authority: Option<Authority>,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |_| Port::Dhcp;
-    serve(socket, &machines, &*source, port, note).await
+    serve(socket, &machines, &*source, authority.as_ref(), port, note).await
 }
 
 /// Serves UDP 4011 until the socket fails; the error is why. The socket is bound to our address.
@@ -99,13 +156,14 @@ pub async fn serve_boot_server(
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |asker| Port::BootServer { asker };
-    serve(socket, &machines, &*source, port, note).await
+    serve(socket, &machines, &*source, None, port, note).await
 }
 
 async fn serve(
     socket: std::net::UdpSocket,
     machines: &Machines,
     source: &dyn Source,
+    authority: Option<&Authority>,
     port: impl Fn(SocketAddrV4) -> Port,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
@@ -113,8 +171,11 @@ async fn serve(
         Ok(socket) => socket,
         Err(error) => return error,
     };
+    let counter = &Counter { socket, machines, source, authority };
     let mut datagram = [0; DATAGRAM];
     let mut waiting = FuturesUnordered::new();
+    let mut looking = interval(LOOK);
+    looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let received = tokio::select! {
             biased;
@@ -122,7 +183,14 @@ async fn serve(
                 note(done);
                 continue;
             }
-            received = socket.recv_from(&mut datagram) => received,
+            received = counter.socket.recv_from(&mut datagram) => received,
+            _ = looking.tick(), if authority.is_some() => {
+                if let Some(authority) = authority {
+                    // Lost or not sent: the next one will do.
+                    let _ = authority.prober.ask();
+                }
+                continue;
+            }
         };
         let (length, from) = match received {
             Ok((length, SocketAddr::V4(from))) => (length, from),
@@ -131,79 +199,190 @@ async fn serve(
             Err(error) => return error,
         };
         let bytes = datagram.get(..length).unwrap_or_default();
-        match Query::parse(bytes) {
-            Ok(query) if waiting.len() < WAITING => {
-                let (socket, port) = (&socket, port(from));
-                waiting.push(async move {
-                    let what = one(socket, machines, source, &query, port).await;
-                    Note { from, mac: Some(query.mac), what }
-                });
+        let what = match (Query::parse(bytes), Ask::parse(bytes)) {
+            (Ok(query), Some(ask)) => {
+                if waiting.len() < WAITING {
+                    let port = port(from);
+                    waiting.push(async move {
+                        let what = counter.boot_client(&query, &ask, port).await;
+                        Note { from, mac: Some(query.mac), what }
+                    });
+                }
+                continue;
             }
-            Ok(_) => {}
-            Err(reason) => note(Note { from, mac: None, what: What::NotBootClient(reason) }),
-        }
+            (Err(reason), Some(ask)) => counter.other_client(&ask, reason).await,
+            (Err(reason), None) => match authority.and_then(|one| one.rival(bytes)) {
+                Some(rival) => What::Rival(rival),
+                None => What::NotBootClient(reason),
+            },
+            // Whatever is a boot client's message is a client's message.
+            (Ok(_), None) => continue,
+        };
+        note(Note { from, mac: None, what });
     }
 }
 
-async fn one(
-    socket: &UdpSocket,
-    machines: &Machines,
-    source: &dyn Source,
-    query: &Query,
-    port: Port,
-) -> What {
-    let (mac, policy, memory) = (query.mac, machines.policy(), machines.memory(query.mac));
-    let screened = screen(query, port, policy, memory);
-    if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
-        let firmware = query.firmware();
-        machines.fact(mac, Fact::Seen { arch: query.architecture(), firmware });
-    }
-    // A source is not asked about machines that get nothing in any case.
-    let decision = match screened {
-        Ok(()) => match meet(source, query).await {
-            Ok(generation) => {
-                machines.needs(mac, needs(&generation));
-                decide(query, port, policy, memory, &generation.efi)
-            }
-            Err(refusal) => {
-                Decision::Ignore(Ignore::Machine(Ignored::Source { reason: refusal.0 }))
-            }
-        },
-        Err(reason) => Decision::Ignore(reason),
-    };
-    match decision {
-        Decision::Reply { bytes, destination, fact } => {
-            match send(socket, machines, &bytes, destination).await {
-                Ok(()) => {
-                    machines.fact(query.mac, fact);
-                    What::Answered(destination)
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    machines.fact(query.mac, Fact::NotSent { reason });
-                    What::NotSent(error)
-                }
-            }
-        }
-        Decision::Ignore(reason) => {
-            if let Ignore::Machine(ignored) = &reason {
-                machines.fact(query.mac, Fact::Ignored(ignored.clone()));
-            }
-            What::Ignored(reason)
-        }
-    }
+/// Where questions are answered, and by what.
+struct Counter<'a> {
+    socket: UdpSocket,
+    machines: &'a Machines,
+    source: &'a dyn Source,
+    authority: Option<&'a Authority>,
 }
 
-/// What the source has for a machine that asks.
-async fn meet(source: &dyn Source, query: &Query) -> Result<Arc<Generation>, source::Refusal> {
-    source.meet(query.mac, query.traits());
-    source.generation(query.mac, source::Step::Discover).await
+impl Counter<'_> {
+    async fn boot_client(&self, query: &Query, ask: &Ask, port: Port) -> What {
+        match self.authority.map(|authority| authority.hear(ask)) {
+            Some(Verdict::Answer(answer)) => return self.address(Some(query), ask, &answer).await,
+            Some(Verdict::Exhausted) => return self.exhausted(ask.mac),
+            Some(Verdict::Rival(server)) => return What::Rival(server),
+            // What is left is the business of a proxy.
+            Some(Verdict::Silence) | None => {}
+        }
+        let (mac, policy, memory) =
+            (query.mac, self.machines.policy(), self.machines.memory(query.mac));
+        if let (Port::Dhcp, message_type::REQUEST, Some(server)) =
+            (port, query.message_type, query.server_id)
+        {
+            self.machines.fact(mac, Fact::Selected { server });
+        }
+        let screened = screen(query, port, policy, memory);
+        if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
+            self.seen(query);
+        }
+        // A source is not asked about machines that get nothing in any case.
+        let decision = match screened {
+            Ok(()) => match self.generation(query).await {
+                Ok(generation) => decide(query, port, policy, memory, &generation.efi),
+                Err(reason) => Decision::Ignore(reason),
+            },
+            Err(reason) => Decision::Ignore(reason),
+        };
+        match decision {
+            Decision::Reply { bytes, destination, fact } => {
+                self.send(mac, &bytes, destination, [fact]).await
+            }
+            Decision::Ignore(reason) => {
+                self.ignored(mac, &reason);
+                What::Ignored(reason)
+            }
+        }
+    }
+
+    /// A DHCP client that does not boot: such as the system that was booted.
+    async fn other_client(&self, ask: &Ask, reason: NotBootClient) -> What {
+        self.machines.heard(ask.mac);
+        match self.authority.map(|authority| authority.hear(ask)) {
+            Some(Verdict::Answer(answer)) => self.address(None, ask, &answer).await,
+            Some(Verdict::Exhausted) => self.exhausted(ask.mac),
+            Some(Verdict::Rival(server)) => What::Rival(server),
+            Some(Verdict::Silence) | None => What::NotBootClient(reason),
+        }
+    }
+
+    /// Answers as a DHCP server, with what to boot if the machine is to boot.
+    async fn address(&self, query: Option<&Query>, ask: &Ask, answer: &Answer) -> What {
+        let mac = ask.mac;
+        let boots = query.filter(|query| {
+            matches!(query.message_type, message_type::DISCOVER | message_type::REQUEST)
+                && answer.kind != Kind::Nak
+        });
+        let mut facts = Vec::new();
+        let mut boot = None;
+        if let Some(query) = boots {
+            let offers = answer.kind == Kind::Offer;
+            if offers {
+                self.seen(query);
+            }
+            match self.boot(query).await {
+                Ok((data, form)) => {
+                    let file = data.file.clone();
+                    facts.extend(offers.then_some(Fact::Offered { form, file }));
+                    boot = Some(data);
+                }
+                // It gets its address all the same, and goes on to its disk.
+                Err(reason) if offers => self.ignored(mac, &reason),
+                Err(_) => {}
+            }
+        }
+        if let (Kind::Ack, Some(lease)) = (answer.kind, &answer.lease)
+            && lease.seconds.is_some()
+        {
+            facts.push(Fact::Leased { address: lease.address });
+        }
+        match answer.emit(ask, self.machines.policy().address, boot) {
+            Ok(bytes) => self.send(mac, &bytes, answer.destination, facts).await,
+            Err(error) => What::Ignored(error.into()),
+        }
+    }
+
+    async fn boot(
+        &self,
+        query: &Query,
+    ) -> Result<(dhcp_reply::Boot, crate::event::OfferForm), Ignore> {
+        let (policy, memory) = (self.machines.policy(), self.machines.memory(query.mac));
+        admit(query, policy, memory)?;
+        let generation = self.generation(query).await?;
+        boot_data(query, Port::Dhcp, policy, memory, &generation.efi)
+    }
+
+    /// What the source has for a machine that asks.
+    async fn generation(&self, query: &Query) -> Result<Arc<Generation>, Ignore> {
+        self.source.meet(query.mac, query.traits());
+        let generation = self.source.generation(query.mac, source::Step::Discover).await;
+        let generation =
+            generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;
+        self.machines.needs(query.mac, needs(&generation));
+        self.machines.identify(query.mac, query.identity());
+        fits(query, self.machines.policy(), generation.machine)?;
+        Ok(generation)
+    }
+
+    fn seen(&self, query: &Query) {
+        let seen = Fact::Seen { arch: query.architecture(), firmware: query.firmware() };
+        self.machines.fact(query.mac, seen);
+    }
+
+    fn ignored(&self, mac: MacAddr, reason: &Ignore) {
+        if let Ignore::Machine(ignored) = reason {
+            self.machines.fact(mac, Fact::Ignored(ignored.clone()));
+        }
+    }
+
+    fn exhausted(&self, mac: MacAddr) -> What {
+        let reason = "every address of this network is taken".to_owned();
+        self.machines.fact(mac, Fact::NotSent { reason });
+        What::NoAddressLeft
+    }
+
+    async fn send(
+        &self,
+        mac: MacAddr,
+        bytes: &[u8],
+        destination: SocketAddrV4,
+        facts: impl IntoIterator<Item = Fact>,
+    ) -> What {
+        match send(&self.socket, self.machines, bytes, destination).await {
+            Ok(()) => {
+                for fact in facts {
+                    self.machines.fact(mac, fact);
+                }
+                What::Answered(destination)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.machines.fact(mac, Fact::NotSent { reason });
+                What::NotSent(error)
+            }
+        }
+    }
 }
 
 fn needs(generation: &Generation) -> Needs {
-    match generation.script {
-        Some(_) => Needs::Script,
-        None => Needs::Images { initrds: generation.initrds.len() },
+    if generation.is_followed() {
+        Needs::Images { initrds: generation.initrds.len() }
+    } else {
+        Needs::Script
     }
 }
 

@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeMap, fs, io, net::Ipv4Addr, path::Path};
 
-use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sys::socket::{SockaddrIn, SockaddrStorage},
+};
 
 use super::{Interface, Kind};
 
@@ -54,6 +58,18 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         .collect())
 }
 
+/// The IPv4 addresses of one interface, each with its mask.
+///
+/// # Errors
+/// getifaddrs(3) fails.
+pub fn networks(interface: &str) -> io::Result<Vec<(Ipv4Addr, Ipv4Addr)>> {
+    let of = |any: Option<SockaddrStorage>| any?.as_sockaddr_in().map(SockaddrIn::ip);
+    Ok(getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .filter_map(|entry| Some((of(entry.address)?, of(entry.netmask)?)))
+        .collect())
+}
+
 /// The kind of interface `name` below `class` (`/sys/class/net`).
 fn kind(class: &Path, name: &str, depth: u8) -> Kind {
     let at = class.join(name);
@@ -97,6 +113,9 @@ mod tests {
         let all = interfaces().unwrap();
         let lo = all.iter().find(|one| one.name == "lo").unwrap();
         assert_eq!(lo.kind, Kind::Loopback);
+        let network = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(255, 0, 0, 0));
+        assert!(networks("lo").unwrap().contains(&network));
+        assert_eq!(networks("no-such-one").unwrap(), []);
     }
 
     #[test]

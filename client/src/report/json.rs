@@ -14,6 +14,7 @@ pub fn asking(asking: &Asking) -> Value {
         "udp_ports": asking.udp_ports,
         "tcp_ports": asking.tcp_ports,
         "max_seconds": asking.max_seconds,
+        "dhcp_server": asking.dhcp_server,
     })
 }
 
@@ -30,11 +31,13 @@ pub fn ready(ready: &Ready<'_>) -> Value {
         "backend": facts.backend,
         "udp_ports": facts.udp_ports,
         "tcp_ports": facts.tcp_ports,
+        "max_seconds": facts.ends.saturating_sub(facts.opened) / 1_000_000,
         "api": ready.api,
         "kernel": ready.kernel,
         "initrds": ready.initrds,
         "cmdline": ready.cmdline,
         "loaders": ready.loaders,
+        "addresses": ready.addresses,
     })
 }
 

@@ -32,8 +32,10 @@ pub struct Asking {
     pub udp_ports: Vec<u16>,
     /// TCP ports.
     pub tcp_ports: Vec<u16>,
-    /// Seconds until it closes by itself at the latest.
-    pub max_seconds: u32,
+    /// Seconds until it closes by itself at the latest; `None` leaves it to the site.
+    pub max_seconds: Option<u32>,
+    /// Whether addresses are handed out, too.
+    pub dhcp_server: bool,
 }
 
 /// A file that is served.
@@ -66,6 +68,8 @@ pub struct Ready<'a> {
     pub can: Vec<String>,
     /// Machines that cannot, and why.
     pub cannot: Vec<String>,
+    /// How many machines can have an address at a time, if addresses are handed out.
+    pub addresses: Option<usize>,
     /// What limits it further (`--for-mac`, `--once`, `--count`), in words.
     pub only: Vec<String>,
 }

@@ -16,8 +16,10 @@ use super::{
 use crate::{
     download::{Download, printable},
     event::{Protocol, Role, Witness},
-    image::Blob,
+    image::{Blob, Generation, NoEfiImage},
     mac::MacAddr,
+    source::efi_program,
+    template::Machine,
     wire::tftp::{DATA_HEADER, ErrorCode, MAX_REQUEST, Packet, Request, data_header, error},
 };
 
@@ -34,7 +36,25 @@ pub(super) struct Job {
     pub request: Request,
     pub mac: MacAddr,
     pub role: Role,
-    pub blob: Blob,
+    pub file: File,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) enum File {
+    /// There it is.
+    Ready(Blob),
+    /// The EFI program for this machine: to be made, and that may take the time of reading it.
+    Image(Arc<Generation>, Machine),
+}
+
+impl File {
+    async fn open(&self) -> Result<Blob, NoEfiImage> {
+        match self {
+            Self::Ready(blob) => Ok(blob.clone()),
+            Self::Image(generation, machine) => efi_program(generation, machine).await,
+        }
+    }
 }
 
 /// Serves `job` to `peer`, and after it whatever the same address and port asks for meanwhile.
@@ -47,16 +67,24 @@ pub(super) async fn run(
 ) {
     let mut next = Some(job);
     while let Some(job) = next {
-        let length = job.blob.length;
+        let blob = job.file.open().await;
+        let length = blob.as_ref().map_or(0, |blob| blob.length);
         let download =
             Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, job.role, length);
-        next = match open_socket(&settings) {
-            Ok(socket) => {
-                let session =
-                    Session { socket, peer, window: Window::new(&job.blob), began: Instant::now() };
+        next = match (open_socket(&settings), blob) {
+            (Ok(socket), Ok(blob)) => {
+                let window = Window { blob, octets: Vec::new(), start: 0 };
+                let session = Session { socket, peer, window, began: Instant::now() };
                 session.serve(&job, settings.mtu, download, &mut requests).await
             }
-            Err(error) => {
+            (Ok(socket), Err(reason)) => {
+                let refusal = error(ErrorCode::Undefined, "the file cannot be made");
+                // A lost one is repaired by the machine's own time-out.
+                let _ = socket.send_to(&refusal, peer).await;
+                download.ended(reason.to_string());
+                None
+            }
+            (Err(error), _) => {
                 download.ended(format!("no socket for the transfer: {error}"));
                 None
             }
@@ -104,7 +132,7 @@ impl Session {
         mut download: Download,
         requests: &mut mpsc::Receiver<Job>,
     ) -> Option<Job> {
-        let length = job.blob.length;
+        let length = self.window.blob.length;
         let agreement = Agreement::new(job.request.options, length, mtu);
         let block = agreement.block;
         let (mut transfer, mut action) = Transfer::begin(agreement, length, Duration::ZERO);
@@ -135,6 +163,11 @@ impl Session {
                 }
                 Action::GivenUp => {
                     download.ended(silence(&transfer));
+                    return None;
+                }
+                Action::TooSlow => {
+                    let _ = self.send(&error(ErrorCode::Undefined, "too slow")).await;
+                    download.ended("the machine took next to nothing for a minute");
                     return None;
                 }
             };
@@ -252,10 +285,6 @@ struct Window {
 }
 
 impl Window {
-    fn new(blob: &Blob) -> Self {
-        Self { blob: blob.clone(), octets: Vec::new(), start: 0 }
-    }
-
     /// The octets of `count` blocks from block `first` on, fewer at the end of the file.
     async fn read(&mut self, first: u64, count: u16, block: u16) -> io::Result<&[u8]> {
         let length = self.blob.length;

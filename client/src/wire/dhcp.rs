@@ -28,14 +28,30 @@ const FILE: std::ops::Range<usize> = 108..236;
 pub mod option {
     /// Padding: one octet, no length.
     pub const PAD: u8 = 0;
+    /// Subnet mask.
+    pub const SUBNET_MASK: u8 = 1;
+    /// Routers.
+    pub const ROUTER: u8 = 3;
+    /// Name servers.
+    pub const DNS: u8 = 6;
+    /// Broadcast address.
+    pub const BROADCAST: u8 = 28;
     /// Vendor-specific information; for PXE clients a list of sub-options (PXE 2.1 section 2.4).
     pub const VENDOR: u8 = 43;
+    /// The address that a client asks for.
+    pub const REQUESTED_ADDRESS: u8 = 50;
+    /// Seconds for which an address is given.
+    pub const LEASE_TIME: u8 = 51;
     /// Option overload (RFC 2132 section 9.3).
     pub const OVERLOAD: u8 = 52;
     /// DHCP message type.
     pub const MESSAGE_TYPE: u8 = 53;
     /// Server identifier.
     pub const SERVER_ID: u8 = 54;
+    /// Seconds after which a client asks its server for more time (T1).
+    pub const RENEWAL_TIME: u8 = 58;
+    /// Seconds after which a client asks any server (T2).
+    pub const REBINDING_TIME: u8 = 59;
     /// Vendor class: `PXEClient...` or `HTTPClient...` from a boot client.
     pub const VENDOR_CLASS: u8 = 60;
     /// Client identifier, echoed (RFC 6842).
@@ -64,8 +80,14 @@ pub mod message_type {
     pub const OFFER: u8 = 2;
     /// DHCPREQUEST.
     pub const REQUEST: u8 = 3;
+    /// DHCPDECLINE.
+    pub const DECLINE: u8 = 4;
     /// DHCPACK.
     pub const ACK: u8 = 5;
+    /// DHCPNAK.
+    pub const NAK: u8 = 6;
+    /// DHCPRELEASE.
+    pub const RELEASE: u8 = 7;
     /// DHCPINFORM.
     pub const INFORM: u8 = 8;
 }
@@ -76,7 +98,7 @@ pub enum Malformed {
     /// Shorter than [`HEADER`].
     #[error("shorter than a DHCP message")]
     Short,
-    /// `op` is not BOOTREQUEST.
+    /// `op` is another one.
     #[error("not a request")]
     NotRequest,
     /// The magic cookie is not there: plain BOOTP, or not DHCP at all.
@@ -97,9 +119,18 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Checks length, `op`, cookie and `hlen` (6 to 16: EDK2 can send a GUID as `chaddr`).
     pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_op(datagram, BOOTREQUEST)
+    }
+
+    /// The same for the answer of another server.
+    pub fn parse_reply(datagram: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_op(datagram, BOOTREPLY)
+    }
+
+    fn parse_op(datagram: &'a [u8], op: u8) -> Result<Self, Malformed> {
         let (header, options) = datagram.split_first_chunk::<HEADER>().ok_or(Malformed::Short)?;
         let message = Self { header, options };
-        if message.op() != BOOTREQUEST {
+        if message.op() != op {
             return Err(Malformed::NotRequest);
         }
         if message.field::<4>(236) != COOKIE {
@@ -155,6 +186,22 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn chaddr(&self) -> [u8; CHADDR] {
         self.field(28)
+    }
+
+    /// An option that is one address; `None` also when it is malformed.
+    #[must_use]
+    pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
+        let data = self.option(code)?;
+        <[u8; 4]>::try_from(&*data).ok().map(Ipv4Addr::from)
+    }
+
+    /// Option 53; `None` also when it is malformed.
+    #[must_use]
+    pub fn message_type(&self) -> Option<u8> {
+        match self.option(option::MESSAGE_TYPE).as_deref() {
+            Some(&[kind]) => Some(kind),
+            _ => None,
+        }
     }
 
     /// All parts of one option, joined in the order options, `file`, `sname` (RFC 3396 section 7).

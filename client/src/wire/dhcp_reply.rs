@@ -1,9 +1,10 @@
-//! DHCP messages, writing: the answers of a proxy, which name a boot file and give no address.
+//! DHCP messages, writing: an answer names a boot file ([`Boot`]), gives an address ([`Lease`]), or
+//! both.
 //!
-//! Guarantees for every reply, because the helper's output guard drops anything else: op 2,
-//! `yiaddr` 0, [`MIN`] to [`MAX`] octets, option 53 (OFFER or ACK) first behind the cookie. Never
-//! options that belong to a lease (1, 3, 6, 51, 58, 59). Whether the client asked for a larger or
-//! smaller datagram (57) does not matter: no legal value lies below 576.
+//! Guarantees for every reply, because the helper's output guard drops anything else: op 2, [`MIN`]
+//! to [`MAX`] octets, option 53 first behind the cookie. Without a [`Lease`], `yiaddr` is 0 and there
+//! is no option that belongs to one (1, 3, 6, 28, 51, 58, 59). Whether the client asked for a larger
+//! or smaller datagram (57) does not matter: no legal value lies below 576.
 
 use std::net::Ipv4Addr;
 
@@ -22,8 +23,41 @@ pub const BOOT_FILE_MAX: usize = 127;
 pub enum Kind {
     /// DHCPOFFER, the answer on port 67.
     Offer,
-    /// DHCPACK, the answer on port 4011.
+    /// DHCPACK, the answer on port 4011, and to a REQUEST for an address.
     Ack,
+    /// DHCPNAK: the address that was asked for is not to be used.
+    Nak,
+}
+
+/// The address that a machine is given, and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// `yiaddr`; 0 tells the rest to a machine that has an address (DHCPINFORM).
+    pub address: Ipv4Addr,
+    /// Option 51 in seconds, with 58 and 59 (half and seven eighths of it); none with DHCPINFORM.
+    pub seconds: Option<u32>,
+    /// Option 1.
+    pub mask: Ipv4Addr,
+    /// Option 28.
+    pub broadcast: Ipv4Addr,
+    /// Option 3.
+    pub router: Option<Ipv4Addr>,
+    /// Option 6, at most [`DNS_MAX`].
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// Most name servers that are told: the resolver of most systems asks no more.
+pub const DNS_MAX: usize = 3;
+
+/// What is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Option 60.
+    pub vendor_class: &'static str,
+    /// Option 43.
+    pub vendor: Vendor,
+    /// Header field `file` and option 67, at most [`BOOT_FILE_MAX`] octets; neither, if it is empty.
+    pub file: String,
 }
 
 /// What PXE clients find in option 43 (PXE 2.1 section 2.4).
@@ -71,20 +105,18 @@ pub struct Reply {
     pub xid: [u8; 4],
     /// Copied from the query.
     pub flags: [u8; 2],
-    /// Copied from the query on port 4011, zero on port 67 (RFC 2131 table 3).
+    /// Copied from the query by an ACK, zero in an OFFER and a NAK (RFC 2131 table 3).
     pub ciaddr: Ipv4Addr,
     /// Copied from the query.
     pub giaddr: Ipv4Addr,
     /// Copied from the query as far as hlen reaches.
     pub chaddr: [u8; CHADDR],
-    /// Our address on the client's segment: siaddr, option 54 and, as text, `sname`.
+    /// Our address on the client's segment: option 54 and, with a boot file, siaddr and `sname`.
     pub server: Ipv4Addr,
-    /// Option 60.
-    pub vendor_class: &'static str,
-    /// Option 43.
-    pub vendor: Vendor,
-    /// Header field `file` and option 67, at most [`BOOT_FILE_MAX`] octets; neither, if it is empty.
-    pub boot_file: String,
+    /// The address.
+    pub lease: Option<Lease>,
+    /// What is loaded.
+    pub boot: Option<Boot>,
     /// Option 97, echoed if it fits.
     pub machine_id: Option<Vec<u8>>,
     /// Option 61, echoed if it fits.
@@ -101,7 +133,7 @@ pub struct BootFileTooLong;
 impl Reply {
     /// The datagram's payload.
     pub fn emit(&self) -> Result<Vec<u8>, BootFileTooLong> {
-        if self.boot_file.len() > BOOT_FILE_MAX {
+        if self.boot.as_ref().is_some_and(|boot| boot.file.len() > BOOT_FILE_MAX) {
             return Err(BootFileTooLong);
         }
         let mut out = Vec::with_capacity(MAX);
@@ -110,16 +142,22 @@ impl Reply {
         let kind = match self.kind {
             Kind::Offer => message_type::OFFER,
             Kind::Ack => message_type::ACK,
+            Kind::Nak => message_type::NAK,
         };
         push(&mut out, option::MESSAGE_TYPE, &[kind]);
         push(&mut out, option::SERVER_ID, &self.server.octets());
-        push(&mut out, option::VENDOR_CLASS, self.vendor_class.as_bytes());
-        if let Some(vendor) = self.vendor.octets() {
-            push(&mut out, option::VENDOR, &vendor);
+        if let Some(lease) = &self.lease {
+            lease.push(&mut out);
         }
-        if !self.boot_file.is_empty() {
-            // EDK2 writes a NUL behind a name that has none, over the next option's code.
-            push(&mut out, option::BOOT_FILE, format!("{}\0", self.boot_file).as_bytes());
+        if let Some(boot) = &self.boot {
+            push(&mut out, option::VENDOR_CLASS, boot.vendor_class.as_bytes());
+            if let Some(vendor) = boot.vendor.octets() {
+                push(&mut out, option::VENDOR, &vendor);
+            }
+            if !boot.file.is_empty() {
+                // EDK2 writes a NUL behind a name that has none, over the next option's code.
+                push(&mut out, option::BOOT_FILE, format!("{}\0", boot.file).as_bytes());
+            }
         }
         push_echo(&mut out, option::MACHINE_ID, self.machine_id.as_deref());
         push_echo(&mut out, option::CLIENT_ID, self.client_id.as_deref());
@@ -137,17 +175,40 @@ impl Reply {
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&self.flags);
         out.extend_from_slice(&self.ciaddr.octets());
-        out.extend_from_slice(&Ipv4Addr::UNSPECIFIED.octets());
-        out.extend_from_slice(&self.server.octets());
+        let address = self.lease.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address);
+        out.extend_from_slice(&address.octets());
+        let next = self.boot.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |_| self.server);
+        out.extend_from_slice(&next.octets());
         out.extend_from_slice(&self.giaddr.octets());
         let counts = usize::from(self.hlen).min(CHADDR);
         out.extend_from_slice(&self.chaddr[..counts]);
         out.resize(44, 0);
-        out.extend_from_slice(self.server.to_string().as_bytes());
-        out.resize(108, 0);
-        out.extend_from_slice(self.boot_file.as_bytes());
+        if let Some(boot) = &self.boot {
+            out.extend_from_slice(self.server.to_string().as_bytes());
+            out.resize(108, 0);
+            out.extend_from_slice(boot.file.as_bytes());
+        }
         out.resize(HEADER - COOKIE.len(), 0);
         out.extend_from_slice(&COOKIE);
+    }
+}
+
+impl Lease {
+    fn push(&self, out: &mut Vec<u8>) {
+        if let Some(seconds) = self.seconds {
+            push(out, option::LEASE_TIME, &seconds.to_be_bytes());
+            push(out, option::RENEWAL_TIME, &(seconds / 2).to_be_bytes());
+            push(out, option::REBINDING_TIME, &(seconds - seconds / 8).to_be_bytes());
+        }
+        push(out, option::SUBNET_MASK, &self.mask.octets());
+        push(out, option::BROADCAST, &self.broadcast.octets());
+        if let Some(router) = self.router {
+            push(out, option::ROUTER, &router.octets());
+        }
+        let dns: Vec<u8> = self.dns.iter().take(DNS_MAX).flat_map(Ipv4Addr::octets).collect();
+        if !dns.is_empty() {
+            push(out, option::DNS, &dns);
+        }
     }
 }
 

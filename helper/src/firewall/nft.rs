@@ -112,14 +112,14 @@ pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32
     message(NEW_CHAIN, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
-/// A set of packet marks.
-pub fn add_mark_set(family: Family, table: &str, set: &str) -> Change {
+/// A set of packet marks; `id` tells it from others of the same transaction.
+pub fn add_mark_set(family: Family, table: &str, set: &str, id: u32) -> Change {
     /// The `mark` type of nft, for its listings.
     const TYPE_MARK: u32 = 19;
     // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
     let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
     let key = [number(4, TYPE_MARK), number(5, 4)].concat();
-    let attributes = [text(1, table), text(2, set), key, number(10, 1), bytes(13, &userdata)];
+    let attributes = [text(1, table), text(2, set), key, number(10, id), bytes(13, &userdata)];
     message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
@@ -277,7 +277,10 @@ impl Ruleset {
 }
 
 /// The family of an answer, and its attributes.
-fn parse(answer: &Message) -> io::Result<(Family, Attributes<'_>)> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse(answer: &Message) -> io::Result<(Family, Attributes<'_>)> {
     let [family, ..] = field::<4>(&answer.body, 0)?;
     Ok((Family(family), Attributes::read(answer.body.get(4..).unwrap_or_default())?))
 }

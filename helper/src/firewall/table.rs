@@ -5,10 +5,12 @@
 //! ```text
 //! table inet portcullis {                # flags owner: dies with the helper, editable by nobody
 //!   set live { type mark; }              # leases that are open; taken out first when one ends
+//!   set shared { type mark; }            # leases beside another DHCP server, open or ended
 //!   chain input {                        # input, -5: before every firewall's own chain
 //!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
 //!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
 //!     udp|tcp, socket mark & MASK == TAG  jump admit
+//!     udp, socket mark @shared, dport 67  accept      # the other server's, too: as if we were not
 //!     udp|tcp, socket mark & MASK == TAG  drop                      # deaf for everything else
 //!   }
 //!   chain admit      per lease and port: ipv4, iif, protocol, dport, socket mark LEASE, in @live
@@ -49,6 +51,7 @@ pub const FAMILY: Family = Family::INET;
 pub const NAME: &str = "portcullis";
 
 const LIVE: &str = "live";
+const SHARED: &str = "shared";
 const INPUT: &str = "input";
 const ADMIT: &str = "admit";
 const UNTRACK_IN: &str = "untrack_in";
@@ -91,10 +94,12 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
     let not_live = || expr::socket_mark_in(LIVE, false);
+    let udp_67 = || expr::dport(DHCP_PORT);
     let untag = || expr::set_tag_bits(marks, 0);
     vec![
         nft::add_owned_table(FAMILY, NAME),
-        nft::add_mark_set(FAMILY, NAME, LIVE),
+        nft::add_mark_set(FAMILY, NAME, LIVE, 1),
+        nft::add_mark_set(FAMILY, NAME, SHARED, 2),
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
@@ -106,6 +111,7 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
+        rule(INPUT, None, [udp(), expr::socket_mark_in(SHARED, true), udp_67(), expr::accept()]),
         rule(INPUT, None, [udp(), tagged(), expr::drop()]),
         rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
         rule(BOOT_ANSWER, None, answer(DHCPOFFER)),
@@ -122,7 +128,13 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     let index = opening.index;
     let marks = opening.mark.marks();
     let udp = || expr::protocol(Protocol::Udp);
-    let mut out = vec![nft::add_mark(FAMILY, NAME, LIVE, opening.mark.value())];
+    let mark = opening.mark.value();
+    let mut out =
+        vec![nft::add_mark(FAMILY, NAME, LIVE, mark), nft::add_mark(FAMILY, NAME, SHARED, mark)];
+    if opening.dhcp != Dhcp::Shared {
+        // The slot's last lease may have left it there: added twice is there once, and deletable.
+        out.push(nft::delete_mark(FAMILY, NAME, SHARED, mark));
+    }
     for (protocol, port) in opening.ports() {
         let admitted = vec![
             expr::socket_mark_is(opening.mark.value()),

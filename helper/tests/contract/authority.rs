@@ -241,6 +241,18 @@ async fn p9_a_foreign_lease_is_no_lease_unless_polkit_lets_manage() {
     }
     let error = stranger.proxy.extend(lease, 60).await.unwrap_err();
     assert!(matches!(error, Error::NoSuchLease(_)));
+    // Nor told from one while a question of one's own is open.
+    lab.polkit.answers(Mood::Silent);
+    let asked = lab.polkit.log().asked.len();
+    let proxy = stranger.proxy.clone();
+    let pending = tokio::spawn(async move { proxy.open(request("eth1")).await });
+    lab.polkit.asked(asked + 1).await;
+    for id in [lease, lease + 1] {
+        let error = stranger.proxy.close(id).await.unwrap_err();
+        assert!(matches!(error, Error::Busy(_)), "{error:?}");
+    }
+    lab.polkit.say_yes_now().await;
+    stranger.proxy.close(pending.await.unwrap().unwrap().0).await.unwrap();
     assert_eq!(owner.proxy.list().await.unwrap().len(), 1);
     assert_eq!(lab.helper.world().open.len(), 1);
 

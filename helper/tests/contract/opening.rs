@@ -100,6 +100,22 @@ async fn p5_a_failure_at_any_step_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn p5_what_a_lost_answer_has_left_open_is_swept() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    lab.helper.world().answer_lost = true;
+    let error = client.open("eth0").await.unwrap_err();
+    assert!(matches!(error, Error::FirewallFailed(_)), "{error:?}");
+    lab.helper.clean().await;
+    assert!(client.proxy.list().await.unwrap().is_empty());
+    lab.helper.world().answer_lost = false;
+    let _lease = client.open("eth0").await.unwrap();
+    // The sweep leaves what is open alone.
+    tokio::time::sleep(2 * portcullis_helper::limits::TICK).await;
+    assert_eq!(lab.helper.world().open.len(), 1);
+}
+
+#[tokio::test]
 async fn interfaces_that_cannot_be_served_on_are_refused_before_any_question() {
     let lab = Lab::start().await;
     let client = lab.client().await;
@@ -190,6 +206,37 @@ async fn a_port_that_is_taken_is_named_with_its_holder() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_share_its_port_is_named_with_what_to_do() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    let share = || {
+        let mut request = request("eth0");
+        request.insert("dhcp", "share".into());
+        request
+    };
+    let (lease, sockets, facts) = client.proxy.open(share()).await.unwrap();
+    assert_eq!(value(&facts, "dhcp-mode"), Variant::from("shared"));
+    assert_eq!(lab.polkit.log().asked[0].details["dhcp"], "share");
+    client.proxy.close(lease).await.unwrap();
+    drop(sockets);
+    let address = IpAddr::from([0, 0, 0, 0]);
+    let (protocol, port) = (Protocol::Udp, 67);
+    let holder = Found { protocol, port, address, ifindex: 0, uid: 1234, inode: 1, mark: 0 };
+    lab.helper.world().holders = vec![holder];
+    // A socket on the port is what is expected; whether it can be shared shows when it is tried.
+    let facts = client.proxy.check(share()).await.unwrap();
+    assert_eq!(value(&facts, "problems"), Variant::from(Vec::<String>::new()));
+    let error = client.proxy.open(share()).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::AddressInUse(text)
+            if text.contains("uid 1234") && text.contains("dnsmasq: bind-dynamic")),
+        "{error:?}"
+    );
+    let error = client.open("eth0").await.unwrap_err();
+    assert!(matches!(&error, Error::AddressInUse(text) if !text.contains("dnsmasq")), "{error:?}");
+}
+
+#[tokio::test]
 async fn p9_one_interface_and_port_has_one_lease() {
     let lab = Lab::start().await;
     let (first, second) = (lab.client().await, lab.client().await);
@@ -246,6 +293,7 @@ async fn p11_what_is_no_request_is_refused_and_changes_nothing() {
     wrong.insert("http-port", 64172_u32.into());
     let mut share = request("eth0");
     share.insert("dhcp", "share".into());
+    share.insert("full-dhcp", true.into());
     let mut odd = request("eth0");
     odd.insert("interface", "eth0\" accept".into());
     for bad in [unknown, wrong, share, odd] {
