@@ -88,9 +88,7 @@ impl<'a> Middle<'a> {
 
     fn offloads(&self, word: &str) -> Result<()> {
         for end in self.ends {
-            end.sh(&format!(
-                "ethtool -K eth0 tx {word} tso {word} gso {word} >/dev/null"
-            ))?;
+            end.sh(&format!("ethtool -K eth0 tx {word} tso {word} gso {word} >/dev/null"))?;
         }
         Ok(())
     }

@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{net::SocketAddrV4, process::Command, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Command,
+    time::Duration,
+};
 
 use portcullis_lab::{
     LabError, Result,
@@ -15,6 +19,8 @@ use portcullis_lab::{
 };
 use tempfile::TempDir;
 
+/// The machine's only address.
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// Octets of the file: its last block of 1428 is short.
 const LENGTH: usize = 3_000_001;
 
@@ -79,7 +85,8 @@ fn a_tftp_generator_fetches_what_atftp_and_tftp_hpa_fetch() {
         69,
     );
     for block in [512, 1428] {
-        let request = tftp::Request { server: at(69), file: "file", block, window: 4 };
+        let request =
+            tftp::Request { from: NOBODY, server: at(69), file: "file", block, window: 4 };
         let mut got = Vec::new();
         let ended = scene
             .machine
@@ -108,10 +115,17 @@ fn an_http_generator_counts_what_curl_fetches() {
         "-m http.server --protocol HTTP/1.1 --bind 192.0.2.2 --directory DIR 80",
         80,
     );
-    let got = scene.machine.run(|| http::fetch(at(80), "/file", Enough::ALL)).unwrap().unwrap();
+    let got =
+        scene.machine.run(|| http::fetch(NOBODY, at(80), "/file", Enough::ALL)).unwrap().unwrap();
     assert_eq!(got.octets, 3_000_001);
-    scene.machine.run(|| http::heads(at(80), "/file", 10)).unwrap().unwrap();
-    assert!(scene.machine.run(|| http::fetch(at(80), "/not-there", Enough::ALL)).unwrap().is_err());
+    scene.machine.run(|| http::heads(NOBODY, at(80), "/file", 10)).unwrap().unwrap();
+    assert!(
+        scene
+            .machine
+            .run(|| http::fetch(NOBODY, at(80), "/not-there", Enough::ALL))
+            .unwrap()
+            .is_err()
+    );
     let curl = scene.fetched_by("curl", "--silent --fail --output got http://192.0.2.2/file");
     assert!(curl.unwrap() == scene.content, "curl");
 }

@@ -18,7 +18,7 @@ use portcullis_lab::{
 use crate::{
     figures::{median, short},
     rows::{self, BLOCK},
-    servers::{Images, MIB, Server},
+    servers::{Images, MIB, Server, address},
     usage::{self, Memory},
 };
 
@@ -56,8 +56,8 @@ pub fn memory(server: &mut Server, images: &Images, quick: bool) -> Result<Vec<S
         let enough = Enough { octets, time: Duration::from_secs(60) };
         let (sample, [client, helper]) = watched(server, || {
             rows::together(server, machines, |machine| {
-                let (address, path) = server.url(machine);
-                Ok((http::fetch(address, &path, enough)?, ()))
+                let (to, path) = server.url(machine);
+                Ok((http::fetch(address(machine), to, &path, enough)?, ()))
             })
         })?;
         lines.push(format!(
@@ -116,13 +116,13 @@ pub fn calls(server: &Server, images: &Images, window: Option<u16>) -> Result<f6
     if !wait_until(SOON, attached) {
         return Err(LabError(format!("strace does not reach {}", server.name)));
     }
-    let (address, path) = server.url(0);
+    let (to, path) = server.url(0);
     let (octets, file_name) = (16 * MIB, server.file(0));
     let enough = Enough { octets, time: SOON };
     let got = server.machines.run(|| match window {
-        None => http::fetch(address, &path, Enough { octets: 256 * MIB, ..enough }),
+        None => http::fetch(address(0), to, &path, Enough { octets: 256 * MIB, ..enough }),
         Some(window) => {
-            let request = rows::request(&file_name, window);
+            let request = rows::request(0, &file_name, window);
             tftp::fetch(&request, enough, |_| {}).map(|ended| ended.fetched)
         }
     })?;
@@ -153,15 +153,15 @@ const PATHS: [Path; 3] = [
     }),
     ("TFTP: a window of 4 blocks sent", 1000, |server, count| {
         let file = server.file(0);
-        let request = rows::request(&file, 4);
+        let request = rows::request(0, &file, 4);
         let octets = u64::from(count) * 4 * u64::from(BLOCK);
         let enough = Enough { octets, time: 4 * SOON };
         let got = server.machines.run(|| tftp::fetch(&request, enough, |_| {}))?;
         got.map(|_| ()).map_err(|error| LabError::of("TFTP", error))
     }),
     ("HTTP: a head answered", 500, |server, count| {
-        let (address, path) = server.url(0);
-        let got = server.machines.run(|| http::heads(address, &path, count))?;
+        let (to, path) = server.url(0);
+        let got = server.machines.run(|| http::heads(address(0), to, &path, count))?;
         got.map_err(|error| LabError::of("HTTP", error))
     }),
 ];
@@ -211,7 +211,7 @@ pub fn check(servers: &[Server], images: &Images) -> Result<Vec<String>> {
     for server in servers.iter().filter(|server| server.name != "nginx") {
         for window in [1, 4, 16] {
             let file = server.file(0);
-            let request = rows::request(&file, window);
+            let request = rows::request(0, &file, window);
             let mut bytes = Vec::new();
             let enough = Enough { octets: 4 * MIB, time: 4 * SOON };
             let (agreed, got) = server.machines.run(|| {
@@ -240,7 +240,7 @@ pub fn check(servers: &[Server], images: &Images) -> Result<Vec<String>> {
 }
 
 fn beside_atftp(server: &Server) -> Result<String> {
-    let request = rows::request("small", 1);
+    let request = rows::request(0, "small", 1);
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let got = server.machines.run(|| tftp::fetch(&request, Enough::ALL, |_| {}))?;
@@ -260,14 +260,14 @@ fn beside_atftp(server: &Server) -> Result<String> {
 }
 
 fn beside_curl(server: &Server) -> Result<String> {
-    let (address, path) = server.url(0);
+    let (to, path) = server.url(0);
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let got = server.machines.run(|| http::fetch(address, &path, Enough::ALL))?;
+        let got = server.machines.run(|| http::fetch(address(0), to, &path, Enough::ALL))?;
         let got = got.map_err(|error| LabError::of(server.name, error))?;
         own.push(rows::mebibytes(got.octets) / got.time.as_secs_f64());
         let speed = server.machines.sh(&format!(
-            "curl --silent --fail --output /dev/null --write-out '%{{speed_download}}' http://{address}{path}"
+            "curl --silent --fail --output /dev/null --write-out '%{{speed_download}}' http://{to}{path}"
         ))?;
         theirs.push(speed.trim().parse::<f64>().unwrap_or(f64::NAN) / 1_048_576.0);
     }

@@ -91,7 +91,11 @@ impl Figures {
                     each(|sample| sample.cpu),
                     short(self.median(number, "Portcullis", |sample| sample.cpu))
                 ),
-                _ => String::new(),
+                _ => format!(
+                    "the last after: {}, {} ms",
+                    each(|sample| sample.last),
+                    short(self.median(number, "Portcullis", |sample| sample.last))
+                ),
             };
             text += &format!(
                 "| {} | {} {} | {} ({} to {}) | {ratio:.2}{lost} | {wanted} | {cpu} | {}, {} |\n",
@@ -120,6 +124,7 @@ impl Figures {
                         "values": of(|sample| sample.value),
                         "cpu_seconds_per_gib": of(|sample| sample.cpu),
                         "peak_mib": of(|sample| sample.peak),
+                        "last_ms": of(|sample| sample.last),
                     });
                     ((*name).to_owned(), value)
                 })

@@ -14,7 +14,7 @@ use portcullis_lab::{
 };
 
 use crate::{
-    servers::{MIB, Server, at},
+    servers::{MIB, Server, address, at},
     usage,
 };
 
@@ -56,6 +56,8 @@ pub struct Sample {
     pub cpu: f64,
     /// MiB that were resident at most.
     pub peak: f64,
+    /// Milliseconds until the last was answered.
+    pub last: f64,
 }
 
 const TFTP: &[&str] = &["dnsmasq", "tftpd-hpa", "Portcullis"];
@@ -156,11 +158,11 @@ impl Row {
         match self.what {
             Measure::Tftp { window, machines, stalled } => {
                 let silent = stall(server, machines, stalled, |machine| {
-                    tftp::stall(&request(&server.file(machine), window))
+                    tftp::stall(&request(machine, &server.file(machine), window))
                 })?;
                 let sample = together(server, machines, |machine| {
                     let file = server.file(machine);
-                    let ended = tftp::fetch(&request(&file, window), enough, |_| {})?;
+                    let ended = tftp::fetch(&request(machine, &file, window), enough, |_| {})?;
                     Ok((ended.fetched, Some(ended)))
                 });
                 let _kept_until_here: Vec<UdpSocket> = silent;
@@ -168,12 +170,12 @@ impl Row {
             }
             Measure::Http { machines, stalled } => {
                 let silent = stall(server, machines, stalled, |machine| {
-                    let (address, path) = server.url(machine);
-                    http::begin(address, &path)
+                    let (to, path) = server.url(machine);
+                    http::begin(address(machine), to, &path)
                 })?;
                 let sample = together(server, machines, |machine| {
-                    let (address, path) = server.url(machine);
-                    Ok((http::fetch(address, &path, enough)?, None::<()>))
+                    let (to, path) = server.url(machine);
+                    Ok((http::fetch(address(machine), to, &path, enough)?, None::<()>))
                 });
                 let _kept_until_here: Vec<http::Waiting> = silent;
                 sample
@@ -183,15 +185,16 @@ impl Row {
                 let storm = storm.map_err(|error| LabError::of("a storm", error))?;
                 let value = f64::from(u32::try_from(storm.answered).unwrap_or(u32::MAX));
                 let peak = usage::Memory::of(&server.pids()?).peak;
-                Ok(Sample { value, cpu: 0.0, peak })
+                let last = storm.time.as_secs_f64() * 1000.0;
+                Ok(Sample { value, cpu: 0.0, peak, last })
             }
         }
     }
 }
 
 /// As firmware asks.
-pub fn request(file: &str, window: u16) -> tftp::Request<'_> {
-    tftp::Request { server: at(69), file, block: BLOCK, window }
+pub fn request(machine: u8, file: &str, window: u16) -> tftp::Request<'_> {
+    tftp::Request { from: address(machine), server: at(69), file, block: BLOCK, window }
 }
 
 /// Machines beside those that fetch, which begin and go no further.
@@ -251,6 +254,7 @@ pub fn together<T: Send>(
         value: mib / seconds,
         cpu: cpu / (mib / 1024.0),
         peak: usage::Memory::of(&pids).peak,
+        last: 0.0,
     })
 }
 

@@ -29,6 +29,8 @@ pub const MIB: u64 = 1 << 20;
 const IMAGE: &str = "image.efi";
 /// What is compared octet by octet; the rest of the image is a hole.
 pub const FILLED: u64 = 16 * MIB;
+/// Machines at a time.
+const MOST: u8 = 80;
 /// A program that Portcullis recognises as one; its end may be anything.
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
@@ -99,7 +101,7 @@ pub struct Server {
     /// The command line, for the reader to judge whether it is the best one.
     pub how: String,
     body: Body,
-    /// 192.0.2.100.
+    /// Each at its [`address`], all on one interface.
     pub machines: Netns,
     pub lan: Lan,
 }
@@ -125,9 +127,15 @@ fn network() -> Result<(Lan, Netns)> {
     Ok((Lan::new()?, machines))
 }
 
-/// The address of the machines, once the server has its own: the server is port 0 of the switch.
+/// The machines get their addresses once the server has its own: the server is port 0 of the switch.
 fn plug_machines(lan: &Lan, machines: &Netns) -> Result<()> {
-    lan.attach(machines, "eth0", Some("192.0.2.100/24"))
+    lan.attach(machines, "eth0", None)?;
+    (0..MOST).try_for_each(|machine| machines.address("eth0", &format!("{}/24", address(machine))))
+}
+
+/// The address of a machine.
+pub fn address(machine: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 100 + machine)
 }
 
 impl Server {

@@ -5,12 +5,13 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
 use nix::sys::socket::{MsgFlags, recv};
+use socket2::{Domain, Socket, Type};
 
 use super::{Enough, Fetched};
 
@@ -31,14 +32,22 @@ pub struct Waiting {
     begun: Instant,
 }
 
+/// A connection from this address of the machine; 0.0.0.0 where it does not matter.
+fn connect(from: Ipv4Addr, server: SocketAddrV4) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect_timeout(&SocketAddr::from(server).into(), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
+}
+
 /// Asks for `path` and reads the head of the answer.
 ///
 /// # Errors
 /// The connection fails, or the answer is not 200 with a length.
-pub fn begin(server: SocketAddrV4, path: &str) -> io::Result<Waiting> {
+pub fn begin(from: Ipv4Addr, server: SocketAddrV4, path: &str) -> io::Result<Waiting> {
     let begun = Instant::now();
-    let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = connect(from, server)?;
     ask(&mut stream, "GET", path)?;
     let octets = head(&mut stream)?;
     Ok(Waiting { stream, left: octets, octets, begun })
@@ -70,17 +79,21 @@ impl Waiting {
 ///
 /// # Errors
 /// As [`begin`] and [`Waiting::finish`].
-pub fn fetch(server: SocketAddrV4, path: &str, enough: Enough) -> io::Result<Fetched> {
-    begin(server, path)?.finish(enough)
+pub fn fetch(
+    from: Ipv4Addr,
+    server: SocketAddrV4,
+    path: &str,
+    enough: Enough,
+) -> io::Result<Fetched> {
+    begin(from, server, path)?.finish(enough)
 }
 
 /// `count` HEAD requests, one after the other on one connection.
 ///
 /// # Errors
 /// As [`begin`].
-pub fn heads(server: SocketAddrV4, path: &str, count: u32) -> io::Result<()> {
-    let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+pub fn heads(from: Ipv4Addr, server: SocketAddrV4, path: &str, count: u32) -> io::Result<()> {
+    let mut stream = connect(from, server)?;
     for _ in 0..count {
         ask(&mut stream, "HEAD", path)?;
         head(&mut stream)?;
@@ -122,7 +135,7 @@ fn head(stream: &mut TcpStream) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::TcpListener;
 
     use super::*;
 
@@ -142,11 +155,11 @@ mod tests {
     #[test]
     fn a_body_counts_when_it_is_whole() {
         let whole = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-        assert_eq!(fetch(whole, "/file", Enough::ALL).unwrap().octets, 5);
+        assert_eq!(fetch(Ipv4Addr::LOCALHOST, whole, "/file", Enough::ALL).unwrap().octets, 5);
         let short = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello");
-        let error = fetch(short, "/file", Enough::ALL).unwrap_err();
+        let error = fetch(Ipv4Addr::LOCALHOST, short, "/file", Enough::ALL).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         let missing = answering(b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\nhello");
-        assert!(fetch(missing, "/file", Enough::ALL).is_err());
+        assert!(fetch(Ipv4Addr::LOCALHOST, missing, "/file", Enough::ALL).is_err());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, ErrorKind, IoSliceMut},
-    net::{SocketAddr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -24,6 +24,8 @@ const HEADER: usize = 4;
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// The machine's own address; 0.0.0.0 where it does not matter.
+    pub from: Ipv4Addr,
     /// Port 69 of the server.
     pub server: SocketAddrV4,
     /// The file's name.
@@ -82,7 +84,7 @@ pub fn fetch(
     enough: Enough,
     mut sink: impl FnMut(&[u8]),
 ) -> io::Result<Ended> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = UdpSocket::bind((request.from, 0))?;
     socket.set_read_timeout(Some(TIME_OUT))?;
     let begun = Instant::now();
     let (answer, server) = first_answer(&socket, request)?;
@@ -142,7 +144,7 @@ pub fn fetch(
 /// # Errors
 /// As [`fetch`].
 pub fn agreement(request: &Request<'_>) -> io::Result<(usize, u16)> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = UdpSocket::bind((request.from, 0))?;
     socket.set_read_timeout(Some(TIME_OUT))?;
     let (answer, server) = first_answer(&socket, request)?;
     socket.send_to(STOP, server)?;
@@ -157,7 +159,7 @@ pub fn agreement(request: &Request<'_>) -> io::Result<(usize, u16)> {
 /// # Errors
 /// As [`fetch`].
 pub fn stall(request: &Request<'_>) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = UdpSocket::bind((request.from, 0))?;
     socket.set_read_timeout(Some(TIME_OUT))?;
     first_answer(&socket, request)?;
     Ok(socket)
@@ -318,7 +320,7 @@ mod tests {
             vec![data(5, b"e")],
             vec![],
         ]);
-        let request = Request { server, file: "f", block: 8, window: 3 };
+        let request = Request { from: Ipv4Addr::LOCALHOST, server, file: "f", block: 8, window: 3 };
         let mut got = Vec::new();
         let ended = fetch(&request, Enough::ALL, |octets| got.extend_from_slice(octets)).unwrap();
         assert_eq!(got, b"aaaaaaaabbbbbbbbccccccccdddddddde");
@@ -341,7 +343,8 @@ mod tests {
     fn a_server_without_options_a_refusal_and_a_download_that_has_enough() {
         let block = [7; 512];
         let (server, thread) = scripted(vec![vec![data(1, &block)], vec![], vec![]]);
-        let request = Request { server, file: "f", block: 1428, window: 1 };
+        let request =
+            Request { from: Ipv4Addr::LOCALHOST, server, file: "f", block: 1428, window: 1 };
         let enough = Enough { octets: 512, time: Duration::MAX };
         assert_eq!(fetch(&request, enough, |_| {}).unwrap().fetched.octets, 512);
         assert_eq!(
