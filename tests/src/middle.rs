@@ -210,11 +210,19 @@ mod tests {
             mouth.send_to(b"!", "192.0.2.100:9").unwrap();
             // As many as a socket's buffer holds in any case.
             if count <= 10 || number % 100 == 0 {
-                let wait = Duration::from_millis(if number == count { 2_000 } else { 100 });
-                ears.set_read_timeout(Some(wait)).unwrap();
-                while arrived < number && ears.recv(&mut [0; 9]).is_ok() {
-                    arrived += 1;
-                    least = least.min(begun.elapsed());
+                let wait = match number {
+                    _ if count <= 10 => 10_000,
+                    last if last == count => 2_000,
+                    _ => 100,
+                };
+                ears.set_read_timeout(Some(Duration::from_millis(wait))).unwrap();
+                let mut octet = [0];
+                while arrived < number && ears.recv(&mut octet).is_ok() {
+                    // A late one of those before is not counted.
+                    if octet == *b"!" {
+                        arrived += 1;
+                        least = least.min(begun.elapsed());
+                    }
                 }
             }
         }
