@@ -15,7 +15,7 @@ use portcullis_lab::{
 
 use crate::{
     servers::{MIB, Server, address, at},
-    usage,
+    usage::{self, Cpu},
 };
 
 /// `blksize` of an Ethernet frame: what firmware asks for.
@@ -219,8 +219,7 @@ pub fn together<T: Send>(
     fetch: impl Fn(u8) -> io::Result<(Fetched, T)> + Sync,
 ) -> Result<Sample> {
     let all = Mutex::new(Ok((0_u64, Vec::new())));
-    // A process that comes meanwhile counts from its beginning.
-    let before = usage::cpu(&server.pids()?);
+    let before = Cpu::of(&server.pids()?);
     let begun = Instant::now();
     server.machines.run(|| {
         std::thread::scope(|scope| {
@@ -244,7 +243,7 @@ pub fn together<T: Send>(
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     let pids = server.pids()?;
-    let cpu = usage::cpu(&pids) - before;
+    let cpu = Cpu::of(&pids).since(&before);
     let (octets, _kept_until_here) = all
         .into_inner()
         .map_err(|_| LabError("a machine panicked".to_owned()))?

@@ -5,10 +5,22 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 
-/// Seconds of CPU, user and system, that these processes and their ended children have used. What has
-/// ended meanwhile counts by its parent.
-pub fn cpu(pids: &[u32]) -> f64 {
-    pids.iter().map(|pid| own(*pid).unwrap_or_default() + children(*pid).unwrap_or_default()).sum()
+/// Seconds of CPU, user and system, of some processes and their ended children.
+pub struct Cpu(Vec<(u32, f64)>);
+
+impl Cpu {
+    /// Until now.
+    pub fn of(pids: &[u32]) -> Self {
+        let used = |pid| own(pid).unwrap_or_default() + children(pid).unwrap_or_default();
+        Self(pids.iter().map(|pid| (*pid, used(*pid))).collect())
+    }
+
+    /// What was used since `before`: one that came meanwhile counts from its beginning, one that went
+    /// does not count.
+    pub fn since(&self, before: &Self) -> f64 {
+        let then = |pid| before.0.iter().find(|(other, _)| *other == pid).map_or(0.0, |one| one.1);
+        self.0.iter().map(|(pid, now)| now - then(*pid)).sum()
+    }
 }
 
 /// Of all threads, to the nanosecond.
