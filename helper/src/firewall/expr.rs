@@ -141,6 +141,11 @@ pub fn plain_ip_header() -> Vec<Expr> {
     ]
 }
 
+/// `ip daddr 255.255.255.255`
+pub fn to_everybody() -> Vec<Expr> {
+    vec![load(NETWORK, 16, 4), compare(EQUAL, &[255; 4])]
+}
+
 /// `fib saddr . oif type local`: the source is an address of the interface that it leaves by.
 pub fn source_is_our_own() -> Vec<Expr> {
     const RESULT_ADDRTYPE: u32 = 3;
@@ -159,6 +164,11 @@ pub fn socket_is_tagged(marks: Marks) -> Vec<Expr> {
 /// `socket mark MARK`
 pub fn socket_mark_is(mark: u32) -> Vec<Expr> {
     vec![socket_mark(), compare(EQUAL, &mark.to_ne_bytes())]
+}
+
+/// `socket mark != MARK`
+pub fn socket_mark_is_not(mark: u32) -> Vec<Expr> {
+    vec![socket_mark(), compare(NOT_EQUAL, &mark.to_ne_bytes())]
 }
 
 /// `socket mark @SET`, or `socket mark != @SET`.

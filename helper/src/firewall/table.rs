@@ -15,6 +15,7 @@
 //!   }
 //!   chain admit      per lease and port: ipv4, iif, protocol, dport, socket mark LEASE, in @live
 //!                    -> packet mark TAG, accept (the host's chain accepts what has it)
+//!                  and for UDP 67: ipv4, iif, to 255.255.255.255, another tagged socket -> the same
 //!   chain untrack_in, untrack_out        # raw: no conntrack entry outlives a lease's UDP
 //!   chain guard {                        # output, 300: what it sees is what leaves
 //!     socket mark & MASK == TAG  jump leased                        # all address families
@@ -147,6 +148,21 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
             expr::accept(),
         ];
         out.push(rule(ADMIT, admitted));
+    }
+    if opening.dhcp != Dhcp::None {
+        // The holder of another lease's socket can move it here, and the kernel may find that one
+        // first. A broadcast comes to both all the same, and there the other's own filter drops it.
+        let beside_another = vec![
+            expr::socket_mark_is_not(mark),
+            expr::ipv4(),
+            expr::iif(index),
+            udp(),
+            expr::dport(DHCP_PORT),
+            expr::to_everybody(),
+            expr::set_tag_bits(marks, marks.tag()),
+            expr::accept(),
+        ];
+        out.push(rule(ADMIT, beside_another));
     }
     out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
     for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {
