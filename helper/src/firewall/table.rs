@@ -6,11 +6,13 @@
 //! table inet portcullis {                # flags owner: dies with the helper, editable by nobody
 //!   set live { type mark; }              # leases that are open; taken out first when one ends
 //!   set shared { type mark; }            # leases beside another DHCP server, open or ended
+//!   set homes { type mark . iface_index; }  # where each lease is, or was: its sockets' filter
 //!   chain input {                        # input, -5: before every firewall's own chain
 //!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
 //!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
 //!     udp|tcp, socket mark & MASK == TAG  jump admit
 //!     udp, socket mark @shared, dport 67  accept      # the other server's, too: as if we were not
+//!     udp, socket mark . iif != @homes, dport 67  accept  # moved: its filter drops it, others hear it
 //!     udp|tcp, socket mark & MASK == TAG  drop                      # deaf for everything else
 //!   }
 //!   chain admit      per lease and port: ipv4, iif, protocol, dport, socket mark LEASE, in @live
@@ -53,6 +55,7 @@ pub const NAME: &str = "portcullis";
 
 const LIVE: &str = "live";
 const SHARED: &str = "shared";
+const HOMES: &str = "homes";
 const INPUT: &str = "input";
 const ADMIT: &str = "admit";
 const UNTRACK_IN: &str = "untrack_in";
@@ -94,13 +97,15 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let tagged = || expr::socket_is_tagged(marks);
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
+    let away = || expr::socket_mark_and_iif_not_in(HOMES);
     let not_live = || expr::socket_mark_in(LIVE, false);
     let udp_67 = || expr::dport(DHCP_PORT);
     let untag = || expr::set_tag_bits(marks, 0);
     vec![
         nft::add_owned_table(FAMILY, NAME),
-        nft::add_mark_set(FAMILY, NAME, LIVE, 1),
-        nft::add_mark_set(FAMILY, NAME, SHARED, 2),
+        nft::add_set(FAMILY, NAME, LIVE, 1, &[nft::TYPE_MARK]),
+        nft::add_set(FAMILY, NAME, SHARED, 2, &[nft::TYPE_MARK]),
+        nft::add_set(FAMILY, NAME, HOMES, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
@@ -113,6 +118,7 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [udp(), expr::socket_mark_in(SHARED, true), udp_67(), expr::accept()]),
+        rule(INPUT, None, [udp(), away(), udp_67(), expr::accept()]),
         rule(INPUT, None, [udp(), tagged(), expr::drop()]),
         rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
         rule(BOOT_ANSWER, None, answer(DHCPOFFER)),
@@ -130,8 +136,12 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     let marks = opening.mark.marks();
     let udp = || expr::protocol(Protocol::Udp);
     let mark = opening.mark.value();
-    let mut out =
-        vec![nft::add_mark(FAMILY, NAME, LIVE, mark), nft::add_mark(FAMILY, NAME, SHARED, mark)];
+    let admit = || [expr::set_tag_bits(marks, marks.tag()), expr::accept()].concat();
+    let mut out = vec![
+        nft::add_mark(FAMILY, NAME, LIVE, mark),
+        nft::add_mark_and_index(FAMILY, NAME, HOMES, (mark, index)),
+        nft::add_mark(FAMILY, NAME, SHARED, mark),
+    ];
     if opening.dhcp != Dhcp::Shared {
         // The slot's last lease may have left it there: added twice is there once, and deletable.
         out.push(nft::delete_mark(FAMILY, NAME, SHARED, mark));
@@ -144,8 +154,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
             expr::iif(index),
             expr::protocol(protocol),
             expr::dport(port),
-            expr::set_tag_bits(marks, marks.tag()),
-            expr::accept(),
+            admit(),
         ];
         out.push(rule(ADMIT, admitted));
     }
@@ -159,8 +168,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
             udp(),
             expr::dport(DHCP_PORT),
             expr::to_everybody(),
-            expr::set_tag_bits(marks, marks.tag()),
-            expr::accept(),
+            admit(),
         ];
         out.push(rule(ADMIT, beside_another));
     }

@@ -395,3 +395,36 @@ fn p9_a_socket_of_another_lease_takes_no_broadcast() {
         }
     }
 }
+
+/// Another DHCP server of the host, on another interface.
+#[test]
+fn p9_a_moved_socket_does_not_make_a_server_of_the_host_deaf() {
+    let Some(peer) = two_wires() else { return };
+    let server = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    server.bind_device(Some(b"pc-svc1")).unwrap();
+    server.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67)).into()).unwrap();
+    let server = UdpSocket::from(server);
+    let mut firewall = Nftables::new(&Config::default()).unwrap();
+    let opening = opening();
+    let moved = take(&mut sockets::bind(&opening, ADDRESS).unwrap(), "dhcp");
+    firewall.open(&opening).unwrap();
+    let heard = || {
+        send(&peer, "198.51.100.2", "255.255.255.255:67", 3);
+        received(&server, 3)
+    };
+    assert_eq!(heard(), 3);
+    moved.connect("192.0.2.2:9").unwrap();
+    rustix::net::connect_unspec(&moved).unwrap();
+    SockRef::from(&moved).bind_device(Some(b"pc-svc1")).unwrap();
+    assert_eq!(heard(), 3, "moved there while its lease is open");
+    firewall.close(&opening).unwrap();
+    assert_eq!(heard(), 3, "its lease has ended");
+    assert_eq!(received(&moved, 0), 0);
+    // At home, without a lease, it is deaf.
+    rustix::net::connect_unspec(&moved).unwrap();
+    SockRef::from(&moved).bind_device(Some(b"pc-svc0")).unwrap();
+    send(&peer, "192.0.2.2", "255.255.255.255:67", 3);
+    assert_eq!(received(&moved, 0), 0);
+    let listing = sh("nft list table inet portcullis");
+    assert!(listing.contains("type mark . iface_index"), "{listing}");
+}
