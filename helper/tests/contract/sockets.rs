@@ -351,8 +351,7 @@ fn the_kernel_says_what_an_interface_is() {
 }
 
 /// What a lease hears on port 67 of its interface while a socket of another lease is moved there.
-fn heard_beside(other: Dhcp, moved_to: Option<&[u8]>) -> Option<[usize; 3]> {
-    let peer = two_wires()?;
+fn heard_beside(peer: &Peer, other: Dhcp, moved_to: Option<&[u8]>) -> [usize; 3] {
     // As the whole firewall of NixOS does it.
     sh(&NIXOS.replace("new : jump", "untracked : jump input-allow, new : jump"));
     let other = Opening { dhcp: other, ..opening() };
@@ -371,7 +370,7 @@ fn heard_beside(other: Dhcp, moved_to: Option<&[u8]>) -> Option<[usize; 3]> {
         firewall.open(opening).unwrap();
     }
     let heard = || {
-        send(&peer, "198.51.100.2", "255.255.255.255:67", 3);
+        send(peer, "198.51.100.2", "255.255.255.255:67", 3);
         received(&dhcp, 3)
     };
     let before = heard();
@@ -382,7 +381,7 @@ fn heard_beside(other: Dhcp, moved_to: Option<&[u8]>) -> Option<[usize; 3]> {
     firewall.close(&other).unwrap();
     let afterwards = heard();
     drop((moved, bound));
-    Some([before, meanwhile, afterwards])
+    [before, meanwhile, afterwards]
 }
 
 /// Without its device, or on the other lease's interface: neither while its own lease is open nor after.
@@ -390,7 +389,8 @@ fn heard_beside(other: Dhcp, moved_to: Option<&[u8]>) -> Option<[usize; 3]> {
 fn p9_a_socket_of_another_lease_takes_no_broadcast() {
     for other in [Dhcp::Proxy, Dhcp::Shared] {
         for moved_to in [None, Some(b"pc-svc1".as_slice())] {
-            let heard = thread::spawn(move || heard_beside(other, moved_to)).join().unwrap();
+            let heard = move || Some(heard_beside(&two_wires()?, other, moved_to));
+            let heard = thread::spawn(heard).join().unwrap();
             assert!(heard.is_none_or(|heard| heard == [3; 3]), "{other:?} {moved_to:?}: {heard:?}");
         }
     }
