@@ -3,10 +3,17 @@
 //! Guarantees: a [`Content`] reads as the concatenation of its pieces, whatever part is asked for;
 //! its length never changes, and a file that became shorter is an error, never filled up.
 
-use std::{fs::File, io, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use rustix::{buffer::spare_capacity, io::Errno};
+use rustix::{
+    buffer::spare_capacity,
+    io::{Errno, ReadWriteFlags},
+};
 
 /// A part of a [`Content`].
 #[derive(Clone, Debug)]
@@ -27,6 +34,26 @@ impl Piece {
         match self {
             Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
             Self::File { length, .. } => *length,
+        }
+    }
+
+    /// Fills `room` from `offset` on with what is in memory. How much that was.
+    fn fill(&self, offset: u64, room: &mut [u8]) -> usize {
+        match self {
+            Self::Memory(octets) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let part = octets.get(start..).unwrap_or_default();
+                let count = part.len().min(room.len());
+                for (to, from) in room.iter_mut().zip(part) {
+                    *to = *from;
+                }
+                count
+            }
+            Self::File { file, .. } => {
+                let flags = ReadWriteFlags::NOWAIT;
+                // A file system that cannot say so, or a file that fails: the other way says why.
+                rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], offset, flags).unwrap_or(0)
+            }
         }
     }
 
@@ -73,6 +100,30 @@ impl Content {
     #[must_use]
     pub fn length(&self) -> u64 {
         self.0.iter().map(Piece::length).fold(0, u64::saturating_add)
+    }
+
+    /// Fills `room` from `offset` on as far as it can without waiting: with octets in memory and in
+    /// the page cache (preadv2(2), RWF_NOWAIT). How many octets that was.
+    #[must_use]
+    pub fn read_cached(&self, offset: u64, room: &mut [u8]) -> usize {
+        let mut filled = 0;
+        // Where the rest begins, counted from the piece at hand.
+        let mut offset = offset;
+        for piece in &*self.0 {
+            let Some(rest) = piece.length().checked_sub(offset) else {
+                offset -= piece.length();
+                continue;
+            };
+            let room = room.get_mut(filled..).unwrap_or_default();
+            let wanted = usize::try_from(rest).map_or(room.len(), |rest| rest.min(room.len()));
+            let count = piece.fill(offset, room.get_mut(..wanted).unwrap_or_default());
+            filled += count;
+            if count < wanted {
+                break;
+            }
+            offset = 0;
+        }
+        filled
     }
 
     /// Reads exactly `count` octets at `offset` into `buffer`, whose old content is dropped and
@@ -156,6 +207,20 @@ mod tests {
         assert_eq!(content.read_at(5, 4, Vec::new()).unwrap(), b"next");
     }
 
+    #[test]
+    fn what_is_in_memory_is_read_without_waiting() {
+        let [head, middle, tail] =
+            [&b"head"[..], b"01234567", b"tail"].map(|part| Piece::Memory(part.into()));
+        let content = Content::new(vec![head, middle, tail]);
+        let mut room = [0; 20];
+        assert_eq!(content.read_cached(2, &mut room), 14);
+        assert_eq!(&room[..14], b"ad01234567tail");
+        assert_eq!(content.read_cached(16, &mut room), 0);
+        let mut few = [0; 3];
+        assert_eq!(content.read_cached(3, &mut few), 3);
+        assert_eq!(&few, b"d01");
+    }
+
     proptest! {
         /// Files are longer than their pieces: what lies behind the end must not show.
         #[test]
@@ -181,6 +246,13 @@ mod tests {
             }
             let content = Content::new(made);
             prop_assert_eq!(content.length(), whole.len() as u64);
+            let mut cached = vec![0xAA; count];
+            let filled = content.read_cached(offset as u64, &mut cached);
+            // A file system may know no other way than to wait.
+            let there = whole.get(offset..).unwrap_or_default();
+            prop_assert!(filled <= there.len());
+            prop_assert_eq!(&cached[..filled], &there[..filled]);
+            prop_assert!(cached[filled..].iter().all(|&octet| octet == 0xAA));
             let read = content.read_at(offset as u64, count, Vec::with_capacity(room));
             match whole.get(offset..offset + count) {
                 Some(part) => prop_assert_eq!(read.unwrap(), part),

@@ -8,6 +8,7 @@
 //! transfer when its future is dropped. Never writes, never opens a file but the kernel's table of
 //! neighbours.
 
+mod line;
 mod name;
 mod session;
 mod transfer;
@@ -32,10 +33,14 @@ use crate::{
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::Job;
+use session::{Job, Mail};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
+
+/// What waits for a session at once: a request, and where transfers share port 69, what is
+/// acknowledged meanwhile. What is beyond that is lost, like a datagram.
+const MAIL: usize = 16;
 
 /// Where transfers are sent from.
 #[derive(Clone, Debug)]
@@ -47,6 +52,9 @@ pub struct Settings {
     pub interface: String,
     /// The interface's MTU, octets: limits the block size.
     pub mtu: u16,
+    /// Transfers have no port of their own; all is sent from port 69 and received there, for networks
+    /// where something between lets no other port pass.
+    pub single_port: bool,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
     /// What Raspberry Pis fetch.
@@ -75,7 +83,7 @@ pub async fn serve_tftp(
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let mut server = Server {
-        socket: UdpSocket::from_std(socket)?,
+        socket: Arc::new(UdpSocket::from_std(socket)?),
         settings: Arc::new(settings),
         files,
         witness,
@@ -99,19 +107,20 @@ pub async fn serve_tftp(
 }
 
 struct Server {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     settings: Arc<Settings>,
     files: Arc<Loaders>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
     /// By the machine's address and port. A session whose receiver is closed has ended.
-    sessions: HashMap<SocketAddr, mpsc::Sender<Job>>,
+    sessions: HashMap<SocketAddr, mpsc::Sender<Mail>>,
     tasks: JoinSet<()>,
 }
 
 impl Server {
     async fn datagram(&mut self, datagram: &[u8], peer: SocketAddr) {
         let refusal = match Packet::parse(datagram) {
+            Ok(Packet::Ack(_) | Packet::Error { .. }) if self.pass_on(datagram, peer) => None,
             Ok(Packet::Read(request)) => self.read(request, peer),
             Ok(Packet::Write) => Some((ErrorCode::AccessViolation, "files are read only")),
             Ok(Packet::Ack(_)) => Some((ErrorCode::UnknownTransfer, "no such transfer")),
@@ -123,6 +132,18 @@ impl Server {
             // A lost or refused ERROR is repaired by the machine's own time-out.
             let _ = self.socket.send_to(&error(code, message), peer).await;
         }
+    }
+
+    /// To the machine's transfer, if it has no port of its own.
+    fn pass_on(&self, datagram: &[u8], peer: SocketAddr) -> bool {
+        let session = self.sessions.get(&peer).filter(|_| self.settings.single_port);
+        // Full or ended: it is lost, as a datagram may be.
+        session.is_some_and(|session| {
+            !matches!(
+                session.try_send(Mail::Datagram(datagram.to_vec())),
+                Err(mpsc::error::TrySendError::Closed(_))
+            )
+        })
     }
 
     /// Hands the request to the machine's session, or says why not.
@@ -164,21 +185,22 @@ impl Server {
             return Some((ErrorCode::NotFound, "no such file"));
         }
         if let Some(session) = self.sessions.get(&peer) {
-            match session.try_send(job) {
-                // Full: the session has a newer request already.
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => return None,
-                Err(mpsc::error::TrySendError::Closed(back)) => job = back,
+            match session.try_send(Mail::Request(job)) {
+                Err(mpsc::error::TrySendError::Closed(Mail::Request(back))) => job = back,
+                // Full: the machine asks again.
+                _ => return None,
             }
         } else if self.sessions.len() >= MAX_TRANSFERS {
             return Some((ErrorCode::Undefined, "busy, try again"));
         }
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(MAIL);
         self.sessions.insert(peer, sender);
         self.tasks.spawn(session::run(
             Arc::clone(&self.settings),
             Arc::clone(&self.witness),
             peer,
             job,
+            self.settings.single_port.then(|| Arc::clone(&self.socket)),
             receiver,
         ));
         None
