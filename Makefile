@@ -2,6 +2,8 @@
 
 PREFIX ?= /usr
 DESTDIR ?=
+# yes: portcullis is installed under the name pixiecore as well, whose command lines it runs.
+PIXIECORE ?= no
 # Where cargo puts its results, and which of them are installed.
 CARGO_TARGET_DIR ?= target
 BUILD ?= $(CARGO_TARGET_DIR)/release
@@ -31,7 +33,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test soak install uninstall deps clean
+.PHONY: help build demo picture test fuzz soak install uninstall deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -49,16 +51,22 @@ picture: ## Draws docs/boot.svg from a run of the demonstration
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
 
-soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour)
-	@ROUNDS=1000 RUST_TEST_THREADS=6 tests/scripts/levels 4 kill
+SECONDS_EACH ?= 60
+TARGET ?=
+fuzz: ## Fuzzes what reads octets from outside (SECONDS_EACH=60, TARGET= for one of tests/fuzz/corpus)
+	@tests/scripts/fuzz $(SECONDS_EACH) $(TARGET)
+
+soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sudo; an hour or two)
+	@ROUNDS=1000 RUST_TEST_THREADS=10 tests/scripts/levels 4 kill
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
 	@ROUNDS=100 tests/scripts/levels 4 reload
 
-install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
+install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECORE=yes for that name, too)
 	@for program in portcullis portcullis-helper; do \
 		test -x $(BUILD)/$$program || { echo "$(BUILD)/$$program is not there: run make build first" >&2; exit 1; }; \
 	done
 	install -Dm755 $(BUILD)/portcullis $(DESTDIR)$(bindir)/portcullis
+	@test "$(PIXIECORE)" != yes || { set -x; ln -sfn portcullis $(DESTDIR)$(bindir)/pixiecore; }
 	install -Dm755 $(BUILD)/portcullis-helper $(DESTDIR)$(libexecdir)/portcullis-helper
 	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
 	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
@@ -84,6 +92,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 
 uninstall: ## Removes what was installed
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	@test "$$(readlink $(DESTDIR)$(bindir)/pixiecore)" != portcullis || { set -x; rm -f $(DESTDIR)$(bindir)/pixiecore; }
 
 deps: ## Installs what the tests and the demonstration need (Debian)
 	@tests/scripts/deps

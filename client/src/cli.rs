@@ -104,16 +104,19 @@ pub enum UefiOffer {
 /// `boot`.
 #[derive(Debug, Args)]
 pub struct Boot {
-    /// The kernel (a file, or an http or https address), or a directory that a NixOS netboot build
-    /// made (bzImage or Image, initrd, netboot.ipxe), or an EFI program with everything in it (a
-    /// unified kernel image).
-    #[arg(value_name = "KERNEL|DIR|EFI")]
+    /// The kernel (a file, or an http or https address); or a directory: a NixOS netboot build
+    /// (bzImage or Image, initrd, netboot.ipxe), Debian's netboot archive, a live system, or a kernel
+    /// beside its initrd; or an EFI program with everything in it (a unified kernel image); or an
+    /// iPXE script; or netboot.xyz, from its site or a directory with its files.
+    #[arg(value_name = "KERNEL|DIR|EFI|IPXE")]
     pub kernel: PathBuf,
     /// Initial ramdisks (files or addresses), in the order in which the kernel gets them.
     #[arg(value_name = "INITRD")]
     pub initrds: Vec<PathBuf>,
-    /// Kernel command line; with a directory it is added to the directory's own. {{ ID "file or
-    /// address" }} serves that file, too, and stands for its address.
+    /// Kernel command line; with a directory it is added to the directory's own, with an iPXE script
+    /// it is ${cmdline} there. {{ ID "file or address" }} serves that file, too, and stands for its
+    /// address; {{ SERVER }}, {{ MAC }}, {{ UUID }}, {{ ARCH }}, {{ SERIAL }} and {{ HOSTNAME }} stand
+    /// for this computer's address and for what each machine says of itself.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Shown on the machine's screen before it fetches the kernel.
@@ -155,7 +158,8 @@ pub struct Quick {
     /// Another mirror.
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
-    /// Added to the recipe's kernel command line, with {{ ID "file or address" }} as for boot.
+    /// Added to the recipe's kernel command line, with {{ ID "file or address" }} and the other names
+    /// as for boot.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Shown on the machine's screen before it fetches the kernel.
@@ -188,6 +192,10 @@ pub struct Serving {
         value_parser = clap::value_parser!(u16).range(1024..), help_heading = "Where"
     )]
     pub port: u16,
+    /// Machines fetch files that lie on other web servers from there themselves, not through this
+    /// computer.
+    #[arg(long, help_heading = "Where")]
+    pub direct: bool,
     /// Close after this long at the latest: 45s, 30m, 2h, 1h30m [default: 12h].
     #[arg(long = "for", visible_alias = "max-seconds", value_name = "TIME", value_parser = duration,
           help_heading = "Where")]
@@ -242,6 +250,20 @@ pub struct Serving {
     /// the system's].
     #[arg(long, value_name = "FILE", help_heading = "Boot loader")]
     pub stub: Option<PathBuf>,
+    /// RSA key (PEM) that signs the program for UEFI machines, so that Secure Boot takes it where
+    /// CERT is enrolled. They then load it instead of iPXE.
+    #[arg(long, value_name = "KEY", requires = "sign_cert", help_heading = "Secure Boot")]
+    pub sign_key: Option<PathBuf>,
+    /// The key's certificate (PEM or DER).
+    #[arg(long, value_name = "CERT", requires = "sign_key", help_heading = "Secure Boot")]
+    pub sign_cert: Option<PathBuf>,
+    /// Give UEFI machines that boot by PXE shim and GRUB, which Secure Boot knows, instead of iPXE:
+    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR. The kernel
+    /// must be signed by their maker; and GRUB before 2.12 asks the router where its files are
+    /// (docs/secureboot.md).
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true,
+          help_heading = "Secure Boot")]
+    pub chain: Option<Option<PathBuf>>,
     /// Any boot loader for machines of architecture ARCH, the number that firmware sends in DHCP
     /// option 93 (11: arm64 UEFI); takes the place of iPXE there. May be given several times.
     #[arg(long, value_name = "ARCH=FILE", value_parser = loader, help_heading = "Boot loader")]
@@ -445,7 +467,7 @@ mod tests {
             ("boot k --loader 11=", "11=grubaa64.efi"),
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
-            ("boot", "KERNEL|DIR|EFI"),
+            ("boot", "KERNEL|DIR|EFI|IPXE"),
             ("boot k --router 10.77.0.1", "--dhcp-server"),
             ("boot k --dns 10.77.0.1", "--dhcp-server"),
             ("boot k --dhcp-server --dhcp-no-bind", "--dhcp-no-bind"),

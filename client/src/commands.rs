@@ -7,6 +7,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use portcullis_dbus::Error;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -21,6 +22,10 @@ use crate::{
 /// Threads that read image files for all machines together: more would only queue at the disk, and
 /// each holds its chunk in memory.
 const FILE_READERS: usize = 8;
+
+/// Files and sockets without which nothing can be served: some twenty of its own, and two for each of
+/// a handful of machines. The usual limit is 1,024.
+const DESCRIPTORS: u64 = 64;
 
 /// `status`.
 ///
@@ -210,6 +215,28 @@ pub async fn with_agent<T>(
             .advise("polkit's text agent, pkttyagent (package pkexec or polkit), is missing or could not register"));
     };
     ask().await
+}
+
+/// Sees to it that this program may open enough files and sockets: the runtime's, the lease's, and some
+/// for each machine. Where fewer are given to begin with than are allowed, it takes what is allowed.
+///
+/// # Errors
+/// Fewer are allowed. Said here, since in the middle of a call nobody could tell whose fault it is.
+pub fn descriptors() -> Result<(), Failure> {
+    let limit = getrlimit(Resource::Nofile);
+    // None is no limit.
+    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= DESCRIPTORS);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if enough(limit.current) || enough(limit.maximum) && setrlimit(Resource::Nofile, raised).is_ok()
+    {
+        return Ok(());
+    }
+    let few = limit.maximum.unwrap_or_default();
+    Err(Failure::new(
+        Code::Internal,
+        format!("this program may open {few} files and sockets at once, and needs {DESCRIPTORS}"),
+    )
+    .advise("ulimit -Hn shows the limit; the service or shell that starts this program sets it"))
 }
 
 /// A runtime for the bus and the servers.

@@ -107,6 +107,21 @@ fn unreachable_helper(cause: &zbus::Error, failure: impl Fn(String) -> Failure) 
     }
 }
 
+/// The helper ends before it answers; `said` is what it says of it, if anything.
+#[must_use]
+pub fn helper_cannot_start(said: &str) -> Failure {
+    let cause = if said.is_empty() { String::new() } else { format!(": {}", said.escape_debug()) };
+    Failure {
+        code: Error::ZBus(zbus::Error::InvalidReply).exit_code(),
+        message: format!("the helper (portcullis-helper) cannot start{cause}"),
+        advice: vec![
+            "systemctl status portcullis-helper.service, and journalctl -u portcullis-helper".to_owned(),
+            "what is wrong in /etc/portcullis, if anything: /usr/libexec/portcullis-helper --check-config".to_owned(),
+            "if that is mended: systemctl start portcullis-helper (by itself the bus tries again half a minute after the failure)".to_owned(),
+        ],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

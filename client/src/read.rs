@@ -1,12 +1,15 @@
 //! Positioned reads from what is served: many machines read one file, none moves its offset.
 //!
 //! Guarantees: a [`Content`] reads as the concatenation of its pieces, whatever part is asked for;
-//! its length never changes, and a file that became shorter is an error, never filled up.
+//! its length never changes, and a file that became shorter is an error, never filled up. The end of
+//! a file that was written to since it was opened is not given out, so that no reader takes a mixture
+//! for the whole.
 
 use std::{
     fs::File,
     io::{self, IoSliceMut},
     sync::Arc,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -20,16 +23,34 @@ use rustix::{
 pub enum Piece {
     /// Octets in memory: headers and padding.
     Memory(Bytes),
-    /// The first `length` octets of an open file.
+    /// `length` octets of an open file.
     File {
         /// The descriptor.
         file: Arc<File>,
+        /// Where they begin.
+        start: u64,
         /// Octets.
         length: u64,
+        /// When it had last been written to, as it was opened.
+        modified: Option<SystemTime>,
     },
 }
 
 impl Piece {
+    /// The first `length` octets of a file that was just opened.
+    #[must_use]
+    pub fn file(file: File, length: u64) -> Self {
+        let modified = modified(&file);
+        Self::File { file: Arc::new(file), start: 0, length, modified }
+    }
+
+    fn is_unchanged(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::File { file, modified: then, .. } => modified(file) == *then,
+        }
+    }
+
     fn length(&self) -> u64 {
         match self {
             Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
@@ -49,11 +70,30 @@ impl Piece {
                 }
                 count
             }
-            Self::File { file, .. } => {
-                let flags = ReadWriteFlags::NOWAIT;
-                // A file system that cannot say so, or a file that fails: the other way says why.
-                rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], offset, flags).unwrap_or(0)
+            Self::File { file, start, length, .. } => {
+                let (at, flags) = (start.saturating_add(offset), ReadWriteFlags::NOWAIT);
+                let count = rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags);
+                // A file system that cannot do so, or a file that fails: waiting for it says why.
+                let count = count.unwrap_or(0);
+                let end = u64::try_from(count).ok().and_then(|count| offset.checked_add(count));
+                if end == Some(*length) && !self.is_unchanged() { 0 } else { count }
             }
+        }
+    }
+
+    /// What is left of it behind its first `gone` octets, of which it has so many.
+    fn without(&self, gone: u64) -> Self {
+        match self {
+            Self::Memory(octets) => {
+                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(octets.len());
+                Self::Memory(octets.slice(gone..))
+            }
+            Self::File { file, start, length, modified } => Self::File {
+                file: Arc::clone(file),
+                start: start.saturating_add(gone),
+                length: length.saturating_sub(gone),
+                modified: *modified,
+            },
         }
     }
 
@@ -68,7 +108,14 @@ impl Piece {
                 buffer.extend_from_slice(part.ok_or_else(shorter)?);
                 Ok(())
             }
-            Self::File { file, .. } => append(file, offset, count, buffer),
+            Self::File { file, start, length, .. } => {
+                append(file, start.saturating_add(offset), count, buffer)?;
+                let end = u64::try_from(count).ok().and_then(|count| offset.checked_add(count));
+                if count > 0 && end == Some(*length) && !self.is_unchanged() {
+                    return Err(io::Error::other("the file was changed while it was being sent"));
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -87,7 +134,13 @@ impl Content {
     /// The first `length` octets of a file.
     #[must_use]
     pub fn file(file: File, length: u64) -> Self {
-        Self::new(vec![Piece::File { file: Arc::new(file), length }])
+        Self::new(vec![Piece::file(file, length)])
+    }
+
+    /// Whether no file of it was written to since it was opened.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.0.iter().all(Piece::is_unchanged)
     }
 
     /// What it is made of.
@@ -124,6 +177,21 @@ impl Content {
             offset = 0;
         }
         filled
+    }
+
+    /// The same with other octets at its beginning, as many as `head` has.
+    ///
+    /// # Errors
+    /// It is shorter than that.
+    pub fn with_head(&self, head: Bytes) -> io::Result<Self> {
+        let mut covered = Piece::Memory(head.clone()).length();
+        let mut pieces = vec![Piece::Memory(head)];
+        for piece in &*self.0 {
+            let gone = covered.min(piece.length());
+            pieces.push(piece.without(gone));
+            covered -= gone;
+        }
+        if covered == 0 { Ok(Self::new(pieces)) } else { Err(shorter()) }
     }
 
     /// Reads exactly `count` octets at `offset` into `buffer`, whose old content is dropped and
@@ -167,6 +235,11 @@ fn append(file: &File, offset: u64, count: usize, buffer: &mut Vec<u8>) -> io::R
     Ok(())
 }
 
+/// When a file was last written to, as far as its file system tells.
+fn modified(file: &File) -> Option<SystemTime> {
+    file.metadata().and_then(|facts| facts.modified()).ok()
+}
+
 fn shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was being sent")
 }
@@ -182,7 +255,7 @@ mod tests {
     fn file(octets: &[u8], length: usize) -> Piece {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(octets).unwrap();
-        Piece::File { file: Arc::new(file), length: length as u64 }
+        Piece::file(file, length as u64)
     }
 
     #[test]
@@ -221,6 +294,22 @@ mod tests {
         assert_eq!(&few, b"d01");
     }
 
+    #[test]
+    fn the_end_of_a_file_that_was_written_to_is_not_given_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10).unwrap();
+        let writer = file.try_clone().unwrap();
+        let content = Content::file(file, 10);
+        assert!(content.is_unchanged());
+        assert_eq!(content.read_at(0, 10, Vec::new()).unwrap(), [0; 10]);
+        writer.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!content.is_unchanged());
+        assert_eq!(content.read_at(0, 9, Vec::new()).unwrap(), [0; 9]);
+        assert_eq!(content.read_cached(9, &mut [0; 1]), 0);
+        let error = content.read_at(9, 1, Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("was changed"), "{error}");
+    }
+
     proptest! {
         /// Files are longer than their pieces: what lies behind the end must not show.
         #[test]
@@ -246,18 +335,25 @@ mod tests {
             }
             let content = Content::new(made);
             prop_assert_eq!(content.length(), whole.len() as u64);
-            let mut cached = vec![0xAA; count];
+            let mut cached = vec![0; count];
             let filled = content.read_cached(offset as u64, &mut cached);
             // A file system may know no other way than to wait.
             let there = whole.get(offset..).unwrap_or_default();
             prop_assert!(filled <= there.len());
             prop_assert_eq!(&cached[..filled], &there[..filled]);
-            prop_assert!(cached[filled..].iter().all(|&octet| octet == 0xAA));
             let read = content.read_at(offset as u64, count, Vec::with_capacity(room));
             match whole.get(offset..offset + count) {
                 Some(part) => prop_assert_eq!(read.unwrap(), part),
                 None if count == 0 => prop_assert_eq!(read.unwrap(), b""),
                 None => prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+            }
+            let head: Vec<u8> = vec![7; offset];
+            match content.with_head(head.clone().into()) {
+                Ok(other) => {
+                    whole[..offset].copy_from_slice(&head);
+                    prop_assert_eq!(other.read_at(0, whole.len(), Vec::new()).unwrap(), whole);
+                }
+                Err(_) => prop_assert!(offset > whole.len()),
             }
         }
     }

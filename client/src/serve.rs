@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_dbus::{DEFAULT_MAX_SECONDS, Error, keys::reason};
+use portcullis_dbus::{Error, keys::reason};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    chain::Chain,
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
     dhcp::{
@@ -36,25 +37,29 @@ use crate::{
     },
     event::Event,
     exit::{Code, Failure},
+    grub,
     http::{self, serve_http},
-    image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
+    image::{EfiImage, Generation, Loader, Loaders, Payload},
     inhibit,
     interfaces::{collect, direct_cable_advice},
-    ipxe,
     loaders::{self, coverage},
-    mac::MacAddr,
     machines::Machines,
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
     session::{Lease, Request, Session, Sockets},
-    source::{self, Same, Source, api::Api, quick::Dish},
+    sign::Signer,
+    source::{self, Order, Same, Source, api::Api, fresh::Fresh, quick::Dish},
+    template::Machine,
     tftp::{self, serve_tftp},
+    uki,
 };
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
 const EVENTS: usize = 8192;
 /// Notes of `--debug` that wait.
 const NOTES: usize = 1024;
+/// Changes of files that wait to be told.
+const CHANGES: usize = 16;
 /// How often silence is judged.
 const TICK: Duration = Duration::from_secs(1);
 /// How long closing may take; after that the connection is dropped, which closes as well.
@@ -67,6 +72,7 @@ struct Plan<'a> {
     boot: &'a Serving,
     content: Content<'a>,
     loaders: Arc<Loaders>,
+    chain: Option<Arc<Chain>>,
     /// For Raspberry Pis.
     folder: Arc<Folder>,
     count: Option<Arc<Count>>,
@@ -86,6 +92,8 @@ enum Remark {
 enum Content<'a> {
     /// The same for every machine.
     Same(Arc<Generation>),
+    /// Files that are opened anew when they change, and what they are at first.
+    Fresh(Arc<Fresh>, Arc<Generation>),
     /// What the API at this address says.
     Api(Arc<Api>, &'a str),
 }
@@ -94,13 +102,14 @@ impl Content<'_> {
     fn source(&self) -> Arc<dyn Source> {
         match self {
             Self::Same(generation) => Arc::new(Same(Arc::clone(generation))),
+            Self::Fresh(fresh, _) => Arc::clone(fresh) as Arc<dyn Source>,
             Self::Api(api, _) => Arc::clone(api) as Arc<dyn Source>,
         }
     }
 
     fn generation(&self) -> Option<&Generation> {
         match self {
-            Self::Same(generation) => Some(generation),
+            Self::Same(generation) | Self::Fresh(_, generation) => Some(generation),
             Self::Api(..) => None,
         }
     }
@@ -127,10 +136,31 @@ impl Plan<'_> {
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
-    let opening =
-        source::open(&boot.kernel, &boot.initrds, boot.cmdline.as_deref(), boot.bootmsg.as_deref());
-    let generation = runtime.block_on(opening)?;
-    serve(&boot.serving, same(generation, &boot.serving)?, runtime, report)
+    let signer = signer(&boot.serving, report)?;
+    let direct = boot.serving.direct;
+    if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
+        if !boot.initrds.is_empty() || boot.cmdline.is_some() {
+            let text = "netboot.xyz chooses kernel and command line itself: name it alone";
+            return Err(Failure::new(Code::Usage, text));
+        }
+        let generation = runtime.block_on(async {
+            let generation = source::open_script(&script, direct).await?;
+            source::complete(generation, boot.serving.stub.as_deref(), signer.as_ref()).await
+        })?;
+        return serve(&boot.serving, Content::Same(Arc::new(generation)), None, runtime, report);
+    }
+    let order = Order {
+        kernel: boot.kernel.clone(),
+        initrds: boot.initrds.clone(),
+        cmdline: boot.cmdline.clone(),
+        message: boot.bootmsg.clone(),
+        direct,
+    };
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
+    let (fresh, generation) = runtime.block_on(opening)?;
+    let content = Content::Fresh(Arc::new(fresh), generation);
+    serve(&boot.serving, content, Some(changes), runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -140,6 +170,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
 pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
     begin(&quick.serving, quick.refusal(), report)?;
     let runtime = runtime()?;
+    let signer = signer(&quick.serving, report)?;
     let opening = async {
         let dish = source::quick::prepare(source::quick::Choice {
             recipe: &quick.recipe,
@@ -148,15 +179,18 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
             mirror: quick.mirror.as_deref(),
             cmdline: quick.cmdline.as_deref(),
         });
-        match dish.await? {
+        let generation = match dish.await? {
             Dish::Linux { kernel, initrds, cmdline } => {
-                source::open(&kernel, &initrds, Some(&cmdline), quick.bootmsg.as_deref()).await
+                let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
+                let direct = quick.serving.direct;
+                source::open(&Order { kernel, initrds, cmdline, message, direct }).await?
             }
-            Dish::Script(script) => source::open_script(&script).await,
-        }
+            Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
+        };
+        source::complete(generation, quick.serving.stub.as_deref(), signer.as_ref()).await
     };
     let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, same(generation, &quick.serving)?, runtime, report)
+    serve(&quick.serving, Content::Same(Arc::new(generation)), None, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -165,8 +199,10 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
 /// As [`boot`].
 pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
-    let source = Api::new(&api.url, api.api_request_timeout, api.serving.stub.clone())?;
-    serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
+    let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
+    let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
+    let source = source.direct(api.serving.direct);
+    serve(&api.serving, Content::Api(Arc::new(source), &api.url), None, runtime()?, report)
 }
 
 /// What is wrong with the arguments themselves, and what has no effect.
@@ -184,26 +220,27 @@ fn begin(
     Ok(())
 }
 
-/// One generation for all, if a script can be made of it.
-fn same<'a>(mut generation: Generation, serving: &Serving) -> Result<Content<'a>, Failure> {
-    source::add_efi_image(&mut generation, serving.stub.as_deref())?;
-    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
-        return Err(Failure::new(Code::Source, text.clone()));
+/// Who signs, if the user named a key.
+fn signer(serving: &Serving, report: &mut Report) -> Result<Option<Arc<Signer>>, Failure> {
+    let (Some(key), Some(certificate)) = (&serving.sign_key, &serving.sign_cert) else {
+        return Ok(None);
+    };
+    let (signer, warning) = Signer::open(key, certificate)?;
+    if let Some(warning) = warning {
+        report.note(&warning);
     }
-    let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
-    ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
-        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
-    })?;
-    Ok(Content::Same(Arc::new(generation)))
+    Ok(Some(Arc::new(signer)))
 }
 
 fn serve(
     boot: &Serving,
     content: Content<'_>,
+    changes: Option<mpsc::Receiver<String>>,
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let loaders = find_loaders(boot, content.efi())?;
+    let chain = find_chain(boot, &content, report)?;
+    let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
     let request = |interface| Request {
         interface,
@@ -222,18 +259,59 @@ fn serve(
         boot,
         content,
         loaders: Arc::new(loaders),
+        chain,
         folder: Arc::new(folder),
         count,
         requests,
     };
-    let result = runtime.block_on(run(&plan, report));
+    let result = runtime.block_on(run(&plan, changes, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
 }
 
-/// iPXE, for machines that do not load the EFI program.
-fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failure> {
+/// The signed boot loaders that the user wants, if what is served can be loaded by them.
+fn find_chain(
+    boot: &Serving,
+    content: &Content<'_>,
+    report: &mut Report,
+) -> Result<Option<Arc<Chain>>, Failure> {
+    let Some(directory) = &boot.chain else {
+        return Ok(None);
+    };
+    let refusal = |text: String| Failure::new(Code::Usage, format!("--chain: {text}"));
+    let kernel = content
+        .generation()
+        .filter(|one| one.initrds.iter().all(|file| matches!(file, Payload::Local(_))))
+        .and_then(|one| match one.kernel.as_ref()? {
+            Payload::Local(kernel) => Some((one, kernel)),
+            Payload::Remote(_) => None,
+        });
+    let Some((generation, kernel)) = kernel else {
+        let text = "GRUB is given a kernel and initrds that lie on this computer, the same for every                     machine";
+        return Err(refusal(text.to_owned()).advise("download them, and name the files"));
+    };
+    if content.efi().is_some_and(EfiImage::is_named) {
+        return Err(refusal(format!("{} is an EFI program and not a Linux kernel", kernel.name)));
+    }
+    let head = source::read_head(kernel, source::HEAD)
+        .map_err(|error| refusal(format!("{}: {error}", kernel.name)))?;
+    let chain = Chain::find(directory.as_deref(), source::pe_machine(&head).unwrap_or_default())?;
+    let nobody = Machine::at("http://ADDRESS");
+    let cmdline = generation.cmdline.text(&nobody);
+    grub::config(Ipv4Addr::UNSPECIFIED, nobody.mac, 0, &cmdline)
+        .map_err(|error| refusal(error.to_string()))?;
+    if uki::unhashed(&head).is_ok_and(|unhashed| !unhashed.signed) {
+        report.note(&format!(
+            "{} carries no signature: where Secure Boot is on, GRUB refuses it.",
+            kernel.name
+        ));
+    }
+    Ok(Some(Arc::new(chain)))
+}
+
+/// iPXE, for machines that load nothing else.
+fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<Loaders, Failure> {
     if efi.is_some_and(EfiImage::is_named) {
         return Ok(Loaders::default());
     }
@@ -244,11 +322,15 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>) -> Result<Loaders, Failu
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: efi.is_some(),
+        optional: efi.is_some() || chain,
     })
 }
 
-async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
+async fn run(
+    plan: &Plan<'_>,
+    mut changes: Option<mpsc::Receiver<String>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::connect().await?;
     let opened = tokio::select! {
@@ -272,7 +354,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     }
     let _awake = inhibit::sleep(session.connection()).await;
     if !outlets.is_empty() {
-        watch(&mut session, &mut outlets, &mut interrupts, report).await?;
+        watch(&mut session, &mut outlets, &mut changes, &mut interrupts, report).await?;
     }
     for outlet in &mut outlets {
         outlet.stop(report).await;
@@ -308,7 +390,7 @@ async fn open(
             interface: request.interface.clone(),
             udp_ports: Request::UDP.to_vec(),
             tcp_ports: vec![request.http_port],
-            max_seconds: request.max_seconds.unwrap_or(DEFAULT_MAX_SECONDS),
+            max_seconds: request.max_seconds,
             dhcp_server: request.full_dhcp,
         });
         opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);
@@ -414,6 +496,7 @@ fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
 async fn watch(
     session: &mut Session,
     outlets: &mut Vec<Outlet>,
+    changes: &mut Option<mpsc::Receiver<String>>,
     interrupts: &mut Interrupts,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -433,6 +516,10 @@ async fn watch(
             }
             _ = tick.tick() => {
                 outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
+                continue;
+            }
+            text = change(changes) => {
+                report.note(&text);
                 continue;
             }
             (index, happening) = next(outlets) => match happening {
@@ -467,6 +554,18 @@ async fn watch(
         if outlets.is_empty() {
             return Err(why);
         }
+    }
+}
+
+/// What is said of files that have changed; nothing, for ever, where none are looked at.
+async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> String {
+    let received = match changes {
+        Some(changes) => changes.recv().await,
+        None => None,
+    };
+    match received {
+        Some(text) => text,
+        None => std::future::pending().await,
     }
 }
 
@@ -558,10 +657,8 @@ impl Outlet {
                 single_port: plan.boot.tftp_single_port,
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
                 folder: Arc::clone(&plan.folder),
-                image: match &plan.content {
-                    Content::Same(generation) => Some(Arc::clone(generation)),
-                    Content::Api(..) => None,
-                },
+                source: Arc::clone(&source),
+                chain: plan.chain.clone(),
             },
             Arc::clone(&plan.loaders),
             machines.clone(),
@@ -621,6 +718,8 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
             cli::UefiOffer::BootServer => UefiOffer::BootServer,
         },
         boot_server: true,
+        chain: plan.chain.as_ref().map(|chain| (chain.cpu, chain.first.clone())),
+        signed: plan.content.efi().is_some_and(EfiImage::is_signed),
         dhcp_server: boot.dhcp_server,
     }
 }
@@ -651,15 +750,17 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
         lease,
         last,
         api: match plan.content {
-            Content::Same(_) => None,
+            Content::Same(_) | Content::Fresh(..) => None,
             Content::Api(_, address) => Some(address),
         },
         kernel: generation.and_then(|generation| generation.kernel.as_ref()).map(served),
         initrds: generation.map_or(Vec::new(), |one| one.initrds.iter().map(served).collect()),
         cmdline: generation
-            .map(|generation| generation.cmdline.text(&url(generation)))
+            .map(|generation| generation.cmdline.text(&Machine::at(&url(generation))))
             .unwrap_or_default(),
-        loaders: plan.loaders().map(|loader| loader.file_name().into_owned()).collect(),
+        loaders: (plan.chain.iter().map(|chain| chain.first.clone()))
+            .chain(plan.loaders().map(|loader| loader.file_name().into_owned()))
+            .collect(),
         can,
         cannot,
         addresses: outlet.addresses,

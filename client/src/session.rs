@@ -18,7 +18,10 @@ use portcullis_dbus::{
 };
 use zbus::{Connection, OwnedVariant, Variant, proxy};
 
-use crate::exit::{Code, Failure};
+use crate::{
+    exit::{Code, Failure},
+    start::Start,
+};
 
 /// Longer than any dialog: the helper gives up first and says why.
 const CALL: Duration = Duration::from_secs(130);
@@ -122,6 +125,7 @@ fn take<T: TryFrom<OwnedVariant>>(
 /// A connection to the helper.
 pub struct Session {
     proxy: Netboot1Proxy<'static>,
+    start: Start,
     closed: ClosedStream,
     owner: proxy::OwnerChangedStream<'static>,
     /// Something was opened, so that the helper's name may not change any more.
@@ -158,7 +162,8 @@ impl Session {
             .await?;
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
-        Ok(Self { proxy, closed, owner, holds: false })
+        let start = Start::new(connection).await?;
+        Ok(Self { proxy, start, closed, owner, holds: false })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -166,7 +171,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn open(&mut self, request: &Request) -> Result<(Lease, Sockets), Failure> {
-        let (number, mut fds, facts) = self.proxy.open(request.keys()).await?;
+        let (number, mut fds, facts) = self.start.or_fails(self.proxy.open(request.keys())).await?;
         // The bus keeps messages in order: what it has said of the helper's name so far was before
         // the answer, such as an idle helper that left and the one that was started for us.
         while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
@@ -196,7 +201,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn close(&self, lease: u64) -> Result<(), Failure> {
-        Ok(self.proxy.close(lease).await?)
+        self.start.or_fails(self.proxy.close(lease)).await
     }
 
     /// The leases that the caller may see.
@@ -204,7 +209,7 @@ impl Session {
     /// # Errors
     /// Those of the contract.
     pub async fn list(&self) -> Result<Vec<Lease>, Failure> {
-        let leases = self.proxy.list().await?;
+        let leases = self.start.or_fails(self.proxy.list()).await?;
         Ok(leases
             .into_iter()
             .map(|(number, facts)| Lease { number, facts: Facts::new(facts) })

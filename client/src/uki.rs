@@ -39,6 +39,10 @@ pub enum Error {
     /// Beyond 4 GiB.
     #[error("larger than the 4 GiB of an EFI program")]
     TooLarge,
+    /// Its sections leave octets between them that firmware does not hash, or it has no place for a
+    /// signature.
+    #[error("an EFI program whose layout cannot be signed")]
+    Unsignable,
 }
 
 /// Puts an image together. An empty command line and no initrds are left out.
@@ -73,6 +77,11 @@ pub fn assemble(
     let raw_ends = old.iter().map(|section| u64::from(section.raw) + u64::from(section.raw_size));
     // What lies behind the last section is a symbol table, which firmware does not load.
     let end = raw_ends.max().ok_or(Error::NotPe)?;
+    let mut header = pe.table + old.len() * SECTION;
+    // Sections that end before their own headers do.
+    if position(end)? < header {
+        return Err(Error::NotPe);
+    }
     let mut head = stub.get(..position(end)?).ok_or(Error::NotPe)?.to_vec();
     let mut raw = end.next_multiple_of(file_alignment);
     head.resize(position(raw)?, 0);
@@ -80,7 +89,6 @@ pub fn assemble(
         old.iter().map(|section| u64::from(section.address) + u64::from(section.virtual_size));
     let mut address = address_ends.max().ok_or(Error::NotPe)?.next_multiple_of(memory_alignment);
 
-    let mut header = pe.table + old.len() * SECTION;
     let room = u32_at(stub, pe.optional + 60)?;
     let first_raw = old.iter().filter(|section| section.raw_size > 0).map(|section| section.raw);
     let room = first_raw.min().map_or(room, |first| first.min(room));
@@ -131,6 +139,43 @@ pub fn find_section(head: &[u8], name: &[u8; 8]) -> Result<Option<Range<u64>>, E
         let start = u64::from(section.raw);
         start..start + u64::from(section.virtual_size.min(section.raw_size))
     }))
+}
+
+/// Where an EFI program has what its signature does not cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unhashed {
+    /// Its checksum, 4 octets.
+    pub checksum: usize,
+    /// The entry of the data directory that says where the signatures are, 8 octets.
+    pub certificates: usize,
+    /// Whether there are any.
+    pub signed: bool,
+}
+
+/// Finds it. `head` is the file's beginning.
+///
+/// # Errors
+/// Not an EFI program, its headers are not within `head`, or firmware would not hash it from its
+/// first octet to its last (EDK2, `HashPeImage`: headers, then sections by their place in the file,
+/// then what lies behind).
+pub fn unhashed(head: &[u8]) -> Result<Unhashed, Error> {
+    let pe = Headers::parse(head)?;
+    if u32_at(head, pe.directories - 4)? <= 4 || pe.directories + 5 * 8 > pe.table {
+        return Err(Error::Unsignable);
+    }
+    let mut sections = pe.sections(head)?;
+    sections.retain(|section| section.raw_size > 0);
+    sections.sort_by_key(|section| section.raw);
+    let headers = u64::from(u32_at(head, pe.optional + 60)?);
+    sections.iter().try_fold(headers, |end, section| {
+        let start = u64::from(section.raw);
+        (start == end).then(|| start + u64::from(section.raw_size)).ok_or(Error::Unsignable)
+    })?;
+    Ok(Unhashed {
+        checksum: pe.optional + 64,
+        certificates: pe.directories + 4 * 8,
+        signed: pe.is_signed(head)?,
+    })
 }
 
 /// Several initrds as one, each on its boundary.
@@ -363,6 +408,10 @@ pub(crate) mod tests {
         assert_eq!(with(&|stub| stub[0x46] = 0), Some(Error::NotPe));
         assert_eq!(with(&|stub| stub[0x78..0x7c].fill(0)), Some(Error::NotPe));
         assert_eq!(with(&|stub| stub.truncate(0x5ff)), Some(Error::NotPe));
+        // Found by fuzzing: an empty section that ends at octet 65, so that the rest was cut off.
+        let early =
+            |stub: &mut Vec<u8>| stub[0x158..0x160].copy_from_slice(&[0, 0, 0, 0, 65, 0, 0, 0]);
+        assert_eq!(with(&early), Some(Error::NotPe));
         assert_eq!(
             with(&|stub| stub[0x94..0x98].copy_from_slice(&[0xe7, 1, 0, 0])),
             Some(Error::NoRoom)

@@ -141,6 +141,8 @@ impl Server {
             token: "0".repeat(32),
             uefi_offer: UefiOffer::Auto,
             boot_server: true,
+            chain: None,
+            signed: true,
             dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(8192);
@@ -262,6 +264,10 @@ struct Slow;
 impl Source for Slow {
     fn token(&self) -> &str {
         "token"
+    }
+
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        None
     }
 
     fn generation(&self, mac: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {

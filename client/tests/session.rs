@@ -403,6 +403,63 @@ fn ctrl_c_while_the_question_is_open_is_a_dismissal() {
     assert_eq!(output.status.code(), Some(11), "{output:?}");
 }
 
+/// What systemd says of the helper's unit: a state for each time that it is asked, then the last.
+struct FakeUnit {
+    states: Mutex<Vec<&'static str>>,
+}
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
+impl FakeUnit {
+    #[zbus(property)]
+    fn active_state(&self) -> String {
+        let mut states = self.states.lock().unwrap();
+        let state = states[0];
+        if states.len() > 1 {
+            states.remove(0);
+        }
+        state.to_owned()
+    }
+
+    #[zbus(property)]
+    fn inactive_enter_timestamp_monotonic(&self) -> u64 {
+        self.states.lock().unwrap().len() as u64
+    }
+}
+
+struct FakeService;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+impl FakeService {
+    #[zbus(property)]
+    fn status_text(&self) -> String {
+        "/etc/portcullis/helper.toml:2: unknown field".to_owned()
+    }
+}
+
+#[test]
+fn a_helper_that_cannot_start_is_not_waited_for() {
+    // A start that fails; and one that had failed, which the bus does not try again.
+    for states in [vec!["inactive", "activating", "activating", "failed"], vec!["failed"]] {
+        let lab = Lab::new(Some(Mood::NeverAnswers));
+        let unit = FakeUnit { states: Mutex::new(states) };
+        let path = "/org/freedesktop/systemd1/unit/portcullis_2dhelper_2eservice";
+        let systemd = lab.runtime.block_on(async {
+            zbus::connection::Builder::address(lab.bus.address.as_str())
+                .serve_at(path, unit)
+                .serve_at(path, FakeService)
+                .name("org.freedesktop.systemd1")
+                .build()
+                .await
+        });
+        let output = lab.run(&mut lab.boot(&[]));
+        assert_eq!(output.status.code(), Some(22), "{output:?}");
+        let said = stderr(&output);
+        let cause = "cannot start: /etc/portcullis/helper.toml:2: unknown field";
+        assert!(said.contains(cause) && said.contains("--check-config"), "{said}");
+        drop(systemd.unwrap());
+    }
+}
+
 #[test]
 fn the_end_of_the_lease_is_said_with_its_reason() {
     let lab = Lab::new(Some(Mood::Grants));

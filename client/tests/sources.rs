@@ -82,7 +82,7 @@ impl Service {
     }
 
     fn api(&self, path: &str, timeout: Duration) -> Api {
-        Api::new(&format!("{}{path}", self.url()), timeout, None).unwrap()
+        Api::new(&format!("{}{path}", self.url()), timeout, None, None).unwrap()
     }
 
     /// What the API says for a machine, in words: the kernel's address, or why there is nothing.
@@ -203,7 +203,7 @@ fn section_7_malformed_answers_are_refused_with_the_reason() {
     let service = Service::start(|_, _| async { response(200, vec![b' '; (1 << 20) + 1]) });
     let refusal = service.says(&service.api("", SECOND), MAC, Step::Discover).unwrap_err();
     assert!(refusal.contains("longer than 1048576"), "{refusal}");
-    let closed = Api::new("http://127.0.0.1:1", SECOND, None).unwrap();
+    let closed = Api::new("http://127.0.0.1:1", SECOND, None, None).unwrap();
     let refusal = service.says(&closed, MAC, Step::Discover).unwrap_err();
     assert!(refusal.contains("refused"), "{refusal}");
 }
@@ -642,6 +642,9 @@ fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
             "cli" | "template" | "ipxe" => format!("src/{file}.rs"),
             "source" => "src/source/mod.rs".to_owned(),
             "api" | "quick" => format!("src/source/{file}.rs"),
+            "share" => "../tests/tests/share.rs".to_owned(),
+            "pixiecore_v1" => "src/pixiecore_v1.rs".to_owned(),
+            "pixiecore" => "../tests/tests/pixiecore.rs".to_owned(),
             other => format!("tests/{other}.rs"),
         };
         let text = std::fs::read_to_string(root.join(path)).unwrap();

@@ -86,4 +86,23 @@ mod tests {
         let difference = Linux(Marks::default()).boottime().as_secs_f64() - uptime;
         assert!(difference.abs() < 5.0, "{difference} s apart");
     }
+
+    /// The same where a day of suspend lies behind (time_namespaces(7)): the clock that does not count
+    /// it is a day behind there.
+    #[test]
+    fn the_clock_of_leases_counts_suspend() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: the_clock_of_leases_counts_suspend: needs root");
+            return;
+        }
+        let test = "kernel::tests::the_clock_of_leases_is_the_one_that_nobody_sets";
+        let output = std::process::Command::new("unshare")
+            .args(["--time", "--fork", "--boottime", "86400"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
 }

@@ -6,7 +6,7 @@
 //! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
 //! client names, logs text that a client chose, starts a program.
 
-mod attribute;
+pub mod attribute;
 pub mod authority;
 pub mod caller;
 pub mod config;
@@ -24,7 +24,7 @@ pub mod notify;
 pub mod privileges;
 pub mod rate;
 pub mod request;
-mod rtnetlink;
+pub mod rtnetlink;
 pub mod run;
 pub mod service;
 pub mod sockdiag;

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::fatal(&error);
+            Notifier::from_environment().failed(&error);
             ExitCode::FAILURE
         }
     }

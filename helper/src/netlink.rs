@@ -9,7 +9,7 @@ use std::{io, ops::RangeInclusive, os::fd::OwnedFd};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
     netlink::SocketAddrNetlink,
-    recvfrom, send, socket_with,
+    recv, recvfrom, send, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 
@@ -82,6 +82,9 @@ impl Socket {
     /// # Errors
     /// The first error that the kernel reports for any of the messages; `TimedOut`; `InvalidData`.
     pub fn transact(&mut self, messages: &[Message]) -> io::Result<Vec<Message>> {
+        // What an earlier request that failed has left unread: the kernel refuses a dump before the
+        // last one is read to its end (EBUSY).
+        while recv(&self.descriptor, [0; HEADER].as_mut_slice(), RecvFlags::DONTWAIT).is_ok() {}
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let mut last = first;
@@ -159,7 +162,10 @@ impl Socket {
 }
 
 /// The error number, positive, of an `NLMSG_ERROR`; 0 is an acknowledgement.
-fn error_code(body: &[u8]) -> io::Result<i32> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn error_code(body: &[u8]) -> io::Result<i32> {
     i32::from_ne_bytes(field(body, 0)?).checked_neg().ok_or_else(malformed)
 }
 
@@ -177,7 +183,10 @@ fn encode(message: &Message, sequence: u32) -> Vec<u8> {
 }
 
 /// Sequence number, message, and the bytes after it.
-fn decode(bytes: &[u8]) -> io::Result<(u32, Message, &[u8])> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn decode(bytes: &[u8]) -> io::Result<(u32, Message, &[u8])> {
     let length = usize::try_from(u32::from_ne_bytes(field(bytes, 0)?)).unwrap_or(usize::MAX);
     let body = bytes.get(HEADER..length).ok_or_else(malformed)?.to_vec();
     let kind = u16::from_ne_bytes(field(bytes, 4)?);

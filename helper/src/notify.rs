@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    fmt::Display,
     os::{
         linux::net::SocketAddrExt,
         unix::{ffi::OsStrExt, net::SocketAddr},
@@ -35,6 +36,12 @@ impl Notifier {
             Some(name) => SocketAddr::from_abstract_name(name).ok(),
             None => SocketAddr::from_pathname(Path::new(&path)).ok(),
         }))
+    }
+
+    /// The helper cannot start or go on: one line, that `systemctl status` and the client show.
+    pub fn failed(&self, error: &dyn Display) {
+        let text = error.to_string();
+        self.tell(&format!("STATUS={}", text.lines().next().unwrap_or_default()));
     }
 
     /// Says one of the words above.

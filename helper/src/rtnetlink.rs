@@ -42,12 +42,17 @@ pub fn link(name: &InterfaceName) -> io::Result<Option<Link>> {
 
 /// One RTM_NEWLINK, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
-struct SeenLink {
-    index: u32,
-    flags: u32,
-    name: String,
-    master: Option<u32>,
-    slave_kind: String,
+pub struct SeenLink {
+    /// Its index.
+    pub index: u32,
+    /// IFF_UP and the like.
+    pub flags: u32,
+    /// Its name; not checked yet.
+    pub name: String,
+    /// Index of the bridge, bond or VRF that it belongs to.
+    pub master: Option<u32>,
+    /// What that is; empty when it has none.
+    pub slave_kind: String,
 }
 
 /// By index, or, where that is 0, by an attribute.
@@ -70,7 +75,11 @@ fn addresses(route: &mut Socket, index: u32) -> io::Result<Vec<Ipv4Addr>> {
     Ok(found)
 }
 
-fn parse_link(body: &[u8]) -> io::Result<SeenLink> {
+/// Reads the body of an RTM_NEWLINK.
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse_link(body: &[u8]) -> io::Result<SeenLink> {
     let attributes = Attributes::read(body.get(IFINFOMSG..).ok_or_else(malformed)?)?;
     Ok(SeenLink {
         index: u32::from_ne_bytes(field(body, 4)?),
@@ -83,7 +92,10 @@ fn parse_link(body: &[u8]) -> io::Result<SeenLink> {
 
 /// Index of the interface, and its own address: IFA_ADDRESS would be the peer's on a point-to-point
 /// link.
-fn parse_address(body: &[u8]) -> io::Result<(u32, Option<Ipv4Addr>)> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse_address(body: &[u8]) -> io::Result<(u32, Option<Ipv4Addr>)> {
     let attributes = Attributes::read(body.get(IFADDRMSG..).ok_or_else(malformed)?)?;
     let address = attributes.array::<4>(IFA_LOCAL)?.map(Ipv4Addr::from);
     Ok((u32::from_ne_bytes(field(body, 4)?), address))

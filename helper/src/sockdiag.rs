@@ -125,7 +125,11 @@ fn with_our_tag(marks: Marks) -> Vec<u8> {
     attribute::bytes(INET_DIAG_REQ_BYTECODE, &code)
 }
 
-fn parse(protocol: Protocol, body: &[u8]) -> io::Result<Found> {
+/// Reads one answer.
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse(protocol: Protocol, body: &[u8]) -> io::Result<Found> {
     let attributes = Attributes::read(body.get(72..).ok_or_else(malformed)?)?;
     let number = |at| field(body, at).map(u32::from_ne_bytes);
     Ok(Found {

@@ -190,8 +190,12 @@ impl State {
             .kernel
             .bind(&opening, site.address)
             .map_err(|error| self.bind_error(error, &opening, site))?;
-        let backend = self.firewall.open(&opening).map_err(firewall_error)?;
         let opened = self.now();
+        let backend = self.firewall.open(&opening).map_err(|error| {
+            // It may have been the kernel's answer that was lost, and not the transaction.
+            self.untidy_since = Some(opened);
+            firewall_error(error)
+        })?;
         let lease = Lease {
             owner: caller.clone(),
             opening,

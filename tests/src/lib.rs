@@ -7,6 +7,7 @@
 
 pub mod boot_client;
 pub mod download;
+pub mod fault;
 pub mod host;
 pub mod lan;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod require;
 pub mod rival;
 pub mod scene;
 pub mod snapshot;
+pub mod times;
 
 pub use require::{Needs, missing};
 

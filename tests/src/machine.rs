@@ -29,6 +29,10 @@ pub enum Firmware {
     Uefi,
     /// The same with PXE switched off, so that only HTTP boot is left.
     UefiHttp,
+    /// OVMF with Secure Boot on, which knows these keys alone.
+    Secure(Keys),
+    /// The same with PXE switched off.
+    SecureHttp(Keys),
     /// A PC with OVMF for 32 bit and its own PXE stack.
     Uefi32,
     /// The same with PXE switched off.
@@ -46,6 +50,8 @@ impl Firmware {
             Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => BOOT,
             // The only build of OVMF for 32 bit wants SMM, which takes its time in emulation.
             Self::Uefi32 | Self::Uefi32Http | Self::Arm64 | Self::Arm64Http => 4 * BOOT,
+            // The same, and GRUB fetches a kernel block by block.
+            Self::Secure(_) | Self::SecureHttp(_) => 4 * BOOT,
         }
     }
 
@@ -54,14 +60,46 @@ impl Firmware {
     pub fn processor(self) -> &'static str {
         match self {
             Self::Bios | Self::BiosPlain | Self::Uefi | Self::UefiHttp => "amd64",
+            Self::Secure(_) | Self::SecureHttp(_) => "amd64",
             Self::Uefi32 | Self::Uefi32Http => "i386",
             Self::Arm64 | Self::Arm64Http => "arm64",
         }
     }
 }
 
+/// Whose signatures a machine with Secure Boot takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Microsoft's, as on a machine from the shop.
+    Microsoft,
+    /// Those of [`TEST_KEY`].
+    Test,
+}
+
+impl Keys {
+    /// Template of OVMF's variables with these keys enrolled (package ovmf).
+    #[must_use]
+    pub fn variables(self) -> &'static str {
+        match self {
+            Self::Microsoft => "/usr/share/OVMF/OVMF_VARS_4M.ms.fd",
+            Self::Test => "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd",
+        }
+    }
+}
+
+/// A key that everybody has, encrypted with the password "snakeoil", and its certificate (package
+/// ovmf).
+pub const TEST_KEY: [&str; 2] =
+    ["/usr/share/ovmf/PkKek-1-snakeoil.key", "/usr/share/ovmf/PkKek-1-snakeoil.pem"];
+/// OVMF's code for Secure Boot, which keeps the variables to itself by system management mode.
+pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// What every machine has in its SMBIOS table: a serial number with characters that mean something
+/// elsewhere, and a UUID.
+pub const SERIAL: &str = "PC 7/42";
+/// See [`SERIAL`].
+pub const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 /// The same of OVMF for 32 bit.
 pub const OVMF32: [&str; 2] =
     ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
@@ -107,7 +145,11 @@ impl Machine {
             Firmware::Uefi | Firmware::UefiHttp => {
                 ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off", "qemu64"])
             }
-            Firmware::Uefi32 | Firmware::Uefi32Http => {
+            // Only what runs in system management mode writes the variables.
+            Firmware::Uefi32
+            | Firmware::Uefi32Http
+            | Firmware::Secure(_)
+            | Firmware::SecureHttp(_) => {
                 ("qemu-system-x86_64", ",romfile=", ["q35,graphics=off,smm=on", "qemu64"])
             }
             Firmware::Arm64 | Firmware::Arm64Http => {
@@ -117,6 +159,7 @@ impl Machine {
         let mut command = mortal(program);
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
+            .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
             .args(["-no-reboot", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
@@ -128,6 +171,9 @@ impl Machine {
         let flash = match firmware {
             Firmware::Bios | Firmware::BiosPlain => None,
             Firmware::Uefi | Firmware::UefiHttp => Some(OVMF),
+            Firmware::Secure(keys) | Firmware::SecureHttp(keys) => {
+                Some([OVMF_SECURE, keys.variables()])
+            }
             Firmware::Uefi32 | Firmware::Uefi32Http => Some(OVMF32),
             Firmware::Arm64 | Firmware::Arm64Http => Some(AAVMF),
         };
@@ -140,10 +186,16 @@ impl Machine {
                 .arg("-drive")
                 .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
         }
-        if flash == Some(OVMF32) {
+        if flash.is_some_and(|[code, _]| code == OVMF32[0] || code == OVMF_SECURE) {
             command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
-        if matches!(firmware, Firmware::UefiHttp | Firmware::Uefi32Http | Firmware::Arm64Http) {
+        if matches!(
+            firmware,
+            Firmware::UefiHttp
+                | Firmware::Uefi32Http
+                | Firmware::Arm64Http
+                | Firmware::SecureHttp(_)
+        ) {
             // OVMF tries PXE first, and leaves it out when told so (OvmfPkg/README).
             for protocol in ["IPv4", "IPv6"] {
                 command
@@ -222,6 +274,11 @@ impl Machine {
     /// Waits for what the initrd says of itself; see [`marker`].
     pub fn initrd(&mut self) -> Result<String> {
         self.whole_line("PORTCULLIS-INITRD ").map(|(text, _)| text)
+    }
+
+    /// Waits for what the kernel says of Secure Boot; nothing if it says nothing.
+    pub fn secure_boot(&mut self) -> Result<String> {
+        self.whole_line("PORTCULLIS-SECURE-BOOT").map(|(text, _)| text)
     }
 
     /// A line that a machine says in the time that a boot may take.

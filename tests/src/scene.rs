@@ -48,11 +48,20 @@ pub const CLOSED: Heard = [Answer::Silent; 4];
 impl Scene {
     /// Sets the scene; with `None` the host has no firewall.
     pub fn start(flavour: Option<Flavour>, site: Site) -> Result<Self> {
+        Self::start_beside(flavour, site, &[])
+    }
+
+    /// The same with more arguments for the router's dnsmasq.
+    pub fn start_beside(
+        flavour: Option<Flavour>,
+        site: Site,
+        router_arguments: &[String],
+    ) -> Result<Self> {
         let lan = Lan::new()?;
         let router = Netns::new("router")?;
         lan.attach(&router, "eth0", Some("192.0.2.1/24"))?;
         router.address("eth0", "fd00::1/64")?;
-        let rival = Rival::start(&router, "eth0", &[])?;
+        let rival = Rival::start(&router, "eth0", router_arguments)?;
         let outsider = Netns::new("outsider")?;
         lan.attach(&outsider, "eth0", Some("192.0.2.3/24"))?;
         let host = Host::start("host", site)?;

@@ -1,8 +1,9 @@
 //! What an unprivileged holder of a lease's sockets tries, one test per attack, behind both flavours
 //! of NixOS' firewall.
 //!
-//! The attacker is a process of uid 65534 without any capability that inherits one socket of the
-//! lease. A receiver on each network records every frame; the attack's message carries EVIL and
+//! The attacker is a process without any capability that has one socket of the lease: as its holder
+//! (uid 65534), who inherited it, or as somebody else's process (uid 65533), which was sent it over
+//! SCM_RIGHTS by a holder that is gone. A listener on each network records every frame; the attack's message carries EVIL and
 //! must be in none. The same socket's legitimate message carries TWIN and must be there: a test
 //! whose path is broken fails. Each attack also runs before the lease is opened, where nothing
 //! guards the socket and EVIL does arrive (or the kernel itself refuses: then that is asserted).
@@ -65,13 +66,11 @@ both_flavours!(
     p8_a_shared_socket_gives_no_more_than_another,
 );
 
-/// What every attacker knows. `s` is the inherited socket; `reply` makes a BOOTP reply.
+/// What every attacker knows; `reply` makes a BOOTP reply. The socket will be `s`.
 const PRELUDE: &str = r"
 import ctypes, os, socket, struct, sys
 caps = [l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap') and 'Bnd' not in l]
-assert os.getuid() == 65534 and all(int(c, 16) == 0 for c in caps), caps
-s = socket.socket(fileno=0)
-s.setblocking(True)
+assert os.getuid() > 65000 and all(int(c, 16) == 0 for c in caps), caps
 def unspec(s):
     ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)
 def reply(tag, yiaddr=bytes(4), kind=2, size=300, op=2, cookie=b'\x63\x82\x53\x63'):
@@ -86,6 +85,44 @@ STRANGER = bytes([192, 0, 2, 99])
 LAN = ('192.0.2.2', 68)
 EVERYBODY = ('255.255.255.255', 68)
 ";
+
+/// How the attacker came by the socket.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// It is the holder.
+    Inherited,
+    /// The holder sent it.
+    Sent,
+}
+
+impl Way {
+    const BOTH: [Self; 2] = [Self::Inherited, Self::Sent];
+
+    /// The attacker's user, and how it takes the socket.
+    fn takes(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Inherited => ("65534", "s = socket.socket(fileno=0)"),
+            Self::Sent => (
+                "65533",
+                r"
+l = socket.socket(socket.AF_UNIX)
+l.bind('\0receiver')
+l.listen()
+s = socket.socket(fileno=socket.recv_fds(l.accept()[0], 1, 1)[1][0])",
+            ),
+        }
+    }
+}
+
+/// The holder that sends its socket to another process, and ends.
+const SENDER: &str = r"
+import socket, time
+c = socket.socket(socket.AF_UNIX)
+for _ in range(1000):
+    try: c.connect('\0receiver')
+    except OSError: time.sleep(0.01)
+    else: break
+socket.send_fds(c, [b's'], [0])";
 
 /// A legitimate OFFER by broadcast, as proxy DHCP sends it.
 const TWIN: &str = "s.sendto(reply(b'TWIN'), EVERYBODY)";
@@ -110,9 +147,9 @@ enum Unguarded {
     Refused,
 }
 
-/// Runs attack and twin, without the guard and with it.
+/// Runs attack and twin: without the guard, and with it, by its holder and by a process that was sent it.
 fn attack(flavour: Flavour, given: Given, unguarded: Unguarded, twin: &str, evil: &str) {
-    for guarded in [false, true] {
+    for (guarded, way) in [(false, Way::Inherited), (true, Way::Inherited), (true, Way::Sent)] {
         let scene = Scene::new(Some(flavour));
         let opening = scene.opening(1);
         let mut firewall = scene.firewall();
@@ -125,27 +162,52 @@ fn attack(flavour: Flavour, given: Given, unguarded: Unguarded, twin: &str, evil
             Given::BootServer => sockets.boot_server.into(),
             Given::Tftp => sockets.tftp.into(),
         };
-        let seen = watch(&scene, || run(&scene.host, socket, &format!("{twin}\n{evil}")));
-        assert!(contains(&seen, b"TWIN"), "{flavour:?}, guarded: {guarded}: the twin is lost");
+        let seen = watch(&scene, || run(&scene.host, way, socket, &format!("{twin}\n{evil}")));
+        let case = format!("{flavour:?}, guarded: {guarded}, {way:?}");
+        assert!(contains(&seen, b"TWIN"), "{case}: the twin is lost");
         let expected = !guarded && unguarded == Unguarded::Arrives;
-        assert_eq!(contains(&seen, b"EVIL"), expected, "{flavour:?}, guarded: {guarded}");
+        assert_eq!(contains(&seen, b"EVIL"), expected, "{case}");
     }
 }
 
-/// The attacker: an unprivileged process whose standard input is the socket. Returns what it says.
-fn run(host: &Netns, socket: OwnedFd, script: &str) -> String {
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"])
-        .args(["--inh-caps=-all", "--bounding-set=-all", "python3", "-c"])
-        .arg(format!("{PRELUDE}\n{script}"))
-        .env("PATH", PATH)
-        .stdin(Stdio::from(socket));
-    let output = host.run(|| command.output()).unwrap().unwrap();
+/// The attacker: an unprivileged process with the socket. Returns what it says.
+fn run(host: &Netns, way: Way, socket: OwnedFd, script: &str) -> String {
+    let (user, takes) = way.takes();
+    let script = format!("{PRELUDE}{takes}\ns.setblocking(True)\n{script}");
+    let mut attacker = unprivileged(user, &script);
+    let output = match way {
+        Way::Inherited => {
+            attacker.stdin(Stdio::from(socket));
+            host.run(|| attacker.output()).unwrap().unwrap()
+        }
+        Way::Sent => {
+            let mut sender = unprivileged("65534", SENDER);
+            sender.stdin(Stdio::from(socket));
+            let both = move || {
+                let mut sending = sender.spawn()?;
+                // Its copy of the socket was the command's.
+                drop(sender);
+                let output = attacker.stdin(Stdio::null()).output();
+                sending.wait()?;
+                output
+            };
+            host.run(both).unwrap().unwrap()
+        }
+    };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{errors}");
     said
+}
+
+fn unprivileged(user: &str, script: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"])
+        .args(["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig", "KILL", "python3", "-c"])
+        .arg(script)
+        .env("PATH", PATH);
+    command
 }
 
 /// Every frame that comes to either network while `work` is done and shortly after.
@@ -338,20 +400,23 @@ s.setsockopt(socket.SOL_SOCKET, 44, 1)";
     let mut command = Command::new("python3");
     command.args(["-c", lock]).stdin(OwnedFd::from(dhcp.try_clone().unwrap()));
     assert!(scene.host.run(|| command.status()).unwrap().unwrap().success());
-    let said = run(
-        &scene.host,
-        dhcp.into(),
-        "
+    for way in Way::BOTH {
+        let said = run(
+            &scene.host,
+            way,
+            dhcp.try_clone().unwrap().into(),
+            "
 code = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0xffffffff))
 quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 27, 0))
 quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 26, struct.pack('@HP', 1, ctypes.addressof(code))))
 quietly(lambda: s.setsockopt(socket.SOL_SOCKET, 44, 0))",
-    );
-    assert_eq!(said, "refused: 1\n".repeat(3));
+        );
+        assert_eq!(said, "refused: 1\n".repeat(3), "{way:?}");
+    }
 }
 
 fn p8_an_accepted_connection_connects_elsewhere(flavour: Flavour) {
-    for guarded in [false, true] {
+    for (guarded, way) in [(false, Way::Inherited), (true, Way::Inherited), (true, Way::Sent)] {
         let scene = Scene::new(Some(flavour));
         let opening = scene.opening(1);
         let mut firewall = scene.firewall();
@@ -376,7 +441,7 @@ quietly(lambda: s.connect(('192.0.2.2', 80)))";
         let seen = watch(&scene, || {
             // The listener keeps the port otherwise.
             drop(sockets.http);
-            run(&scene.host, accepted.into(), script)
+            run(&scene.host, way, accepted.into(), script)
         });
         assert!(contains(&seen, b"TWIN"), "{flavour:?}");
         assert_eq!(elsewhere.accept().is_err(), guarded, "{flavour:?}");
@@ -385,7 +450,7 @@ quietly(lambda: s.connect(('192.0.2.2', 80)))";
 }
 
 fn p8_ipv6(flavour: Flavour) {
-    for guarded in [false, true] {
+    for (guarded, way) in [(false, Way::Inherited), (true, Way::Inherited), (true, Way::Sent)] {
         let scene = Scene::new(Some(flavour));
         let opening = scene.opening(1);
         let mut firewall = scene.firewall();
@@ -405,7 +470,7 @@ for to in ['2001:db8::2', 'ff02::1%eth0']:
     for port in [67, 68, 547]:
         quietly(lambda: s.sendto(reply(b'EVIL'), (to, port)))
 s.sendto(reply(b'TWIN'), ('::ffff:192.0.2.2', 68))";
-        let seen = watch(&scene, || run(&scene.host, socket, script));
+        let seen = watch(&scene, || run(&scene.host, way, socket, script));
         assert!(contains(&seen, b"TWIN"), "{flavour:?}");
         assert_eq!(contains(&seen, b"EVIL"), !guarded, "{flavour:?}");
     }
@@ -418,21 +483,25 @@ fn p8_a_lease_that_has_ended_is_mute(flavour: Flavour) {
     scene.host.run(|| firewall.open(&opening)).unwrap().unwrap();
     let sockets = scene.sockets(&opening);
     let given = || OwnedFd::from(sockets.dhcp.try_clone().unwrap());
-    let seen = watch(&scene, || run(&scene.host, given(), TWIN));
+    let seen = watch(&scene, || run(&scene.host, Way::Sent, given(), TWIN));
     assert!(contains(&seen, b"TWIN"), "{flavour:?}");
     scene.host.run(|| firewall.close(&opening)).unwrap().unwrap();
     let evil = "quietly(lambda: s.sendto(reply(b'EVIL'), EVERYBODY))";
-    let seen = watch(&scene, || run(&scene.host, given(), evil));
-    assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
+    for way in Way::BOTH {
+        let seen = watch(&scene, || run(&scene.host, way, given(), evil));
+        assert!(!contains(&seen, b"EVIL"), "{flavour:?}, {way:?}");
+    }
     // Another lease, even on the same interface, does not give it its voice back.
     let next = scene.opening(2);
     scene.host.run(|| firewall.open(&next)).unwrap().unwrap();
-    let seen = watch(&scene, || run(&scene.host, given(), evil));
-    assert!(!contains(&seen, b"EVIL"), "{flavour:?}");
+    for way in Way::BOTH {
+        let seen = watch(&scene, || run(&scene.host, way, given(), evil));
+        assert!(!contains(&seen, b"EVIL"), "{flavour:?}, {way:?}");
+    }
     drop(sockets.tftp);
     let other = scene.host.run(|| scene::udp(next.mark.value(), SocketAddrV4::new(HOST, 69)));
     let twin = "s.sendto(b'TWIN', ('192.0.2.2', 5000))";
-    let seen = watch(&scene, || run(&scene.host, other.unwrap().into(), twin));
+    let seen = watch(&scene, || run(&scene.host, Way::Inherited, other.unwrap().into(), twin));
     assert!(contains(&seen, b"TWIN"), "{flavour:?}");
 }
 
@@ -452,13 +521,18 @@ s.sendto(reply(b'LEASED', STRANGER, kind=5), LAN)
 s.sendto(reply(b'REFUSED', kind=6), EVERYBODY)
 quietly(lambda: s.sendto(reply(b'EVIL', STRANGER, op=1), ('192.0.2.2', 67)))
 quietly(lambda: s.sendto(reply(b'EVIL', STRANGER), ('192.0.2.2', 5000)))";
-        run(&scene.host, dhcp, free);
+        run(&scene.host, Way::Inherited, dhcp, free);
         let bound = "
 for kind in [2, 5, 6]:
     quietly(lambda: s.sendto(reply(b'EVIL', STRANGER, kind=kind), LAN))
 quietly(lambda: s.sendto(reply(b'EVIL', kind=6), LAN))";
-        run(&scene.host, tftp, bound);
-        run(&scene.host, boot_server, &format!("{bound}\ns.sendto(reply(b'TWIN', kind=5), LAN)"));
+        run(&scene.host, Way::Sent, tftp, bound);
+        run(
+            &scene.host,
+            Way::Sent,
+            boot_server,
+            &format!("{bound}\ns.sendto(reply(b'TWIN', kind=5), LAN)"),
+        );
     });
     for expected in ["OFFERED", "LEASED", "REFUSED", "TWIN"] {
         assert!(contains(&seen, expected.as_bytes()), "{flavour:?}: {expected}");
@@ -512,7 +586,8 @@ fn p8_addresses_are_handed_out_with_full_dhcp_alone(flavour: Flavour) {
         let client = scene.lan.daemon("udhcpc", &arguments).unwrap();
         let full = mode == Dhcp::Full;
         let limit = if full { 100 } else { 5 };
-        let said = run(&scene.host, socket.into(), &format!("LIMIT = {limit}\n{SERVER}"));
+        let said =
+            run(&scene.host, Way::Inherited, socket.into(), &format!("LIMIT = {limit}\n{SERVER}"));
         let addresses = scene.lan.ip("-4 address show dev eth0").unwrap();
         assert_eq!(said.contains("renewed"), full, "{flavour:?}: {said}");
         assert_eq!(addresses.contains("192.0.2.50/24"), full, "{flavour:?}: {addresses}");
@@ -534,7 +609,8 @@ quietly(lambda: s.sendmsg([reply(b'EVIL')], pktinfo(index, '0.0.0.0'), 0, ('198.
 s.connect(LAN); unspec(s)
 s.setsockopt(socket.SOL_SOCKET, 25, b'eth1\\0')
 quietly(lambda: s.sendto(reply(b'EVIL'), ('198.51.100.2', 68)))";
-    for guarded in [false, true] {
+    let cases = [(false, Way::Inherited), (true, Way::Inherited), (true, Way::Sent)];
+    for (guarded, way) in cases {
         let scene = Scene::new(Some(flavour));
         let opening = Opening { dhcp: Dhcp::Shared, ..scene.opening(1) };
         let mut firewall = scene.firewall();
@@ -543,8 +619,10 @@ quietly(lambda: s.sendto(reply(b'EVIL'), ('198.51.100.2', 68)))";
         }
         let bind = || sockets::bind(&opening, HOST).unwrap().handed.remove(0).1;
         let socket = scene.host.run(bind).unwrap();
-        let seen = watch(&scene, || run(&scene.host, socket, &format!("{TWIN}\n{evil}")));
-        assert!(contains(&seen, b"TWIN"), "{flavour:?}, guarded: {guarded}");
-        assert_eq!(contains(&seen, b"EVIL"), !guarded, "{flavour:?}, guarded: {guarded}");
+        let script = format!("{TWIN}\n{evil}");
+        let seen = watch(&scene, || run(&scene.host, way, socket, &script));
+        let case = format!("{flavour:?}, guarded: {guarded}, {way:?}");
+        assert!(contains(&seen, b"TWIN"), "{case}");
+        assert_eq!(contains(&seen, b"EVIL"), !guarded, "{case}");
     }
 }

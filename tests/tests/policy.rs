@@ -136,3 +136,67 @@ fn each_dependency_of_the_helper_has_a_reason() {
         );
     }
 }
+
+/// The sources of a crate, without their tests, by name.
+fn sources(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else {
+            let text = std::fs::read_to_string(&path).expect("text");
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+            found.push((path.display().to_string(), code));
+        }
+    }
+    found
+}
+
+/// What no line of the helper may say, and why it would matter: docs/faults.md.
+#[test]
+fn the_helper_names_no_process_asks_no_time_of_day_and_starts_and_writes_nothing() {
+    let forbidden = [
+        ("unix-process", "a subject that can be raced"),
+        ("new_for_owner", "a subject that can be raced"),
+        ("new_for_pid", "a subject that can be raced"),
+        ("SystemTime", "a clock that is set"),
+        ("Realtime", "a clock that is set"),
+        ("process::Command", "a program that is started"),
+        ("execv", "a program that is started"),
+        ("fs::write", "a file that is written"),
+        ("File::create", "a file that is written"),
+        ("OpenOptions", "a file that is written"),
+        ("feature =", "permission as a build option"),
+        ("debug_assertions", "permission as a build option"),
+        ("transmute", "a number that becomes anything"),
+    ];
+    let sources = sources(&workspace().join("helper/src"));
+    assert!(sources.len() > 20, "these are not all");
+    for (path, code) in &sources {
+        for (word, why) in forbidden {
+            assert!(!code.contains(word), "{path}: {word}: {why}");
+        }
+    }
+    let manifest = std::fs::read_to_string(workspace().join("helper/Cargo.toml"));
+    assert!(!manifest.expect("helper/Cargo.toml").contains("[features]"));
+}
+
+#[test]
+fn polkit_keeps_no_answer_and_its_rule_looks_at_session_and_group_alone() {
+    let read = |file| std::fs::read_to_string(workspace().join("polkit").join(file)).expect(file);
+    let policy = read("org.portcullis.netboot1.policy");
+    let defaults: Vec<_> =
+        policy.lines().map(str::trim).filter(|line| line.starts_with("<allow_")).collect();
+    assert_eq!(defaults.len(), 9, "three for each of three actions");
+    assert!(defaults.iter().all(|line| line.contains(">auth_admin<")), "{defaults:?}");
+    let rule = read("50-portcullis.rules");
+    let looked_at = |object: &str| -> BTreeSet<String> {
+        let object = format!("{object}.");
+        let uses = rule.split(&object).skip(1);
+        uses.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()).collect()
+    };
+    assert_eq!(looked_at("action"), BTreeSet::from(["id".to_owned()]));
+    let subject = ["active", "isInGroup", "local"].map(str::to_owned);
+    assert_eq!(looked_at("subject"), BTreeSet::from(subject));
+}

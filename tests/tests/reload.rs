@@ -21,10 +21,13 @@ use portcullis_lab::{
     process::wait_until,
     scene::{HOST, HTTP, Scene},
     snapshot::{Snapshot, assert_same},
+    times::Times,
 };
 
-/// The service is back within this time, however busy the machine that runs the test. What it really
-/// took is printed; on an idle one it is a fraction of a second.
+/// What promise P6 says; how it is held: [`Times`].
+const PROMISE: Duration = Duration::from_secs(1);
+
+/// The service is back within this time, however busy the machine that runs the test.
 const BACK: Duration = Duration::from_secs(10);
 
 /// Between two reloads. One after the other, the firewall itself would be closed most of the time,
@@ -70,7 +73,7 @@ fn reloaded_under_downloads(flavour: Flavour) {
     assert!(loader.len() > 10_000, "{}", loader.len());
 
     let over = AtomicBool::new(false);
-    let mut times = Vec::new();
+    let mut times = Times::default();
     let (kernels, loaders) = std::thread::scope(|scope| {
         // Each takes a few seconds, so that every reload meets both.
         let kernels = scope.spawn(|| {
@@ -84,8 +87,8 @@ fn reloaded_under_downloads(flavour: Flavour) {
         let outcome: Result<()> = (0..rounds()).try_for_each(|_| {
             reload()?;
             let done = Instant::now();
-            wait_until(BACK, || served(&scene));
-            times.push(done.elapsed());
+            assert!(wait_until(BACK, || served(&scene)), "{}", scene.host.log());
+            times.add(done.elapsed());
             std::thread::sleep(PAUSE);
             Ok(())
         });
@@ -93,11 +96,8 @@ fn reloaded_under_downloads(flavour: Flavour) {
         outcome.unwrap();
         (kernels.join().unwrap(), loaders.join().unwrap())
     });
-    times.sort_unstable();
-    println!(
-        "{flavour:?}: back after {times:.0?}; {kernels} kernels and {loaders} loaders came whole"
-    );
-    assert!(times.iter().all(|time| *time < BACK), "{times:?}\n{}", scene.host.log());
+    println!("{flavour:?}: {kernels} kernels and {loaders} loaders came whole");
+    times.hold(&format!("{flavour:?} reloaded: service back"), PROMISE);
 
     client.signal(Signal::SIGTERM).unwrap();
     let status = client.end().unwrap();

@@ -6,7 +6,10 @@
 
 #![cfg(test)]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT};
 use portcullis_lab::{
@@ -25,8 +28,9 @@ use serde_json::Value;
 
 /// Longest time that anything short of a boot, a dialog or an idle helper may take.
 const SOON: Duration = Duration::from_secs(20);
-/// P2: everything is closed again within this time.
-const CLOSED: Duration = Duration::from_secs(1);
+/// Everything is closed again within this time, however busy the machine is; P2's one second is held
+/// by `kill.rs`.
+const CLOSED: Duration = Duration::from_secs(15);
 /// The host's address on the LAN.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// What the user types, with the image that lies in the container.
@@ -117,7 +121,7 @@ impl Stage<'_> {
         self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
     }
 
-    /// Refused from outside, the ruleset as before, no socket: at the latest a second from now.
+    /// Refused from outside, the ruleset as before, no socket: soon from now.
     #[track_caller]
     fn assert_closed(&self) {
         let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
@@ -395,14 +399,20 @@ fn the_sites_configuration_holds_and_a_bad_one_stops_the_helper() {
         stage.assert_refused(BOB, FORBIDDEN, &["serving on eth0"]);
 
         configure("leases = 3\ninterface = [\"eth0\"]\n");
-        // The bus gives a service 25 seconds to appear, whatever systemd knows.
-        let (code, said) = debian.run(BOB, &SERVE, 3 * SOON).unwrap();
-        assert_eq!(code, NO_HELPER, "{said}{}", stage.journal());
+        // The bus gives a service 25 seconds to appear and then says only that it did not; what systemd
+        // knows is said, and is said again when the unit was in that state before.
         let place = "/etc/portcullis/helper.toml:2: unknown field `interface`";
+        for _ in 0..2 {
+            let (code, said) = debian.run(BOB, &SERVE, 3 * SOON).unwrap();
+            assert_eq!(code, NO_HELPER, "{said}{}", stage.journal());
+            assert!(said.contains(place), "{said}{}", stage.journal());
+        }
         assert!(stage.journal().contains(place), "{}", stage.journal());
         assert!(debian.sh(check).is_err());
 
         configure("interfaces = [\"eth?\"]\nmax-seconds = 60\n");
+        // The bus itself would try again half a minute after the failure.
+        debian.sh("systemctl start portcullis-helper").unwrap();
         let mut session = stage.serving(BOB);
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
@@ -537,15 +547,15 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
 
         // Idle: it stays a while and then goes by itself.
         let mut session = stage.serving(BOB);
+        let last_used = Instant::now();
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
         std::thread::sleep(Duration::from_secs(8));
-        assert_ne!(stage.helper(), 0, "it left before its time:\n{}", stage.journal());
-        assert!(
-            wait_until(Duration::from_secs(10), || stage.helper() == 0),
-            "it stays:\n{}",
-            stage.journal()
-        );
+        let stays = stage.helper() != 0;
+        // On a busy machine its time may be over by now.
+        let early = last_used.elapsed() < Duration::from_secs(10);
+        assert!(stays || !early, "it left before its time:\n{}", stage.journal());
+        assert!(wait_until(2 * SOON, || stage.helper() == 0), "it stays:\n{}", stage.journal());
         let state = debian.sh("systemctl show --value -p Result portcullis-helper").unwrap();
         assert_eq!(state.trim(), "success");
     });

@@ -189,6 +189,8 @@ fn wire_25_a_vlan_is_served_and_the_untagged_network_is_not() {
         match netns.ip("link add link eth0 name eth0.7 type vlan id 7") {
             // Compiled out: no package and no setting brings it.
             Err(error) if error.0.contains("Unknown device type") => {
+                let module = "find /lib/modules/$(uname -r) -name '8021q.ko*' 2>/dev/null || true";
+                assert_eq!(netns.sh(module).unwrap(), "", "it is there and was not loaded");
                 let _whether_allowed = skip("wire_25_a_vlan", "a kernel with CONFIG_VLAN_8021Q");
                 return;
             }

@@ -95,6 +95,10 @@ pub struct Policy {
     pub uefi_offer: UefiOffer,
     /// Whether 4011 is served. If not, [`UefiOffer::BootServer`] counts as `Complete`.
     pub boot_server: bool,
+    /// `--chain`: UEFI machines of this kind are given this file, whose maker Secure Boot knows.
+    pub chain: Option<(Cpu, String)>,
+    /// Secure Boot may take the EFI program that is the same for every machine.
+    pub signed: bool,
     /// `--dhcp-server`: addresses are handed out, too.
     pub dhcp_server: bool,
 }
@@ -232,6 +236,18 @@ pub fn admit(query: &Query, policy: &Policy, memory: Memory) -> Result<(), Ignor
         return Err(Ignore::Machine(Ignored::AlreadyBooted));
     }
     row(query, policy).map(drop)
+}
+
+/// Whether the machine cannot run this kernel: to be left alone rather than sent into an error. A loader
+/// that the user named for its architecture is the user's own business.
+///
+/// # Errors
+/// It cannot.
+pub fn fits(query: &Query, policy: &Policy, machine: Option<u16>) -> Result<(), Ignore> {
+    let arch = row(query, policy)?.arch;
+    let fits = machine.is_none_or(|machine| table::can_run(arch, machine));
+    let given = policy.loaders.contains(&Loader::Given(arch));
+    (fits || given).then_some(()).ok_or(Ignore::Machine(Ignored::OtherPlatform { arch }))
 }
 
 /// Decides about one question of a machine for which there is this EFI program, or none.
@@ -420,16 +436,6 @@ fn boot_firmware(
     efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
-    let loader = policy
-        .loaders
-        .contains(&given)
-        .then_some(given)
-        .or_else(|| pick(row, row.loaders, policy, memory, efi))
-        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
-    if loader == Loader::Folder {
-        // The files' names are the machine's own.
-        return Ok(Boot { file: String::new(), form: row.offer });
-    }
     let form = match (row.platform, policy.uefi_offer) {
         // The machine's whole attempt fails when nobody answers on 4011.
         _ if !policy.boot_server => OfferForm::Complete,
@@ -437,6 +443,25 @@ fn boot_firmware(
         (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
         _ => row.offer,
     };
+    if let Some((cpu, file)) = &policy.chain
+        && table::cpu(row.arch) == Some(*cpu)
+        && !policy.loaders.contains(&given)
+    {
+        let file = format!("{}/{file}", query.mac.hyphenated());
+        return Ok(Boot { file, form });
+    }
+    // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
+    let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
+    let loader = [(given, true), (Loader::Image, signed)]
+        .into_iter()
+        .find(|(loader, fits)| *fits && policy.loaders.contains(loader))
+        .map(|(loader, _)| loader)
+        .or_else(|| pick(row, row.loaders, policy, memory, efi))
+        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
+    if loader == Loader::Folder {
+        // The files' names are the machine's own.
+        return Ok(Boot { file: String::new(), form: row.offer });
+    }
     Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
 }
 

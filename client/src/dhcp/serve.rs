@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    decide::{Decision, Ignore, admit, boot_data, decide, screen},
+    decide::{Decision, Ignore, admit, boot_data, decide, fits, screen},
     probe::Prober,
     query::{NotBootClient, Port, Query},
     server::{Answer, Ask, Server, Verdict, answering_server},
@@ -271,6 +271,7 @@ impl Counter<'_> {
 
     /// A DHCP client that does not boot: such as the system that was booted.
     async fn other_client(&self, ask: &Ask, reason: NotBootClient) -> What {
+        self.machines.heard(ask.mac);
         match self.authority.map(|authority| authority.hear(ask)) {
             Some(Verdict::Answer(answer)) => self.address(None, ask, &answer).await,
             Some(Verdict::Exhausted) => self.exhausted(ask.mac),
@@ -332,6 +333,8 @@ impl Counter<'_> {
         let generation =
             generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;
         self.machines.needs(query.mac, needs(&generation));
+        self.machines.identify(query.mac, query.identity());
+        fits(query, self.machines.policy(), generation.machine)?;
         Ok(generation)
     }
 
@@ -376,9 +379,10 @@ impl Counter<'_> {
 }
 
 fn needs(generation: &Generation) -> Needs {
-    match generation.script {
-        Some(_) => Needs::Script,
-        None => Needs::Images { initrds: generation.initrds.len() },
+    if generation.is_followed() {
+        Needs::Images { initrds: generation.initrds.len() }
+    } else {
+        Needs::Script
     }
 }
 

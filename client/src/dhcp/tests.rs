@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Fact, Firmware, Ignored, OfferForm},
-    image::{Cpu, EfiImage, Loader, NoEfiImage},
+    image::{Cpu, EfiImage, Loader, NoEfiImage, Signature},
     mac::MacAddr,
     source::{Traits, text_blob},
     wire::{
@@ -43,6 +43,8 @@ fn policy() -> Policy {
         token: TOKEN.to_owned(),
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
+        chain: None,
+        signed: true,
         dhcp_server: false,
     }
 }
@@ -373,7 +375,8 @@ fn wire_21_a_raspberry_pi_is_left_alone_without_a_folder_and_served_beside_any_p
     assert_eq!(screen(&query, Port::Dhcp, &policy(), Memory::default()), Err(no_loader));
     // A program for other machines is what is served.
     let policy = Policy { loaders: [Loader::Folder].into(), ..policy() };
-    let efi = Ok(EfiImage { machine: Cpu::X64.pe_machine(), stub: None });
+    let efi =
+        Ok(EfiImage { machine: Cpu::X64.pe_machine(), stub: None, signature: Signature::Missing });
     let answer = decide(&query, Port::Dhcp, &policy, Memory::default(), &efi);
     assert_eq!(offered(answer).0, OfferForm::Folder);
 }
@@ -884,11 +887,15 @@ type Efi = Result<EfiImage, NoEfiImage>;
 
 /// Made of kernel and initrd.
 fn made(machine: u16) -> Efi {
-    Ok(EfiImage { machine, stub: Some(text_blob("stub", String::new())) })
+    Ok(EfiImage {
+        machine,
+        stub: Some(text_blob("stub", String::new())),
+        signature: Signature::Missing,
+    })
 }
 
 /// An x64 EFI program, and nothing but that.
-const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None });
+const NAMED: Efi = Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing });
 
 fn with_loaders(loaders: &[Loader]) -> Policy {
     Policy { loaders: loaders.iter().copied().collect(), ..policy() }
@@ -897,6 +904,61 @@ fn with_loaders(loaders: &[Loader]) -> Policy {
 fn on_67_with(efi: &Efi, policy: &Policy, options: &[(u8, &[u8])]) -> Decision {
     let query = Query::parse(&message(options)).unwrap();
     decide(&query, Port::Dhcp, policy, Memory::default(), efi)
+}
+
+#[test]
+fn what_the_user_signed_goes_before_ipxe_to_machines_that_run_it() {
+    let policy = with_loaders(&[Loader::Undionly, Loader::Snponly(Cpu::X64), Loader::Image]);
+    let signed = Ok(EfiImage {
+        machine: 0x8664,
+        stub: Some(text_blob("stub", String::new())),
+        signature: Signature::InFile,
+    });
+    let file = |efi: &Efi, policy: &Policy, arch| {
+        let (_, _, fact) = reply(on_67_with(efi, policy, &[DISCOVER, PXE, arch]));
+        let Fact::Offered { file, .. } = fact else { panic!("{fact:?}") };
+        file.rsplit('/').next().unwrap().to_owned()
+    };
+    assert_eq!(file(&signed, &policy, X64), "boot.efi");
+    assert_eq!(file(&made(0x8664), &policy, X64), "snponly.efi");
+    assert_eq!(file(&signed, &policy, BIOS), "undionly.kpxe");
+    let given = with_loaders(&[Loader::Given(7), Loader::Image]);
+    assert_eq!(file(&signed, &given, X64), "loader-7");
+}
+
+#[test]
+fn a_chain_goes_to_uefi_machines_of_its_kind_that_boot_by_pxe() {
+    let policy = Policy {
+        chain: Some((Cpu::X64, "shimx64.efi".to_owned())),
+        ..with_loaders(&[
+            Loader::Undionly,
+            Loader::Snponly(Cpu::X64),
+            Loader::Snponly(Cpu::Arm64),
+            Loader::Image,
+        ])
+    };
+    let efi = made(0x8664);
+    for (options, file) in [
+        (&[DISCOVER, PXE, X64][..], "shimx64.efi"),
+        (&[DISCOVER, PXE, (93, &[0, 9])], "shimx64.efi"),
+        (&[DISCOVER, PXE, (93, &[0, 11])], "snponly-arm64.efi"),
+        (&[DISCOVER, PXE, BIOS], "undionly.kpxe"),
+        (&[DISCOVER, HTTP, X64_HTTP], "boot.efi"),
+    ] {
+        let (bytes, _, fact) = reply(on_67_with(&efi, &policy, options));
+        let Fact::Offered { file: found, .. } = fact else { panic!("{fact:?}") };
+        assert!(found.ends_with(&format!("/{file}")), "{found}");
+        // shim reads the server and its own folder from the header's fields.
+        assert_eq!(bytes[20..24], [10, 77, 0, 1]);
+        assert_eq!(bytes[108..108 + found.len()], *found.as_bytes());
+    }
+    let own = Policy {
+        loaders: [Loader::Given(7)].into(),
+        chain: policy.chain.clone(),
+        ..self::policy()
+    };
+    let (_, _, fact) = reply(on_67_with(&efi, &own, &[DISCOVER, PXE, X64]));
+    assert!(matches!(fact, Fact::Offered { file, .. } if file.ends_with("loader-7")));
 }
 
 #[test]
@@ -1100,4 +1162,41 @@ proptest! {
         // A PAD or END among the random options can hide what follows, nothing before.
         prop_assert!(answered || relayed || port != Port::Dhcp);
     }
+}
+
+#[test]
+fn a_kernel_for_another_processor_is_kept_from_machines_that_cannot_run_it() {
+    let fits = |arch: u8, machine, policy: &Policy| {
+        let bytes = message(&[DISCOVER, PXE, (93, &[0, arch])]);
+        fits(&Query::parse(&bytes).unwrap(), policy, machine)
+    };
+    let other = |arch| Err(Ignore::Machine(Ignored::OtherPlatform { arch }));
+    let (ia32, x64, arm64) = (Some(0x014c), Some(0x8664), Some(0xaa64));
+    for (arch, machine, right) in [
+        (0, x64, Ok(())),
+        (0, ia32, Ok(())),
+        (0, arm64, other(0)),
+        (7, x64, Ok(())),
+        (7, ia32, other(7)),
+        (9, arm64, other(9)),
+        (11, arm64, Ok(())),
+        (11, x64, other(11)),
+        // Compressed as a whole: what it is for is not known.
+        (11, None, Ok(())),
+    ] {
+        assert_eq!(fits(arch, machine, &policy()), right, "{arch} {machine:?}");
+    }
+    // What the user's own loader starts is not known either.
+    assert_eq!(fits(11, x64, &with_loaders(&[Loader::Given(11)])), Ok(()));
+}
+
+#[test]
+fn what_a_machine_says_of_itself_is_written_as_its_own_tools_write_it() {
+    let said = |options: &[(u8, &[u8])]| Query::parse(&message(options)).unwrap().identity();
+    let identity = said(&[DISCOVER, PXE, X64, (97, &GUID)]);
+    assert_eq!(identity.uuid.as_str(), "04030201-0605-0807-090a-0b0c0d0e0f10");
+    assert_eq!(identity.arch.as_str(), "x86_64");
+    assert_eq!(said(&[DISCOVER, PXE, BIOS]).arch.as_str(), "bios");
+    assert_eq!(said(&[DISCOVER, PXE, BIOS]).uuid.as_str(), "");
+    assert_eq!(said(&[DISCOVER, PXE, (93, &[0, 11])]).arch.as_str(), "arm64");
 }

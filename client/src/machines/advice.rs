@@ -20,6 +20,17 @@ pub struct Situation {
     pub kernel: bool,
     /// Whether it has an address.
     pub address: Address,
+    /// What it was given, and how.
+    pub served: Served,
+}
+
+/// What is served, as far as it bears on reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The EFI program is signed by somebody.
+    pub signed: bool,
+    /// UEFI machines that boot by PXE are given shim and what it starts.
+    pub chain: bool,
     /// Addresses are handed out here.
     pub dhcp_server: bool,
 }
@@ -41,7 +52,7 @@ pub fn stalled(situation: &Situation) -> Statement {
     let platform = situation.arch.and_then(table::row).map(|row| row.platform);
     let uefi = platform == Some(Platform::Uefi);
     let (step, advice): (&str, &[&str]) = match situation.step {
-        Step::Offered(_) if situation.address == Address::None && situation.dhcp_server => {
+        Step::Offered(_) if situation.address == Address::None && situation.served.dhcp_server => {
             ("it was offered an address, and has not taken it", ADDRESS_NOT_TAKEN)
         }
         Step::Offered(_) if situation.address == Address::None => {
@@ -74,19 +85,23 @@ pub fn stalled(situation: &Situation) -> Statement {
             "the loader was fetched by the machine's own iPXE and nothing followed",
             LOADED_BY_IPXE,
         ),
+        Step::Loaded | Step::ScriptDone if uefi && situation.served.chain => {
+            ("shim was fetched, and what it was to load did not follow", LOADED_CHAIN)
+        }
         Step::Loaded if uefi => ("the loader was fetched and nothing followed", LOADED_UEFI),
         Step::Loaded => ("the loader was fetched and nothing followed", LOADED_BIOS),
         Step::Script => ("the script's download has stopped", HTTP_STOPPED),
         Step::ScriptDone => {
             ("iPXE has the script, and has not asked for the kernel", SCRIPT_BUT_NO_KERNEL)
         }
-        Step::Images | Step::HandedOver if situation.kernel => {
+        Step::HandedOver => unheard(situation),
+        Step::Images if situation.kernel => {
             ("it has the kernel, and has not fetched every initrd", KERNEL_BUT_NO_INITRD)
         }
-        Step::Images | Step::HandedOver if situation.firmware == Some(Firmware::Http) => {
+        Step::Images if situation.firmware == Some(Firmware::Http) => {
             ("the EFI program's download has stopped", EFI_STOPPED)
         }
-        Step::Images | Step::HandedOver => ("the kernel's download has stopped", HTTP_STOPPED),
+        Step::Images => ("the kernel's download has stopped", HTTP_STOPPED),
     };
     Statement::Stalled {
         step: step.to_owned(),
@@ -98,6 +113,46 @@ pub fn stalled(situation: &Situation) -> Statement {
     }
 }
 
+/// For one whose firmware asks again although it has just got all of an EFI program.
+pub fn returned(situation: &Situation) -> Statement {
+    let advice = if situation.served.signed { RETURNED_SIGNED } else { RETURNED_UNSIGNED };
+    Statement::Stalled {
+        step: "its firmware fetched the whole EFI program, refused it, and asks again".to_owned(),
+        advice: advice.iter().map(|&line| line.to_owned()).collect(),
+    }
+}
+
+/// For one that has all of an EFI program and has not said a word since.
+fn unheard(situation: &Situation) -> (&'static str, &'static [&'static str]) {
+    let advice = if situation.served.signed { UNHEARD_SIGNED } else { UNHEARD_UNSIGNED };
+    ("it has the whole EFI program, and was not heard of again", advice)
+}
+
+const UNSIGNED: &str = "Secure Boot refuses the program, which is not signed (the machine's screen \
+    says \"Access Denied\" or \"Security Violation\"). Sign it with a key that the machine knows \
+    (--sign-key and --sign-cert), or give it the signed loaders of a distribution (--chain), or \
+    switch Secure Boot off in its setup. See docs/secureboot.md.";
+const NOT_ENROLLED: &str = "Secure Boot refuses the program: the certificate that it is signed with \
+    is not enrolled in this machine (the list \"db\" in its setup), or is in its list of revoked \
+    ones. See docs/secureboot.md.";
+const RESTARTED: &str =
+    "The system did start, and restarted the machine at once: look at its screen.";
+const ALL_WELL: &str =
+    "Its screen shows the system: then all is well, and it only asks for no address.";
+
+const RETURNED_UNSIGNED: &[&str] = &[UNSIGNED, RESTARTED];
+const RETURNED_SIGNED: &[&str] = &[NOT_ENROLLED, RESTARTED];
+const UNHEARD_UNSIGNED: &[&str] = &[ALL_WELL, UNSIGNED];
+const UNHEARD_SIGNED: &[&str] = &[ALL_WELL, NOT_ENROLLED];
+const LOADED_CHAIN: &[&str] = &[
+    "GRUB before 2.12 asks not us for its files, but the computer that the router names. Have the \
+     router name this one (\"next server\", \"TFTP server\", siaddr; without a boot file; in dnsmasq: \
+     dhcp-boot=,,ADDRESS). See docs/secureboot.md.",
+    "Secure Boot refuses shim: many newer machines take it only when their setup allows \
+     \"Microsoft 3rd-party UEFI CA\"; or an old shim has been revoked: update the packages.",
+    "shim refuses what it was given: shim, GRUB and kernel must be of one maker, and of their last \
+     update. The machine's screen says so.",
+];
 const NO_DHCP_SERVER: &[&str] = &[
     "There is no DHCP server on this network, as on a cable that goes straight to the machine: run \
      it again with --dhcp-server, and portcullis hands out the addresses.",
@@ -166,7 +221,8 @@ const TFTP_STOPPED: &[&str] = &[
 ];
 const LOADED_UEFI: &[&str] = &[
     "Secure Boot refuses iPXE, which is not signed: the machine then shows a short message or goes \
-     on to the next boot entry. To check, switch Secure Boot off in its firmware setup.",
+     on to the next boot entry. What it takes instead: --sign-key or --chain, see \
+     docs/secureboot.md. To check, switch Secure Boot off in its firmware setup.",
     "The loader found no network through the firmware's driver. On its next try the machine gets \
      the full driver build (ipxe.efi), if there is one; to use it at once: --ipxe-efi64 FILE.",
     "iPXE runs and gets no address: look at the machine's screen.",

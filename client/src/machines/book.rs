@@ -8,11 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use super::advice::{self, Address, Situation};
+use super::advice::{self, Address, Served, Situation};
 use crate::{
     dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
     mac::MacAddr,
+    template::Identity,
 };
 
 /// Machines remembered: four times the lab of 1,000 that powers on at once.
@@ -33,6 +34,15 @@ const LOADED: u64 = 30_000;
 const SILENT: u64 = 20_000;
 /// Silence between kernel and initrds: a slow machine unpacks in between.
 const IMAGES: u64 = 30_000;
+
+/// Firmware that refuses a program asks again within seconds; no system is installed in so short a
+/// time.
+const REFUSED: u64 = 60_000;
+/// The same for one that goes on to another kind of network boot, which a machine that starts anew
+/// does not begin with. EDK2 tries IPv6 in between, and waits 60 to 90 s for an answer.
+const NEXT_ENTRY: u64 = 180_000;
+/// A system that starts asks for an address. Unpacking a large image may take a slow machine minutes.
+const UNHEARD: u64 = 180_000;
 
 /// How far a machine has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +89,15 @@ struct Machine {
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
     needs: Needs,
+    identity: Identity,
     kernel: bool,
     initrds: BTreeSet<usize>,
     /// It has an EFI program with everything in it.
     efi: bool,
+    /// What it was handed over with was an EFI program.
+    program: bool,
+    /// An ordinary DHCP client on it has spoken since.
+    heard: bool,
     booted: bool,
     chained: bool,
     failed_loaders: usize,
@@ -92,6 +107,7 @@ impl Machine {
     fn new(now: u64, needs: Needs) -> Self {
         Self {
             needs,
+            identity: Identity::default(),
             step: Step::Asked,
             since: now,
             last: now,
@@ -106,6 +122,8 @@ impl Machine {
             kernel: false,
             initrds: BTreeSet::new(),
             efi: false,
+            program: false,
+            heard: false,
             booted: false,
             chained: false,
             failed_loaders: 0,
@@ -138,6 +156,44 @@ impl Machine {
         }
     }
 
+    /// What is to be said of a boot that its next one ends too early.
+    fn ended_by(&self, now: u64, fact: &Fact, served: Served) -> Option<Statement> {
+        if matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. }) {
+            return None;
+        }
+        let situation = self.situation(served);
+        let next_entry =
+            matches!(*fact, Fact::Seen { firmware, .. } if self.firmware() != Some(firmware));
+        let refused = if next_entry { NEXT_ENTRY } else { REFUSED };
+        match self.step {
+            Step::HandedOver if self.program && now.saturating_sub(self.since) < refused => {
+                Some(advice::returned(&situation))
+            }
+            Step::Loaded if !self.stalled && !self.is_bios() => Some(advice::stalled(&situation)),
+            _ => None,
+        }
+    }
+
+    fn is_bios(&self) -> bool {
+        self.arch() == Some(0)
+    }
+
+    fn situation(&self, served: Served) -> Situation {
+        Situation {
+            step: self.step,
+            arch: self.arch(),
+            firmware: self.firmware(),
+            kernel: self.kernel,
+            address: match (&self.address, self.asked) {
+                (Some(_), _) => Address::Taken,
+                // Who asks again has heard of none, or would have taken it.
+                (None, 2..) => Address::None,
+                (None, _) => Address::Unknown,
+            },
+            served,
+        }
+    }
+
     /// It asks for an offer. Returns whether that is news.
     fn ask(&mut self, now: u64, fact: &Fact) -> bool {
         let waiting = matches!(self.step, Step::Asked | Step::Offered(_));
@@ -166,6 +222,7 @@ impl Machine {
         self.answered = None;
         self.boot_server = None;
         self.not_found = 0;
+        self.heard = false;
         self.transfers.clear();
         true
     }
@@ -221,7 +278,7 @@ impl Machine {
         let has_all = self.efi || (self.kernel && self.initrds.len() == initrds);
         let whole = has_all && self.step == Step::Images;
         if whole {
-            self.efi = false;
+            self.program = std::mem::take(&mut self.efi);
             self.reach(now, Step::HandedOver);
             self.booted = true;
         }
@@ -245,8 +302,9 @@ impl Machine {
     }
 
     /// The statement that is due when nothing has followed for too long.
-    fn stall(&mut self, now: u64, dhcp_server: bool) -> Option<Statement> {
+    fn stall(&mut self, now: u64, served: Served) -> Option<Statement> {
         let (from, patience) = match self.step {
+            Step::HandedOver if self.program && !self.heard => (self.since, UNHEARD),
             Step::Asked | Step::HandedOver | Step::Files => return None,
             Step::Offered(_) => (self.since, OFFERED),
             Step::Loaded => (self.last, LOADED),
@@ -264,19 +322,7 @@ impl Machine {
         if self.step == Step::Loaded {
             self.failed_loaders += 1;
         }
-        Some(advice::stalled(&Situation {
-            step: self.step,
-            arch: self.arch(),
-            firmware: self.firmware(),
-            kernel: self.kernel,
-            address: match (&self.address, self.asked) {
-                (Some(_), _) => Address::Taken,
-                // Who asks again has heard of none, or would have taken it.
-                (None, 2..) => Address::None,
-                (None, _) => Address::Unknown,
-            },
-            dhcp_server,
-        }))
+        Some(advice::stalled(&self.situation(served)))
     }
 
     /// Which machines are forgotten first: those that only ever asked.
@@ -294,7 +340,7 @@ pub enum Needs {
         /// How many.
         initrds: usize,
     },
-    /// The script, which is not ours: what it loads is not known.
+    /// The script: what it loads is not known, or does not come from here.
     Script,
 }
 
@@ -302,9 +348,9 @@ pub enum Needs {
 #[derive(Debug)]
 pub struct Book {
     needs: Needs,
+    served: Served,
     once: bool,
     count: Option<Arc<Count>>,
-    dhcp_server: bool,
     machines: BTreeMap<MacAddr, Machine>,
 }
 
@@ -313,9 +359,13 @@ impl Book {
     pub fn new(policy: &Policy) -> Self {
         Self {
             needs: Needs::Images { initrds: policy.initrds },
+            served: Served {
+                signed: policy.signed,
+                chain: policy.chain.is_some(),
+                dhcp_server: policy.dhcp_server,
+            },
             once: policy.once,
             count: policy.count.clone(),
-            dhcp_server: policy.dhcp_server,
             machines: BTreeMap::new(),
         }
     }
@@ -345,8 +395,13 @@ impl Book {
         let needs = self.needs;
         let machine = self.machines.entry(mac).or_insert_with(|| Machine::new(now, needs));
         let mut complete = false;
+        let mut told = Vec::new();
         let news = match &fact {
-            Fact::Seen { .. } => machine.ask(now, &fact),
+            Fact::Seen { .. } => {
+                let served = self.served;
+                told.extend(machine.ended_by(now, &fact, served).map(What::Statement));
+                machine.ask(now, &fact)
+            }
             Fact::Offered { form, .. } => {
                 machine.reach(now, Step::Offered(*form));
                 Machine::once(&mut machine.answered, &fact)
@@ -378,7 +433,6 @@ impl Book {
             }
         };
         machine.last = now;
-        let mut told = Vec::new();
         if news {
             told.push(What::Fact(fact));
         }
@@ -398,11 +452,31 @@ impl Book {
         }
     }
 
+    /// An ordinary DHCP client spoke on this machine: its system runs, or its firmware.
+    pub fn heard(&mut self, mac: MacAddr) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.heard = true;
+        }
+    }
+
+    /// What this machine said of itself when it asked.
+    pub fn identify(&mut self, mac: MacAddr, identity: Identity) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.identity = identity;
+        }
+    }
+
+    /// As [`Self::identify`] was told last.
+    pub fn identity(&self, mac: MacAddr) -> Identity {
+        self.machines.get(&mac).map(|machine| machine.identity.clone()).unwrap_or_default()
+    }
+
     /// What follows from silence.
     pub fn tick(&mut self, now: u64) -> Vec<(MacAddr, Statement)> {
+        let served = self.served;
         self.machines
             .iter_mut()
-            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, self.dhcp_server)?)))
+            .filter_map(|(&mac, machine)| Some((mac, machine.stall(now, served)?)))
             .collect()
     }
 

@@ -31,6 +31,7 @@ pub fn ready(ready: &Ready<'_>) -> Value {
         "backend": facts.backend,
         "udp_ports": facts.udp_ports,
         "tcp_ports": facts.tcp_ports,
+        "max_seconds": facts.ends.saturating_sub(facts.opened) / 1_000_000,
         "api": ready.api,
         "kernel": ready.kernel,
         "initrds": ready.initrds,

@@ -32,8 +32,8 @@ pub struct Asking {
     pub udp_ports: Vec<u16>,
     /// TCP ports.
     pub tcp_ports: Vec<u16>,
-    /// Seconds until it closes by itself at the latest.
-    pub max_seconds: u32,
+    /// Seconds until it closes by itself at the latest; `None` leaves it to the site.
+    pub max_seconds: Option<u32>,
     /// Whether addresses are handed out, too.
     pub dhcp_server: bool,
 }

@@ -83,12 +83,15 @@ impl Line {
 /// Before the question.
 #[must_use]
 pub fn asking(asking: &Asking) -> Line {
+    let most = asking
+        .max_seconds
+        .map(|seconds| format!(" (at most {})", time(u64::from(seconds) * 1000)))
+        .unwrap_or_default();
     Line::plain(format!(
-        "Opening {} on {}{}, until Ctrl-C (at most {}) ...",
+        "Opening {} on {}{}, until Ctrl-C{most} ...",
         ports(&asking.udp_ports, &asking.tcp_ports),
         asking.interface,
         if asking.dhcp_server { ", to hand out addresses as well" } else { "" },
-        time(u64::from(asking.max_seconds) * 1000)
     ))
 }
 
@@ -116,8 +119,9 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         Line::plain(format!("  serving   {files}")),
         Line::plain(format!("  to        {} that boot from the network", ready.can.join(" and "))),
         Line::plain(format!(
-            "  open      {}, this interface only",
-            ports(&facts.udp_ports, &facts.tcp_ports)
+            "  open      {}, this interface only, for {} at most",
+            ports(&facts.udp_ports, &facts.tcp_ports),
+            time(facts.ends.saturating_sub(facts.opened) / 1000)
         )),
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
@@ -261,7 +265,8 @@ impl Narrator {
         };
         let place = if self.several { format!("{interface}  ") } else { String::new() };
         let head = format!("{:>8}  {place}{}  ", time(event.at), event.mac);
-        lines.into_iter().map(|line| Line { head: head.clone(), ..line }).collect()
+        let shown = |line: Line| Line { head: head.clone(), text: visible(&line.text), ..line };
+        lines.into_iter().map(shown).collect()
     }
 
     /// The running downloads in one line, if there are any worth it. The largest remainder first.
@@ -428,6 +433,11 @@ impl Narrator {
     }
 }
 
+/// A fact may repeat what an API or another web server said, and a terminal obeys control characters.
+fn visible(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
 fn statement_lines(statement: &Statement) -> Vec<Line> {
     match statement {
         Statement::HandedOver => {
@@ -498,6 +508,22 @@ mod tests {
             .flat_map(|event| narrator.tell("eth0", &event))
             .map(|line| line.render(false))
             .collect()
+    }
+
+    /// Found by fuzzing: an API's answer `{"cmdline": {"a\u0007b": 7}, ...}` rang the terminal's bell.
+    #[test]
+    fn what_others_say_is_shown_without_its_control_characters() {
+        let reason = "cmdline: \"a\u{7}b\" is neither \u{1b}[2J\r\n\u{9b}31m".to_owned();
+        let lines = told(
+            &mut Narrator::new(true, false, false),
+            [
+                at(0, Fact::Ignored(Ignored::Source { reason: reason.clone() })),
+                at(0, Fact::Upstream { file: reason.clone(), problem: reason }),
+            ],
+        );
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("cmdline: \"a?b\" is neither ?[2J???31m"), "{lines:?}");
+        assert!(!lines[1].contains(char::is_control), "{lines:?}");
     }
 
     fn a_boot() -> Vec<Event> {

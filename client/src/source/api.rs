@@ -23,15 +23,16 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    Refusal, Source, Step, Traits, add_efi_image, check_length, open_blob, remote, token,
+    Refusal, Source, Step, Traits, add_efi_image, check_length, check_script, name_elsewhere,
+    open_blob, remote, token,
     url::{self, Location},
 };
 use crate::{
     exit::{Code, Failure},
     fetch::Fetcher,
-    image::{Generation, Payload},
-    ipxe,
+    image::{Generation, Payload, Remote, Script},
     mac::MacAddr,
+    sign::Signer,
     template::Template,
 };
 
@@ -48,8 +49,6 @@ const FRESH: Duration = Duration::from_secs(60);
 /// version 1. `arch` is DHCP option 93, `firmware` is pxe, ipxe or http, `uuid` is DHCP option 97; what a
 /// machine does not say is left out.
 const KEYS: [&str; 3] = ["arch", "firmware", "uuid"];
-/// Nobody's machine: a script is made for it to see whether one can be made.
-const ANY: MacAddr = MacAddr([0; 6]);
 
 /// The service, and what it said.
 #[derive(Debug)]
@@ -64,6 +63,9 @@ pub struct Api {
     timeout: Duration,
     /// The user's own stub for EFI programs.
     stub: Option<PathBuf>,
+    signer: Option<Arc<Signer>>,
+    /// Machines fetch files from their servers themselves.
+    direct: bool,
     token: String,
     questions: Semaphore,
     boots: Mutex<BTreeMap<MacAddr, Boot>>,
@@ -97,11 +99,16 @@ impl Boot {
 
 impl Api {
     /// A service at `address`, that is given `timeout` for each answer; EFI programs are made with
-    /// `stub`, or the system's. Nothing is asked yet.
+    /// `stub`, or the system's, and signed if there is a `signer`. Nothing is asked yet.
     ///
     /// # Errors
     /// It is no http or https address, or asks for what it cannot be told.
-    pub fn new(address: &str, timeout: Duration, stub: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn new(
+        address: &str,
+        timeout: Duration,
+        stub: Option<PathBuf>,
+        signer: Option<Arc<Signer>>,
+    ) -> Result<Self, Failure> {
         let fault = |error| Failure::new(Code::Usage, format!("the API's address: {error}"));
         let (address, query) = address.split_once('?').unwrap_or((address, ""));
         let key = |word| KEYS.into_iter().find(|&key| key == word);
@@ -119,11 +126,19 @@ impl Api {
             context,
             timeout,
             stub,
+            signer,
+            direct: false,
             token: token()?,
             questions: Semaphore::new(QUESTIONS),
             boots: Mutex::default(),
             traits: Mutex::default(),
         })
+    }
+
+    /// Machines are to fetch what lies on web servers from there themselves.
+    #[must_use]
+    pub fn direct(self, direct: bool) -> Self {
+        Self { direct, ..self }
     }
 
     async fn ask(&self, mac: MacAddr) -> Result<Arc<Generation>, Refusal> {
@@ -159,12 +174,16 @@ impl Api {
         if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
     }
 
-    /// The answer's meaning.
-    fn read(&self, json: &[u8]) -> Result<Generation, String> {
+    /// The answer's meaning, whole: what cannot be served is an error here.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that may repeat the answer's own.
+    pub fn read(&self, json: &[u8]) -> Result<Generation, String> {
         let answer: Answer = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let token = self.token.clone();
         if let Some(script) = answer.script.filter(|script| !script.is_empty()) {
-            return Ok(Generation { token, script: Some(script.into()), ..Generation::default() });
+            let script = Some(Script::AsItIs(script.into()));
+            return Ok(Generation { token, script, ..Generation::default() });
         }
         let kernel = answer.kernel.filter(|kernel| !kernel.is_empty());
         let kernel = self.payload(&kernel.ok_or("it names no kernel and no ipxe-script")?)?;
@@ -185,14 +204,19 @@ impl Api {
         let rest = Generation::default();
         let mut generation =
             Generation { token, kernel, initrds, cmdline, others, message, ..rest };
-        add_efi_image(&mut generation, self.stub.as_deref()).map_err(|failure| failure.message)?;
-        ipxe::script(&generation, "http://0.0.0.0", ANY).map_err(|error| error.to_string())?;
+        name_elsewhere(&mut generation);
+        add_efi_image(&mut generation, self.stub.as_deref(), self.signer.as_ref())
+            .map_err(|failure| failure.message)?;
+        check_script(&generation).map_err(|failure| failure.message)?;
         Ok(generation)
     }
 
     fn payload(&self, address: &str) -> Result<Payload, String> {
         match url::resolve(&self.context, address)? {
-            Location::Http(address) => Ok(remote(address, self.fetcher.clone()).into()),
+            Location::Http(address) => {
+                let remote = remote(address, self.fetcher.clone());
+                Ok(Remote { direct: self.direct, ..remote }.into())
+            }
             Location::File(path) => self.file(&path),
         }
     }
@@ -243,6 +267,10 @@ impl Source for Api {
         let answer = Arc::clone(&boot.answer);
         // Whoever asks first asks for all; if that one is gone, the next goes on.
         async move { answer.get_or_init(|| self.ask(mac)).await.clone() }.boxed()
+    }
+
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        None
     }
 }
 
@@ -307,10 +335,10 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image::NoEfiImage, source::efi_program};
+    use crate::{image::NoEfiImage, source::efi_program, template::Machine};
 
     fn read_at(base: &str, json: &str) -> Result<Generation, String> {
-        Api::new(base, FRESH, None).unwrap().read(json.as_bytes())
+        Api::new(base, FRESH, None, None).unwrap().read(json.as_bytes())
     }
 
     fn read(json: &str) -> Result<Generation, String> {
@@ -331,7 +359,7 @@ mod tests {
 
     fn line(cmdline: &str) -> Result<String, String> {
         read(&format!(r#"{{"kernel":"k","cmdline":{cmdline}}}"#))
-            .map(|generation| generation.cmdline.text("U"))
+            .map(|generation| generation.cmdline.text(&Machine::at("U")))
     }
 
     #[test]
@@ -373,7 +401,7 @@ mod tests {
     fn section_7_cmdline_text_with_url() {
         let json = r#"{"kernel":"k","cmdline":" a=b seed={{ URL \"/seed\" }} {{URL `x`}} "}"#;
         let generation = read(json).unwrap();
-        assert_eq!(generation.cmdline.text("U"), "a=b seed=U/other0 U/other1");
+        assert_eq!(generation.cmdline.text(&Machine::at("U")), "a=b seed=U/other0 U/other1");
         let others: Vec<_> = generation.others.iter().map(address).collect();
         assert_eq!(others, ["http://api.example/seed", "http://api.example/boot/x"]);
         assert!(line(r#""{{ ID \"x\" }}""#).unwrap_err().contains("URL"));
@@ -399,13 +427,14 @@ mod tests {
         std::fs::write(at("stub"), &kernel).unwrap();
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
         std::fs::write(at("k"), &kernel).unwrap();
-        let api = Api::new("http://127.0.0.1:1", FRESH, Some(at("stub"))).unwrap();
+        let api = Api::new("http://127.0.0.1:1", FRESH, Some(at("stub")), None).unwrap();
         let made = |initrd: &str| {
             let kernel = format!("file://{}", at("k").display());
             let cmdline = "seed={{ URL \"/seed\" }}";
             let json =
                 serde_json::json!({"kernel": kernel, "initrd": [initrd], "cmdline": cmdline});
-            efi_program(&api.read(json.to_string().as_bytes()).unwrap(), "http://h/t/m")
+            let generation = api.read(json.to_string().as_bytes()).unwrap();
+            efi_program(&generation, &Machine::at("http://h/t/m")).now_or_never().unwrap()
         };
         let program = made(&format!("file://{}", at("k").display())).unwrap();
         let length = usize::try_from(program.length).unwrap();
@@ -428,7 +457,8 @@ mod tests {
         let generation = read(r##"{"kernel":7e0,"ipxe-script":"#!ipxe\nshell"}"##);
         assert!(generation.is_err(), "a key of the wrong type is an error all the same");
         let generation = read(r##"{"kernel":"k","ipxe-script":"#!ipxe\nshell"}"##).unwrap();
-        assert_eq!(generation.script.unwrap().text(""), "#!ipxe\nshell");
+        let Some(Script::AsItIs(script)) = generation.script else { panic!("{generation:?}") };
+        assert_eq!(script, "#!ipxe\nshell".into());
         assert!(generation.kernel.is_none());
         assert!(read(r#"{"kernel":"k","ipxe-script":""}"#).unwrap().script.is_none());
     }
@@ -445,7 +475,7 @@ mod tests {
     #[test]
     fn addresses_of_apis() {
         for wrong in ["h", "ftp://h", "http://", "http://h/?a=b", "http://h/?arch=7", "/v1"] {
-            let failure = Api::new(wrong, FRESH, None).unwrap_err();
+            let failure = Api::new(wrong, FRESH, None, None).unwrap_err();
             assert_eq!(failure.code, 2, "{wrong}: {failure}");
         }
     }

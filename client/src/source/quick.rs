@@ -4,7 +4,12 @@
 //! Guarantees: a version that a recipe does not list is tried all the same, since lists grow old; a
 //! name that could change the meaning of an address is refused.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -153,6 +158,66 @@ pub async fn prepare(choice: Choice<'_>) -> Result<Dish, Failure> {
     })
 }
 
+/// Whose name stands for its own site.
+const XYZ: &str = "netboot.xyz";
+/// What netboot.xyz offers for each kind of machine: label in the script, and files, the first that
+/// starts is taken (its README, "Bootloader Downloads").
+const XYZ_FILES: [(&str, [&str; 3]); 3] = [
+    ("bios", ["netboot.xyz.lkrn", "netboot.xyz.kpxe", "netboot.xyz-undionly.kpxe"]),
+    ("efi", ["netboot.xyz.efi", "netboot.xyz-snponly.efi", "netboot.xyz-snp.efi"]),
+    (
+        "arm64",
+        ["netboot.xyz-arm64.efi", "netboot.xyz-arm64-snponly.efi", "netboot.xyz-arm64-snp.efi"],
+    ),
+];
+
+/// The script for `what`, if that is `netboot.xyz` (as the recipe `xyz`), or a directory with files
+/// of netboot.xyz in it or in its folder `ipxe`.
+///
+/// # Errors
+/// The directory's name cannot be written.
+pub async fn netboot_xyz(what: &Path) -> Result<Option<String>, Failure> {
+    if what == Path::new(XYZ) && !what.exists() {
+        let choice = Choice { recipe: "xyz", ..Choice::default() };
+        return Ok(match prepare(choice).await? {
+            Dish::Script(script) => Some(script),
+            Dish::Linux { .. } => None,
+        });
+    }
+    let kinds: Vec<(&str, Vec<PathBuf>)> = XYZ_FILES
+        .into_iter()
+        .map(|(kind, names)| {
+            let places = names.into_iter().map(|name| {
+                [what.join(name), what.join("ipxe").join(name)].into_iter().find(|at| at.is_file())
+            });
+            (kind, places.flatten().collect())
+        })
+        .collect();
+    if kinds.iter().all(|(_, files)| files.is_empty()) {
+        return Ok(None);
+    }
+    let mut script = String::from(
+        "#!ipxe\niseq ${platform} efi || goto bios\niseq ${buildarch} arm64 && goto arm64 || goto efi\n",
+    );
+    for (kind, files) in kinds {
+        let _ = writeln!(script, ":{kind}");
+        for file in files {
+            let name = file.to_str().filter(|name| !name.contains(['"', '\\', '\n']));
+            let name = name.ok_or_else(|| {
+                let text = format!("{}: a name that no script can hold", file.display());
+                Failure::new(Code::Source, text)
+            })?;
+            let _ = writeln!(script, "chain {{{{ ID \"{name}\" }}}} ||");
+        }
+        script.push_str("goto failed\n");
+    }
+    script.push_str(
+        ":failed\nprompt --timeout 300000 No netboot.xyz for this machine started. \
+         Press a key to go on with the next boot device. || exit 1\nexit 1\n",
+    );
+    Ok(Some(script))
+}
+
 /// The values that a recipe takes from its index.
 async fn look_up<'a>(
     address: &str,
@@ -225,7 +290,8 @@ mod tests {
                     number += 1;
                     number
                 });
-                let left = template.unwrap().text("U").replace("${", "");
+                let left =
+                    template.unwrap().text(&crate::template::Machine::at("U")).replace("${", "");
                 assert!(recipe.script.is_some() || !left.contains(['{', '}']), "{name}: {left}");
             }
         }
@@ -287,6 +353,45 @@ mod tests {
         for (file, ending) in files.iter().zip(endings) {
             assert!(file.starts_with("https://boot.netboot.xyz/") && file.ends_with(ending));
         }
+    }
+
+    fn netboot_xyz(what: &Path) -> Option<String> {
+        super::netboot_xyz(what).now_or_never().unwrap_or_else(|| panic!("waits")).unwrap()
+    }
+
+    #[test]
+    fn netboot_xyz_by_its_name_is_the_recipe_and_by_a_directory_what_lies_there() {
+        let choice = Choice { recipe: "xyz", ..Choice::default() };
+        let Dish::Script(recipe) = prepare(choice).unwrap() else { panic!() };
+        assert_eq!(netboot_xyz(Path::new("netboot.xyz")), Some(recipe));
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        assert_eq!(netboot_xyz(directory.path()), None);
+        assert_eq!(netboot_xyz(Path::new("bzImage")), None);
+        std::fs::create_dir(at("ipxe")).unwrap();
+        for name in ["netboot.xyz.kpxe", "ipxe/netboot.xyz-arm64-snponly.efi"] {
+            std::fs::write(at(name), b"x").unwrap();
+        }
+        let directory = directory.path().display();
+        assert_eq!(
+            netboot_xyz(Path::new(&directory.to_string())).unwrap(),
+            format!(
+                "#!ipxe\n\
+                 iseq ${{platform}} efi || goto bios\n\
+                 iseq ${{buildarch}} arm64 && goto arm64 || goto efi\n\
+                 :bios\n\
+                 chain {{{{ ID \"{directory}/netboot.xyz.kpxe\" }}}} ||\n\
+                 goto failed\n\
+                 :efi\n\
+                 goto failed\n\
+                 :arm64\n\
+                 chain {{{{ ID \"{directory}/ipxe/netboot.xyz-arm64-snponly.efi\" }}}} ||\n\
+                 goto failed\n\
+                 :failed\n\
+                 prompt --timeout 300000 No netboot.xyz for this machine started. Press a key to go on with the next boot device. || exit 1\n\
+                 exit 1\n"
+            )
+        );
     }
 
     #[test]

@@ -4,19 +4,19 @@
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
 //!
-//! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
-//! transfer when its future is dropped. Never writes, never opens a file but the kernel's table of
-//! neighbours.
+//! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and
+//! time; ends every transfer when its future is dropped. Never writes, never opens a file but the
+//! kernel's table of neighbours.
 
 mod line;
-mod name;
+pub mod name;
 mod session;
-mod transfer;
+pub mod transfer;
 
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -24,26 +24,35 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use crate::{
     admission::Admission,
+    chain::Chain,
     event::{Fact, Protocol, Role, Witness},
-    image::{Blob, Generation, Loader, Loaders},
+    grub,
+    image::{Blob, Loader, Loaders, Payload},
     ipxe,
     mac::MacAddr,
     rpi::{Folder, neighbour},
-    source::{efi_program, text_blob},
+    source::{Source, text_blob},
+    template::Machine,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::{Job, Mail};
+use session::{File, Job, Mail};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
+/// Addresses of machines that are remembered: as many as machines are.
+const ADDRESSES: usize = 4096;
+
+/// Transfers of one machine at once. Firmware makes one after the other; what it gave up without a word
+/// counts until it is given up here, too.
+const MAX_PER_MACHINE: usize = 16;
 
 /// What waits for a session at once: a request, and where transfers share port 69, what is
 /// acknowledged meanwhile. What is beyond that is lost, like a datagram.
 const MAIL: usize = 16;
 
 /// Where transfers are sent from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The interface's address: every transfer's own socket is bound to it.
     pub address: Ipv4Addr,
@@ -57,17 +66,23 @@ pub struct Settings {
     pub single_port: bool,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
+    /// What is served: the EFI program of what is known without asking is a file, too.
+    pub source: Arc<dyn Source>,
     /// What Raspberry Pis fetch.
     pub folder: Arc<Folder>,
-    /// What is served, if it is the same for every machine: its EFI program is a file, too.
-    pub image: Option<Arc<Generation>>,
+    /// `--chain`: its files are beside the loaders, and GRUB finds its configuration, the kernel and
+    /// the initrds of what is served there.
+    pub chain: Option<Arc<Chain>>,
 }
 
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
 /// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
-/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`], or is one of the folder's
+/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
+/// the name of one of its files, `kernel`, `initrd<N>`, or `grub.cfg` ([`crate::grub::config`]); the
+/// last one in any folder, for GRUB asks by names of its own: it is then for the machine that fetched
+/// something by its own name from the same address before. Or it is one of the folder's
 /// ([`Folder::find`]). A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
 /// and then again shows as one download; one that gets no answer at all shows as started and ended.
@@ -90,6 +105,7 @@ pub async fn serve_tftp(
         admission,
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
+        addresses: HashMap::new(),
     };
     // One octet more than a request may have, so that a longer one is noticed.
     let mut buffer = [0; MAX_REQUEST + 1];
@@ -106,6 +122,14 @@ pub async fn serve_tftp(
     }
 }
 
+/// See [`Server::chained`].
+enum Chained {
+    File(Role, File),
+    /// Not there, and nothing to be told: who asks can do without.
+    Optional,
+    Unknown,
+}
+
 struct Server {
     socket: Arc<UdpSocket>,
     settings: Arc<Settings>,
@@ -115,6 +139,8 @@ struct Server {
     /// By the machine's address and port. A session whose receiver is closed has ended.
     sessions: HashMap<SocketAddr, mpsc::Sender<Mail>>,
     tasks: JoinSet<()>,
+    /// Which machine has which address: kept for a [`Chain`] only.
+    addresses: HashMap<IpAddr, MacAddr>,
 }
 
 impl Server {
@@ -155,28 +181,36 @@ impl Server {
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
                 if let Some(blob) = self.settings.folder.find(&request.file) {
-                    let blob = blob.clone();
+                    let file = File::Ready(blob.clone());
                     let Some(mac) = mac.or_else(|| self.neighbour(peer)) else { return missing };
-                    return self.begin(Job { request, mac, role: Role::Firmware, blob }, peer);
+                    return self.begin(Job { request, mac, role: Role::Firmware, file }, peer);
                 }
-                if let Some(mac) = mac {
-                    self.not_found(mac, file);
-                }
-                return missing;
+                let mac = mac.or_else(|| self.addresses.get(&peer.ip()).copied());
+                let Some(mac) = mac else {
+                    return missing;
+                };
+                return match self.chained(mac, &request.file) {
+                    Chained::File(role, file) => self.begin(Job { request, mac, role, file }, peer),
+                    Chained::Optional => missing,
+                    Chained::Unknown => {
+                        self.not_found(mac, file);
+                        missing
+                    }
+                };
             }
         };
-        let (role, blob) = match loader {
+        let (role, file) = match loader {
             Some(Loader::Image) => match self.image(mac) {
-                Some(blob) => (Role::Efi, blob),
+                Some(file) => (Role::Efi, file),
                 None => {
                     self.not_found(mac, Loader::Image.file_name().into_owned());
                     return missing;
                 }
             },
-            Some(loader) => (Role::Loader, self.files.0.get(&loader)?.clone()),
-            None => (Role::Autoexec, self.autoexec(mac)),
+            Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
+            None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
-        self.begin(Job { request, mac, role, blob }, peer)
+        self.begin(Job { request, mac, role, file }, peer)
     }
 
     /// Sends it, if this machine may have it.
@@ -184,13 +218,19 @@ impl Server {
         if !self.admission.admitted(job.mac) {
             return Some((ErrorCode::NotFound, "no such file"));
         }
+        if self.settings.chain.is_some() {
+            if self.addresses.len() >= ADDRESSES {
+                self.addresses.clear();
+            }
+            self.addresses.insert(peer.ip(), job.mac);
+        }
         if let Some(session) = self.sessions.get(&peer) {
             match session.try_send(Mail::Request(job)) {
                 Err(mpsc::error::TrySendError::Closed(Mail::Request(back))) => job = back,
                 // Full: the machine asks again.
                 _ => return None,
             }
-        } else if self.sessions.len() >= MAX_TRANSFERS {
+        } else if self.sessions.len() >= MAX_TRANSFERS || self.transfers(peer) >= MAX_PER_MACHINE {
             return Some((ErrorCode::Undefined, "busy, try again"));
         }
         let (sender, receiver) = mpsc::channel(MAIL);
@@ -206,6 +246,44 @@ impl Server {
         None
     }
 
+    /// What a name means that is none of ours by itself.
+    fn chained(&self, mac: MacAddr, name: &[u8]) -> Chained {
+        let Some(chain) = &self.settings.chain else {
+            return Chained::Unknown;
+        };
+        let Some(image) = self.settings.source.known(mac) else {
+            return Chained::Unknown;
+        };
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let (folder, last) = name.rsplit_once(['/', '\\']).unwrap_or(("", &name));
+        if last == "grub.cfg" {
+            let cmdline = image.cmdline.text(&self.machine(mac));
+            let address = self.settings.address;
+            return match grub::config(address, mac, image.initrds.len(), &cmdline) {
+                Ok(text) => Chained::File(Role::Script, File::Ready(text_blob(last, text))),
+                Err(_) => Chained::Unknown,
+            };
+        }
+        let payload = match last.strip_prefix("initrd").map(str::parse) {
+            Some(Ok(number)) => image.initrds.get(number).map(|file| (Role::Initrd(number), file)),
+            _ if last == "kernel" => image.kernel.as_ref().map(|file| (Role::Kernel, file)),
+            _ => None,
+        };
+        match (chain.file(last), payload) {
+            (Some(blob), _) => Chained::File(Role::Loader, File::Ready(blob.clone())),
+            (None, Some((role, Payload::Local(blob)))) => {
+                Chained::File(role, File::Ready(blob.clone()))
+            }
+            _ if Chain::does_without(last) || folder.contains("grub") => Chained::Optional,
+            _ => Chained::Unknown,
+        }
+    }
+
+    /// How many transfers there are to this machine.
+    fn transfers(&self, peer: SocketAddr) -> usize {
+        self.sessions.keys().filter(|other| other.ip() == peer.ip()).count()
+    }
+
     /// Whose address this is, on this network.
     fn neighbour(&self, peer: SocketAddr) -> Option<MacAddr> {
         match peer {
@@ -219,8 +297,15 @@ impl Server {
         format!("{}/{}", self.settings.scripts, mac.hyphenated())
     }
 
-    fn image(&self, mac: MacAddr) -> Option<Blob> {
-        efi_program(self.settings.image.as_ref()?, &self.url(mac)).ok()
+    /// What texts that are each machine's own are made of.
+    fn machine(&self, mac: MacAddr) -> Machine {
+        Machine { url: self.url(mac), mac, identity: self.admission.identity(mac) }
+    }
+
+    fn image(&self, mac: MacAddr) -> Option<File> {
+        let generation = self.settings.source.known(mac)?;
+        generation.efi.as_ref().ok()?;
+        Some(File::Image(generation, self.machine(mac)))
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

@@ -7,7 +7,7 @@ use crate::{download::printable, image::Loader, image::Loaders, mac::MacAddr};
 
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub enum Name {
     /// `<mac>/<loader>`.
     Loader(MacAddr, Loader),
     /// `<mac>/autoexec.ipxe`, which an iPXE looks for beside its own binary; or in any other folder,

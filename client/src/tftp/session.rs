@@ -20,8 +20,10 @@ use super::{
 use crate::{
     download::{Download, printable},
     event::{Protocol, Role, Witness},
-    image::Blob,
+    image::{Blob, Generation, NoEfiImage},
     mac::MacAddr,
+    source::efi_program,
+    template::Machine,
     wire::tftp::{ErrorCode, MAX_REQUEST, Packet, Request, error},
 };
 
@@ -41,7 +43,25 @@ pub(super) struct Job {
     pub request: Request,
     pub mac: MacAddr,
     pub role: Role,
-    pub blob: Blob,
+    pub file: File,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) enum File {
+    /// There it is.
+    Ready(Blob),
+    /// The EFI program for this machine: to be made, and that may take the time of reading it.
+    Image(Arc<Generation>, Machine),
+}
+
+impl File {
+    async fn open(&self) -> Result<Blob, NoEfiImage> {
+        match self {
+            Self::Ready(blob) => Ok(blob.clone()),
+            Self::Image(generation, machine) => efi_program(generation, machine).await,
+        }
+    }
 }
 
 /// What port 69 passes on to a machine's session.
@@ -64,23 +84,31 @@ pub(super) async fn run(
 ) {
     let mut next = Some(job);
     while let Some(job) = next {
-        let length = job.blob.length;
+        let blob = job.file.open().await;
+        let length = blob.as_ref().map_or(0, |blob| blob.length);
         let download =
             Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, job.role, length);
         let line = match &shared {
             Some(socket) => Ok(Line::shared(Arc::clone(socket))),
             None => Line::open(settings.address, &settings.interface),
         };
-        next = match line {
-            Ok(line) => {
+        next = match (line, blob) {
+            (Ok(line), Ok(blob)) => {
                 let largest = if settings.single_port { FRAME } else { u16::MAX };
                 let mtu = settings.mtu.min(largest);
-                let agreement = Agreement::new(job.request.options, length, mtu);
-                let window = Window::new(&job.blob, &agreement);
+                let agreement = Agreement::new(job.request.options, blob.length, mtu);
+                let window = Window::new(blob, &agreement);
                 let session = Session { line, peer, window, began: Instant::now() };
                 session.serve(&job, agreement, download, &mut mail).await
             }
-            Err(error) => {
+            (Ok(line), Err(reason)) => {
+                let refusal = error(ErrorCode::Undefined, "the file cannot be made");
+                // A lost one is repaired by the machine's own time-out.
+                let _ = line.send(&refusal, peer).await;
+                download.ended(reason.to_string());
+                None
+            }
+            (Err(error), _) => {
                 download.ended(format!("no socket for the transfer: {error}"));
                 None
             }
@@ -120,7 +148,7 @@ impl Session {
         mut download: Download,
         mail: &mut mpsc::Receiver<Mail>,
     ) -> Option<Job> {
-        let length = job.blob.length;
+        let length = self.window.blob.length;
         let block = agreement.block;
         let (mut transfer, mut action) = Transfer::begin(agreement, length, Duration::ZERO);
         let mut buffer = [0; MAX_REQUEST];
@@ -153,6 +181,11 @@ impl Session {
                 }
                 Action::GivenUp => {
                     download.ended(silence(&transfer));
+                    return None;
+                }
+                Action::TooSlow => {
+                    let _ = self.send(&error(ErrorCode::Undefined, "too slow")).await;
+                    download.ended("the machine took next to nothing for a minute");
                     return None;
                 }
             };
@@ -264,12 +297,12 @@ struct Window {
 }
 
 impl Window {
-    fn new(blob: &Blob, agreement: &Agreement) -> Self {
+    fn new(blob: Blob, agreement: &Agreement) -> Self {
         let largest = usize::from(agreement.window) * usize::from(agreement.block);
         debug_assert!(largest <= MAX_WINDOW_OCTETS);
         let most = usize::try_from(blob.length).unwrap_or(usize::MAX);
         let octets = vec![0; largest.max(READ_AHEAD).min(most)];
-        Self { blob: blob.clone(), octets, filled: 0, start: 0 }
+        Self { blob, octets, filled: 0, start: 0 }
     }
 
     /// The octets of `count` blocks from block `first` on, fewer at the end of the file.

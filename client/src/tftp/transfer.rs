@@ -24,7 +24,7 @@ const HEADERS: u16 = 32;
 const MAX_WINDOW: u16 = 64;
 
 /// Most octets in flight, so that memory per transfer is bounded for any block size.
-pub(super) const MAX_WINDOW_OCTETS: usize = 256 * 1024;
+pub const MAX_WINDOW_OCTETS: usize = 256 * 1024;
 
 /// Pause before the first retransmission while the round trip is not known.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -36,11 +36,17 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// So long without an ACK of anything new, and the transfer is given up.
-pub(super) const GIVE_UP: Duration = Duration::from_secs(30);
+pub const GIVE_UP: Duration = Duration::from_secs(30);
+
+/// A reader that acknowledges less than [`LEAST`] in each of these is given up, too.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Octets in a [`MINUTE`]: half a block of 512 octets in each second, far below what firmware does.
+const LEAST: u64 = 16 * 1024;
 
 /// What reader and server agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Agreement {
+pub struct Agreement {
     /// Octets of a block.
     pub block: u16,
     /// Blocks of a window.
@@ -82,7 +88,7 @@ impl Agreement {
 
 /// What is to be done now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Nothing before the next datagram or [`Transfer::deadline`].
     Wait,
     /// Send this OACK.
@@ -105,11 +111,13 @@ pub(super) enum Action {
     },
     /// The reader was silent for [`GIVE_UP`].
     GivenUp,
+    /// The reader acknowledged less than [`LEAST`] in a [`MINUTE`].
+    TooSlow,
 }
 
 /// See the top of the file. `now` is the time since the transfer began and never goes back.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub struct Transfer {
     agreement: Agreement,
     length: u64,
     /// Number of the last block, which is shorter than the others, perhaps empty.
@@ -130,6 +138,8 @@ pub(super) struct Transfer {
     pause: Duration,
     deadline: Duration,
     progress_at: Duration,
+    /// When this minute began, and the octets that had been acknowledged then.
+    minute: (Duration, u64),
     retransmissions: u32,
 }
 
@@ -150,6 +160,7 @@ impl Transfer {
             pause: FIRST_PAUSE.min(ceiling),
             deadline: now,
             progress_at: now,
+            minute: (now, 0),
             retransmissions: 0,
         };
         let action = transfer.send(now);
@@ -186,6 +197,13 @@ impl Transfer {
         self.progress_at = now;
         if self.acknowledged == self.last {
             return Action::Done;
+        }
+        let (began, before) = self.minute;
+        if now.saturating_sub(began) >= MINUTE {
+            if self.octets() - before < LEAST {
+                return Action::TooSlow;
+            }
+            self.minute = (now, self.octets());
         }
         let whole = self.acknowledged == self.sent;
         if let (true, Some(sent_at)) = (whole, self.sent_at) {

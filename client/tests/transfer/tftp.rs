@@ -7,8 +7,10 @@ use std::{
 };
 
 use portcullis::{
+    chain::Chain,
     event::{Fact, Protocol, Role},
-    image::{Blob, EfiImage, Generation, Loader, Loaders},
+    image::{Blob, EfiImage, Generation, Loader, Loaders, Signature},
+    source::Same,
     tftp::{Settings, serve_tftp},
 };
 
@@ -25,19 +27,35 @@ struct Server {
 }
 
 fn serve(blob: Blob) -> Server {
+    serve_with(blob, None)
+}
+
+fn serve_with(blob: Blob, chain: Option<Chain>) -> Server {
+    serve_on(blob, chain, false, 1500)
+}
+
+fn serve_from_one_port(blob: Blob) -> Server {
+    serve_on(blob, None, true, 1500)
+}
+
+fn serve_on(blob: Blob, chain: Option<Chain>, single_port: bool, mtu: u16) -> Server {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
     let settings = Settings {
         folder: Arc::default(),
         address: Ipv4Addr::LOCALHOST,
         interface: "lo".into(),
-        mtu: 1500,
+        mtu,
+        single_port,
         scripts: "http://127.0.0.1:1/token".into(),
-        image: Some(Arc::new(Generation {
+        source: Arc::new(Same(Arc::new(Generation {
             kernel: Some(super::blob(PROGRAM).into()),
-            efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+            efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
+            initrds: vec![super::blob(b"initrd").into()],
+            cmdline: "a=b".into(),
             ..Generation::default()
-        })),
+        }))),
+        chain: chain.map(Arc::new),
     };
     let facts = Arc::new(Facts::default());
     let files = Arc::new(Loaders([(Loader::Undionly, blob)].into()));
@@ -57,7 +75,12 @@ struct Machine(UdpSocket);
 
 impl Machine {
     fn new() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::at(1)
+    }
+
+    /// With the address 127.0.0.`last`.
+    fn at(last: u8) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         Self(socket)
     }
@@ -240,11 +263,101 @@ fn wire_45_a_windowed_transfer_octet_by_octet() {
 }
 
 #[test]
+fn wire_53_from_one_port_octet_by_octet() {
+    let server = serve_from_one_port(blob(b"0123456789abcdefXY"));
+    let (machine, other) = (Machine::new(), Machine::new());
+    for machine in [&machine, &other] {
+        machine.ask(&server, NAME, b"blksize\x008\0windowsize\x002\0");
+        let (oack, from) = machine.receive();
+        assert_eq!(oack, b"\0\x06blksize\x008\0windowsize\x002\0");
+        assert_eq!(from, server.address);
+    }
+    let from = server.address;
+    machine.send(b"\0\x04\0\0", from);
+    assert_eq!(machine.receive(), (b"\0\x03\0\x0101234567".to_vec(), from));
+    assert_eq!(machine.receive(), (b"\0\x03\0\x0289abcdef".to_vec(), from));
+    // Neither a stranger nor another transfer moves this one.
+    let stranger = Machine::new();
+    stranger.send(b"\0\x04\0\x02", from);
+    assert_eq!(stranger.receive(), (b"\0\x05\0\x05no such transfer\0".to_vec(), from));
+    other.send(b"\0\x05\0\x08no more\0", from);
+    machine.send(b"\0\x04\0\x02", from);
+    assert_eq!(machine.receive(), (b"\0\x03\0\x03XY".to_vec(), from));
+    machine.send(b"\0\x04\0\x03", from);
+    assert_one_download(&server.facts.wait(2), 18);
+    // The transfer is over, and the same port may ask again.
+    machine.ask(&server, NAME, b"");
+    assert_eq!(machine.receive(), (b"\0\x03\0\x010123456789abcdefXY".to_vec(), from));
+}
+
+#[test]
+fn wire_53_blocks_from_one_port_fit_a_frame_that_the_guard_lets_out() {
+    let file = content(9000);
+    let server = serve_on(blob(&file), None, true, 9000);
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"blksize\08192\0");
+    assert_eq!(machine.receive().0, b"\0\x06blksize\x001468\0");
+}
+
+#[test]
+fn wire_53_real_clients_fetch_from_one_port() {
+    let file = content(1468 * 100 + 7);
+    let server = serve_from_one_port(blob(&file));
+    let folder = tempfile::tempdir().unwrap();
+    let port = server.port();
+    let to = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let url = format!("tftp://127.0.0.1:{port}//{NAME}");
+    let (hpa, atftp, curl) = (to("hpa"), to("atftp"), to("curl"));
+    run("tftp", &["-m", "binary", "127.0.0.1", &port, "-c", "get", NAME, &hpa]);
+    let window = ["--option", "blksize 1468", "--option", "windowsize 8"];
+    let rest = ["-g", "-r", NAME, "-l", &atftp, "127.0.0.1", &port];
+    run("atftp", &[&window[..], &rest[..]].concat());
+    run("curl", &["-s", &url, "-o", &curl]);
+    for got in [hpa, atftp, curl] {
+        assert!(std::fs::read(&got).unwrap() == file, "{got}");
+    }
+}
+
+/// The kernel refuses to cut what would not fit the device's MTU (EINVAL), as it refuses on devices
+/// that cannot; one by one the same blocks leave in fragments.
+#[test]
+fn a_window_that_the_kernel_does_not_cut_leaves_block_by_block() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root for a network namespace");
+        return;
+    }
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        run("ip", &["link", "set", "lo", "mtu", "1000", "up"]);
+        let file = content(1400 * 3 + 5);
+        let server = serve(blob(&file));
+        let machine = Machine::new();
+        machine.ask(&server, NAME, b"blksize\x001400\0windowsize\x004\0");
+        let (_, from) = machine.receive();
+        machine.send(b"\0\x04\0\0", from);
+        for (number, payload) in (1_u8..).zip(file.chunks(1400)) {
+            let packet = [&[0, 3, 0, number], payload].concat();
+            assert!(machine.receive() == (packet, from), "block {number}");
+        }
+        machine.send(b"\0\x04\0\x04", from);
+        assert_one_download(&server.facts.wait(2), 1400 * 3 + 5);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn wire_50_a_file_of_more_than_65535_blocks() {
-    let length = 512 * 66_000 + 1;
+    // 32 MiB of blocks as of old, and 92 MiB of those that firmware asks for.
+    for block in [512, 1428] {
+        more_than_65535_blocks(block, block * 68_000 + 1);
+    }
+}
+
+fn more_than_65535_blocks(block: u64, length: u64) {
     let file = tempfile::tempfile().unwrap();
     file.set_len(length).unwrap();
-    let marks = [0, 512 * 65_535, 512 * 65_536, length - 1];
+    let marks = [0, block * 65_535, block * 65_536, length - 1];
     for at in marks {
         std::os::unix::fs::FileExt::write_all_at(&file, b"m", at).unwrap();
     }
@@ -252,9 +365,12 @@ fn wire_50_a_file_of_more_than_65535_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let local = folder.path().join("file");
     let port = server.port();
+    let size = format!("blksize {block}");
     let output = run(
         "atftp",
         &[
+            "--option",
+            &size,
             "--option",
             "windowsize 64",
             "-g",
@@ -362,7 +478,7 @@ fn wire_52_a_stranger_gets_error_5_and_the_transfer_goes_on() {
 #[test]
 fn a_file_that_became_shorter_ends_the_transfer() {
     let file = tempfile::tempfile().unwrap();
-    file.set_len(1000).unwrap();
+    file.set_len(500).unwrap();
     let server = serve(blob_of(file, 200_000));
     let machine = Machine::new();
     machine.ask(&server, NAME, b"");
@@ -377,7 +493,7 @@ fn a_file_that_became_shorter_ends_the_transfer() {
 #[test]
 fn more_than_256_transfers_at_once_are_told_to_wait() {
     let server = serve(blob(b"loader"));
-    let machines: Vec<Machine> = (0..256).map(|_| Machine::new()).collect();
+    let machines: Vec<Machine> = (0..=255).map(|number| Machine::at(2 + number / 16)).collect();
     let mut places = Vec::new();
     for machine in &machines {
         machine.ask(&server, NAME, b"tsize\x000\0");
@@ -395,6 +511,22 @@ fn more_than_256_transfers_at_once_are_told_to_wait() {
 }
 
 #[test]
+fn one_machine_has_16_transfers_at_once_and_takes_no_place_of_another() {
+    let server = serve(blob(b"loader"));
+    let sockets: Vec<Machine> = (0..16).map(|_| Machine::at(2)).collect();
+    for socket in &sockets {
+        socket.ask(&server, NAME, b"tsize\x000\0");
+        assert_eq!(socket.receive().0, b"\0\x06tsize\x006\0");
+    }
+    let late = Machine::at(2);
+    late.ask(&server, NAME, b"");
+    assert_eq!(late.receive().0, b"\0\x05\0\0busy, try again\0");
+    let other = Machine::at(3);
+    other.ask(&server, NAME, b"");
+    assert_eq!(other.receive().0, b"\0\x03\0\x01loader");
+}
+
+#[test]
 fn the_efi_program_is_served_like_a_loader() {
     let server = serve(blob(b"loader"));
     let machine = Machine::new();
@@ -404,4 +536,68 @@ fn the_efi_program_is_served_like_a_loader() {
     machine.send(b"\0\x04\0\x01", from);
     let facts = server.facts.wait(2);
     assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Efi, .. }), "{facts:?}");
+}
+
+/// An EFI program for x64, as far as its kind is looked at, with a word at its end.
+fn program(word: &[u8]) -> Vec<u8> {
+    let mut program = vec![0; 0x100];
+    program[..2].copy_from_slice(b"MZ");
+    program[0x3c] = 0x40;
+    program[0x40..0x46].copy_from_slice(b"PE\0\0\x64\x86");
+    [&program, word].concat()
+}
+
+#[test]
+fn a_chain_is_served_by_the_names_that_shim_and_grub_ask_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, word) in [("shimx64.efi.signed", b"shim"), ("grubnetx64.efi.signed", b"grub")] {
+        std::fs::write(directory.path().join(name), program(word)).unwrap();
+    }
+    let chain = Chain::find(Some(directory.path()), 0x8664).unwrap();
+    let server = serve_with(blob(b"loader"), Some(chain));
+    let get = |name: &str| {
+        let machine = Machine::new();
+        machine.ask(&server, name, b"");
+        let (answer, from) = machine.receive();
+        machine.send(&[&[0, 4], &answer[2..4]].concat(), from);
+        answer
+    };
+    let missing = b"\0\x05\0\x01no such file\0".to_vec();
+    let data = |content: &[u8]| [b"\0\x03\0\x01", content].concat();
+    // Not known yet whose address this is.
+    assert_eq!(get("/grub/grub.cfg"), missing);
+    for (name, content) in [
+        ("52-54-00-12-34-fe/shimx64.efi", &program(b"shim")[..]),
+        ("52-54-00-12-34-fe/grubx64.efi", &program(b"grub")),
+        ("52-54-00-12-34-fe//GRUBX64.EFI", &program(b"grub")),
+        ("/52-54-00-12-34-fe/kernel", PROGRAM),
+        ("/52-54-00-12-34-fe/initrd0", b"initrd"),
+    ] {
+        assert_eq!(get(name), data(content), "{name}");
+    }
+    for name in [
+        "52-54-00-12-34-fe/revocations_sku.efi",
+        "/grub/x86_64-efi/command.lst",
+        "/grub/x86_64-efi/../../grub/none.cfg",
+        "52-54-00-12-34-fe/initrd1",
+        "52-54-00-12-34-fe/mmx64.efi",
+    ] {
+        assert_eq!(get(name), missing, "{name}");
+    }
+    for name in ["/grub/x86_64-efi/grub.cfg", "/grub/grub.cfg", "52-54-00-12-34-fe/grub.cfg"] {
+        let text = String::from_utf8(get(name)[4..].to_vec()).unwrap();
+        let linux = "if linux (tftp,127.0.0.1)/52-54-00-12-34-fe/kernel 'a=b'; then\n";
+        assert!(text.contains(linux), "{text}");
+        assert!(text.contains("/52-54-00-12-34-fe/initrd0; then boot"), "{text}");
+    }
+    let facts = server.facts.wait(18);
+    let missed: Vec<_> = facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::NotFound { file, .. } => Some(file.as_str()),
+            _ => None,
+        })
+        .collect();
+    // What shim and GRUB do without is not told.
+    assert_eq!(missed, ["52-54-00-12-34-fe/initrd1", "52-54-00-12-34-fe/mmx64.efi"]);
 }

@@ -37,9 +37,16 @@ pub fn load() -> Result<Config, ConfigError> {
 /// # Errors
 /// As [`load`], and when the file is not there.
 pub fn check(file: &Path) -> Result<Config, ConfigError> {
-    let text = read(file).map_err(unreadable(file))?;
+    check_text(file, &read(file).map_err(unreadable(file))?)
+}
+
+/// The configuration that this text of a file makes.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_text(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    parse(file, &text)?.apply(&mut config);
+    parse(file, text)?.apply(&mut config);
     Ok(config)
 }
 

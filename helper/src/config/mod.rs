@@ -10,7 +10,7 @@ use std::{fmt, ops::RangeInclusive};
 use portcullis_dbus::Error;
 use serde::Deserialize;
 
-pub use file::{ConfigError, FILE, check, load};
+pub use file::{ConfigError, FILE, check, check_text, load};
 
 use crate::{firewall::Dhcp, interface::InterfaceName, limits, mark::Marks, request::Request};
 

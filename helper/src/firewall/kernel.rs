@@ -25,7 +25,7 @@ pub struct Nftables {
     ruleset: Ruleset,
     marks: Marks,
     named: Option<Path<'static>>,
-    open: BTreeMap<LeaseMark, Option<Identity>>,
+    open: BTreeMap<LeaseMark, Option<Found>>,
 }
 
 /// Which very chain the head rules of a lease were put into: its table and itself by their
@@ -35,6 +35,14 @@ struct Identity {
     path: Path<'static>,
     table: u64,
     chain: u64,
+}
+
+/// The chain as it was found when the head rules of a lease were put into it.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    identity: Identity,
+    /// The highest handle of its rules: those that came later have higher ones.
+    newest: u64,
 }
 
 /// Who holds the table `inet portcullis`.
@@ -57,6 +65,11 @@ struct Survey {
 impl Survey {
     fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
         self.listing.iter().find(|(chain, _)| chain.path() == path)
+    }
+
+    fn found(&self, path: Path<'static>) -> Option<Found> {
+        let newest = self.rules(path).iter().map(|rule| rule.handle).max().unwrap_or(0);
+        self.identity(path).map(|identity| Found { identity, newest })
     }
 
     fn rules(&self, path: Path<'_>) -> &[Rule] {
@@ -249,11 +262,11 @@ impl Firewall for Nftables {
             }
             changes.extend(table::lease(opening));
             changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
-            let identity = path.and_then(|path| survey.identity(path));
-            Ok((changes, (backend, identity)))
+            let found = path.and_then(|path| survey.found(path));
+            Ok((changes, (backend, found)))
         });
-        let (backend, identity) = opened.map_err(name_modules)?;
-        self.open.insert(opening.mark, identity);
+        let (backend, found) = opened.map_err(name_modules)?;
+        self.open.insert(opening.mark, found);
         Ok(backend)
     }
 
@@ -270,9 +283,10 @@ impl Firewall for Nftables {
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
-        let Some(identity) = self.open.get(&opening.mark).copied() else {
+        let Some(found) = self.open.get(&opening.mark).copied() else {
             return Ok(Standing::Revoked);
         };
+        let identity = found.map(|found| found.identity);
         let (_, survey) = self.survey()?;
         let now = match host::judge(&survey.listing, self.named) {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
@@ -286,8 +300,11 @@ impl Firewall for Nftables {
             return Ok(Standing::Whole);
         };
         let rules = survey.rules(path);
-        let whole = host::count(rules, opening.mark) >= opening.ports().count();
-        Ok(match (whole, rules.is_empty()) {
+        let ours = host::count(rules, opening.mark);
+        // Emptied, and perhaps filled again, without having been made anew: as a reload (ufw).
+        let refilled = ours == 0
+            && found.is_some_and(|found| rules.iter().all(|rule| rule.handle > found.newest));
+        Ok(match (ours >= opening.ports().count(), refilled) {
             (true, _) => Standing::Whole,
             (false, true) => Standing::ChainGone,
             (false, false) => Standing::Revoked,
@@ -309,18 +326,21 @@ impl Firewall for Nftables {
                 Err(error) => return Err(error),
             };
             let rules = survey.rules(path);
-            if rules.is_empty() {
+            let found = survey.found(path);
+            let same = before.map(|found| found.identity) == found.map(|found| found.identity);
+            // Emptied: perhaps it is being filled again. One that was made anew may be empty.
+            if rules.is_empty() && same {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
             let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
             changes.extend(host::head_rules(opening, path));
-            Ok((changes, Some(survey.identity(path))))
+            Ok((changes, Some(found)))
         })?;
-        let Some(identity) = restored else {
+        let Some(found) = restored else {
             return Ok(false);
         };
-        self.open.insert(opening.mark, identity);
+        self.open.insert(opening.mark, found);
         Ok(true)
     }
 

@@ -7,9 +7,9 @@
 //! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::attribute`.
 
 mod expr;
-mod host;
+pub mod host;
 mod kernel;
-mod nft;
+pub mod nft;
 mod table;
 
 pub use kernel::Nftables;
@@ -68,7 +68,7 @@ pub enum Backend {
     None,
 }
 
-/// Why the firewall could not be changed. Nothing of the attempt is left behind.
+/// Why the firewall could not be changed. Nothing of the attempt is left behind after a sweep.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
     /// A layout the helper does not know; the text says what was found and what to configure.
@@ -108,7 +108,8 @@ pub enum Standing {
 pub trait Firewall {
     /// The back end of this host, found anew on every call.
     fn backend(&mut self) -> Result<Backend, FirewallError>;
-    /// Opens in one transaction. On error nothing is left.
+    /// Opens in one transaction. On error nothing is left, unless the kernel's word on the transaction
+    /// was lost: then the next [`Self::sweep`] removes it.
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError>;
     /// Closes the ports, then removes the rules of the lease everywhere in one transaction. Closing
     /// what is not open succeeds. After the last lease our table goes too, unless some process

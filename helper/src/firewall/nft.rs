@@ -277,7 +277,10 @@ impl Ruleset {
 }
 
 /// The family of an answer, and its attributes.
-fn parse(answer: &Message) -> io::Result<(Family, Attributes<'_>)> {
+///
+/// # Errors
+/// `InvalidData`.
+pub fn parse(answer: &Message) -> io::Result<(Family, Attributes<'_>)> {
     let [family, ..] = field::<4>(&answer.body, 0)?;
     Ok((Family(family), Attributes::read(answer.body.get(4..).unwrap_or_default())?))
 }

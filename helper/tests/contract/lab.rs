@@ -378,6 +378,8 @@ pub struct World {
     pub restorable: bool,
     pub restored: usize,
     pub close_fails: bool,
+    /// The firewall carries an opening out, and its answer is lost.
+    pub answer_lost: bool,
     pub backend: Backend,
     /// Effects so far, and the one that fails.
     pub effects: usize,
@@ -401,6 +403,7 @@ impl World {
             restorable: false,
             restored: 0,
             close_fails: false,
+            answer_lost: false,
             backend: Backend::NixosNftables,
             effects: 0,
             fails_at: None,
@@ -538,6 +541,10 @@ impl Firewall for Fake {
         self.step("open")?;
         let mut world = self.world();
         world.open.push(opening.clone());
+        if world.answer_lost {
+            world.ended.push(opening.clone());
+            return Err(FirewallError::Protocol { step: "open" });
+        }
         Ok(world.backend)
     }
 
@@ -568,7 +575,7 @@ impl Firewall for Fake {
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
-        self.step("sweep")?;
+        // No step of a request: it comes when it comes.
         let mut world = self.world();
         if world.close_fails {
             return Err(FirewallError::Protocol { step: "sweep" });

@@ -100,6 +100,22 @@ async fn p5_a_failure_at_any_step_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn p5_what_a_lost_answer_has_left_open_is_swept() {
+    let lab = Lab::start().await;
+    let client = lab.client().await;
+    lab.helper.world().answer_lost = true;
+    let error = client.open("eth0").await.unwrap_err();
+    assert!(matches!(error, Error::FirewallFailed(_)), "{error:?}");
+    lab.helper.clean().await;
+    assert!(client.proxy.list().await.unwrap().is_empty());
+    lab.helper.world().answer_lost = false;
+    let _lease = client.open("eth0").await.unwrap();
+    // The sweep leaves what is open alone.
+    tokio::time::sleep(2 * portcullis_helper::limits::TICK).await;
+    assert_eq!(lab.helper.world().open.len(), 1);
+}
+
+#[tokio::test]
 async fn interfaces_that_cannot_be_served_on_are_refused_before_any_question() {
     let lab = Lab::start().await;
     let client = lab.client().await;

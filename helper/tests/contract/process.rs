@@ -33,11 +33,11 @@ use crate::{
 
 const HELPER: &str = env!("CARGO_BIN_EXE_portcullis-helper");
 /// The helper's user, on a machine that has it.
-const UID: u32 = 64_099;
+pub const UID: u32 = 64_099;
 
 /// Gives the calling thread, and what it starts, a machine with two wires and the user portcullis;
 /// `None`, and a word, without root.
-fn machine_with_user() -> Option<(Peer, TempDir)> {
+pub fn machine_with_user() -> Option<(Peer, TempDir)> {
     let peer = two_wires()?;
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     sh("mount --make-rprivate /");
@@ -56,14 +56,14 @@ fn machine_with_user() -> Option<(Peer, TempDir)> {
 }
 
 /// A helper that root has started.
-struct Process {
+pub struct Process {
     child: Child,
     notifications: UnixDatagram,
     _directory: TempDir,
 }
 
 impl Process {
-    fn start(bus: &str, arguments: &[&str]) -> Self {
+    pub fn start(bus: &str, arguments: &[&str]) -> Self {
         Self::start_with(bus, arguments, |_| {})
     }
 
@@ -91,10 +91,15 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    fn status(&self, key: &str) -> String {
+    pub fn status(&self, key: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     fn notified(&self) -> Vec<String> {

@@ -1,10 +1,11 @@
 //! The sockets of a lease in the real kernel: what they take, and what their holder cannot do.
 
 use std::{
+    io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     num::NonZeroU8,
     os::{fd::AsFd, unix::process::CommandExt},
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -162,20 +163,29 @@ fn p7_nothing_comes_in_by_another_interface_not_even_unbound() {
     assert_eq!((moved[0].port, moved[0].ifindex), (4011, 0));
 }
 
-/// Binds a UDP socket as nobody, on another interface and with SO_REUSEPORT if asked.
-fn nobody_binds(address: &str, port: u16, device: &str, reuse: bool) -> bool {
+/// A UDP socket of nobody's, on another interface and with SO_REUSEPORT if asked; held until standard
+/// input ends.
+fn nobodys_socket(address: &str, port: u16, device: &str, reuse: bool) -> Command {
     let script = "import socket,sys\n\
          s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
          s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEPORT,int(sys.argv[4]))\n\
          d=sys.argv[3].encode()\n\
          d and s.setsockopt(socket.SOL_SOCKET,socket.SO_BINDTODEVICE,d)\n\
-         s.bind((sys.argv[1],int(sys.argv[2])))";
-    let output = Command::new("python3")
+         s.bind((sys.argv[1],int(sys.argv[2])))\n\
+         print('bound',flush=True)\n\
+         sys.stdin.read()";
+    let mut command = Command::new("python3");
+    command
         .args(["-c", script, address, &port.to_string(), device, &u8::from(reuse).to_string()])
         .uid(65534)
         .gid(65534)
-        .output()
-        .unwrap();
+        .stdin(Stdio::null());
+    command
+}
+
+/// Whether nobody can bind such a socket.
+fn nobody_binds(address: &str, port: u16, device: &str, reuse: bool) -> bool {
+    let output = nobodys_socket(address, port, device, reuse).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() || text.contains("Address already in use"), "{text}");
     output.status.success()
@@ -196,6 +206,43 @@ fn p9_nobody_can_move_a_socket_onto_a_lease() {
     drop(bound);
     for (address, device) in ways {
         assert!(nobody_binds(address, 4011, device, false), "{address} {device}: free again");
+    }
+}
+
+/// Who was there before is in the way, is named, and shares nothing with the lease.
+#[test]
+fn p9_a_socket_that_was_there_before_is_refused_and_never_shared_with() {
+    let Some(_peer) = two_wires() else { return };
+    // 69 is privileged; nobody could hold it only with the host's leave.
+    sh("echo 60 >/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    for (port, address, device) in [
+        (67, "0.0.0.0", ""),
+        (67, "0.0.0.0", "pc-svc0"),
+        (67, "192.0.2.1", ""),
+        (69, "0.0.0.0", ""),
+        (69, "192.0.2.1", "pc-svc1"),
+        (4011, "0.0.0.0", ""),
+        (4011, "0.0.0.0", "pc-svc0"),
+        (4011, "0.0.0.0", "pc-svc1"),
+        (4011, "192.0.2.1", ""),
+        (4011, "192.0.2.1", "pc-svc0"),
+    ] {
+        for reuse in [false, true] {
+            let mut squatter = nobodys_socket(address, port, device, reuse);
+            let mut squatter =
+                squatter.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = [0; 6];
+            squatter.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+            let case = format!("{address}:{port} {device} {reuse}");
+            let error = sockets::bind(&opening(), ADDRESS).expect_err(&case);
+            assert_eq!((error.protocol, error.port), (Protocol::Udp, port), "{case}");
+            let holders = Linux::default().holders(Protocol::Udp, port).unwrap();
+            assert!(holders.iter().any(|holder| holder.uid == 65534), "{case}: {holders:?}");
+            drop(squatter.stdin.take());
+            squatter.wait().unwrap();
+            // With it gone, nothing is in the way.
+            drop(sockets::bind(&opening(), ADDRESS).expect(&case));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     dhcp::UefiOffer,
     event::{Ignored, Protocol},
+    image::Cpu,
 };
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -25,6 +26,8 @@ fn policy() -> Policy {
         token: String::new(),
         uefi_offer: UefiOffer::Auto,
         boot_server: true,
+        chain: None,
+        signed: true,
         dhcp_server: false,
     }
 }
@@ -39,6 +42,7 @@ fn an_efi_program_is_everything_whatever_brought_it() {
         ask(&mut book, 0, A, UEFI, firmware, form);
         let told = load(&mut book, 1_000, A, 1, role);
         assert_eq!(told.last(), Some(&What::Statement(Statement::HandedOver)));
+        book.heard(A);
         assert_eq!(book.tick(500_000), []);
         // The next boot begins anew.
         ask(&mut book, 600_000, A, UEFI, firmware, form);
@@ -430,4 +434,67 @@ fn a_machine_that_probes_for_many_names_is_cut_short() {
         book.fact(0, A, started(transfer, Role::Other));
     }
     assert_eq!(book.machines[&A].transfers.len(), TRANSFERS);
+}
+
+/// Words of the statement that a machine's return brings, `after` it had its EFI program.
+fn returned(book: &mut Book, after: u64, firmware: Firmware) -> Option<Vec<String>> {
+    ask(book, 0, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+    load(book, 1_000, A, 1, Role::Efi);
+    let told = book.fact(1_000 + after, A, seen(16, firmware));
+    told.into_iter().find_map(|what| match what {
+        What::Statement(Statement::Stalled { step, advice }) => {
+            assert!(step.contains("refused"), "{step}");
+            Some(advice)
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn firmware_that_asks_again_after_it_had_the_program_has_refused_it() {
+    let unsigned = Policy { signed: false, ..policy() };
+    let advice = returned(&mut Book::new(&unsigned), 5_000, Firmware::Pxe).unwrap();
+    assert!(advice[0].contains("not signed") && advice[0].contains("--sign-key"), "{advice:?}");
+    let advice = returned(&mut Book::new(&policy()), 5_000, Firmware::Http).unwrap();
+    assert!(advice[0].contains("not enrolled"), "{advice:?}");
+    // The next entry comes after a minute for IPv6; a restart begins with the same one as before.
+    assert!(returned(&mut Book::new(&unsigned), 90_000, Firmware::Http).is_some());
+    assert_eq!(returned(&mut Book::new(&unsigned), 90_000, Firmware::Pxe), None);
+    assert_eq!(returned(&mut Book::new(&unsigned), 300_000, Firmware::Http), None);
+    assert_eq!(returned(&mut Book::new(&unsigned), 5_000, Firmware::Ipxe), None);
+}
+
+#[test]
+fn a_program_after_which_all_is_silent_is_told_unless_a_system_was_heard() {
+    let told = |system: bool| {
+        let mut book = Book::new(&Policy { signed: false, ..policy() });
+        ask(&mut book, 0, A, 16, Firmware::Http, OfferForm::Http);
+        load(&mut book, 1_000, A, 1, Role::Efi);
+        if system {
+            book.heard(A);
+        }
+        assert_eq!(book.tick(170_000), []);
+        (book.tick(190_000), book.tick(400_000))
+    };
+    let (once, again) = told(false);
+    let [(_, Statement::Stalled { advice, .. })] = once.as_slice() else { panic!("{once:?}") };
+    assert!(advice[0].contains("all is well") && advice[1].contains("not signed"), "{advice:?}");
+    assert_eq!(again, []);
+    assert_eq!(told(true), (vec![], vec![]));
+}
+
+#[test]
+fn a_loader_that_secure_boot_refuses_is_told_as_soon_as_the_firmware_asks_again() {
+    for (chain, word) in [(None, "not signed"), (Some((Cpu::X64, "shimx64.efi".into())), "GRUB")] {
+        let mut book = Book::new(&Policy { chain, ..policy() });
+        ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::Complete);
+        load(&mut book, 1_000, A, 1, Role::Loader);
+        let told = book.fact(3_000, A, seen(16, Firmware::Http));
+        let [What::Statement(Statement::Stalled { advice, .. }), What::Fact(_)] = told.as_slice()
+        else {
+            panic!("{told:?}")
+        };
+        assert!(advice[0].contains(word), "{advice:?}");
+        assert_eq!(book.tick(60_000), []);
+    }
 }
