@@ -211,9 +211,11 @@ impl Session {
                     Action::Wait
                 }
                 Wake::Datagram(Ok((count, _))) => {
-                    transfer.receive(buffer.get(..count).unwrap_or(&buffer), now)
+                    heard(&mut transfer, buffer.get(..count).unwrap_or(&buffer), &mut pending, now)
                 }
-                Wake::Mail(Mail::Datagram(datagram)) => transfer.receive(&datagram, now),
+                Wake::Mail(Mail::Datagram(datagram)) => {
+                    heard(&mut transfer, &datagram, &mut pending, now)
+                }
                 Wake::Datagram(Err(failure)) => {
                     download.ended(format!("the transfer's socket failed: {failure}"));
                     return None;
@@ -254,6 +256,20 @@ impl Session {
             let _ = self.line.send(&packet, stranger).await;
         }
     }
+}
+
+/// A datagram from the machine. One that moves the transfer on shows that it lives.
+fn heard(
+    transfer: &mut Transfer,
+    datagram: &[u8],
+    pending: &mut Option<(Job, Duration)>,
+    now: Duration,
+) -> Action {
+    let action = transfer.receive(datagram, now);
+    if matches!(action, Action::Oack(_) | Action::Window { .. }) {
+        *pending = None;
+    }
+    action
 }
 
 /// The machine sent an ERROR. Before the first block was acknowledged that is a probe for the size.

@@ -245,6 +245,21 @@ fn wire_53_each_transfer_has_its_own_port_on_the_address_that_was_asked() {
 }
 
 #[test]
+fn wire_47_a_repeated_request_is_forgotten_once_the_transfer_goes_on() {
+    let server = serve(blob(&content(1200)));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"");
+    machine.ask(&server, NAME, b"");
+    let (_, from) = machine.receive();
+    assert_eq!(machine.receive().0[..4], *b"\0\x03\0\x01");
+    machine.send(b"\0\x04\0\x01", from);
+    assert_eq!(machine.receive().0[..4], *b"\0\x03\0\x02");
+    // Its next ACK is late: the same block comes again, from the same transfer.
+    let (data, again) = machine.receive();
+    assert_eq!((&data[..4], again), (&b"\0\x03\0\x02"[..], from));
+}
+
+#[test]
 fn wire_45_a_windowed_transfer_octet_by_octet() {
     let server = serve(blob(b"0123456789abcdefXY"));
     let machine = Machine::new();
