@@ -111,7 +111,7 @@ pub enum Action {
     },
     /// The reader was silent for [`GIVE_UP`].
     GivenUp,
-    /// The reader acknowledged less than [`LEAST`] in a [`MINUTE`].
+    /// The reader acknowledged less than half a block of 512 octets a second, over a minute.
     TooSlow,
 }
 
