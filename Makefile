@@ -2,6 +2,8 @@
 
 PREFIX ?= /usr
 DESTDIR ?=
+# yes: portcullis is installed under the name pixiecore as well, whose command lines it runs.
+PIXIECORE ?= no
 # Where cargo puts its results, and which of them are installed.
 CARGO_TARGET_DIR ?= target
 BUILD ?= $(CARGO_TARGET_DIR)/release
@@ -59,11 +61,12 @@ soak: ## Runs the long loops: 1,000 rounds of every kill and reload (root or sud
 	@ROUNDS=1000 tests/scripts/levels 3 firewall
 	@ROUNDS=100 tests/scripts/levels 4 reload
 
-install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
+install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECORE=yes for that name, too)
 	@for program in portcullis portcullis-helper; do \
 		test -x $(BUILD)/$$program || { echo "$(BUILD)/$$program is not there: run make build first" >&2; exit 1; }; \
 	done
 	install -Dm755 $(BUILD)/portcullis $(DESTDIR)$(bindir)/portcullis
+	@test "$(PIXIECORE)" != yes || { set -x; ln -sfn portcullis $(DESTDIR)$(bindir)/pixiecore; }
 	install -Dm755 $(BUILD)/portcullis-helper $(DESTDIR)$(libexecdir)/portcullis-helper
 	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
 	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
@@ -89,6 +92,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages)
 
 uninstall: ## Removes what was installed
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	@test "$$(readlink $(DESTDIR)$(bindir)/pixiecore)" != portcullis || { set -x; rm -f $(DESTDIR)$(bindir)/pixiecore; }
 
 deps: ## Installs what the tests and the demonstration need (Debian)
 	@tests/scripts/deps

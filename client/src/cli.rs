@@ -143,16 +143,19 @@ pub enum UefiOffer {
 /// `boot`.
 #[derive(Debug, Args)]
 pub struct Boot {
-    /// The kernel (a file, or an http or https address), or a directory that a NixOS netboot build
-    /// made (bzImage or Image, initrd, netboot.ipxe), or an EFI program with everything in it (a
-    /// unified kernel image); or netboot.xyz, from its site or a directory with its files.
-    #[arg(value_name = "KERNEL|DIR|EFI")]
+    /// The kernel (a file, or an http or https address); or a directory: a NixOS netboot build
+    /// (bzImage or Image, initrd, netboot.ipxe), Debian's netboot archive, a live system, or a kernel
+    /// beside its initrd; or an EFI program with everything in it (a unified kernel image); or an
+    /// iPXE script; or netboot.xyz, from its site or a directory with its files.
+    #[arg(value_name = "KERNEL|DIR|EFI|IPXE")]
     pub kernel: PathBuf,
     /// Initial ramdisks (files or addresses), in the order in which the kernel gets them.
     #[arg(value_name = "INITRD")]
     pub initrds: Vec<PathBuf>,
-    /// Kernel command line; with a directory it is added to the directory's own. {{ ID "file or
-    /// address" }} serves that file, too, and stands for its address.
+    /// Kernel command line; with a directory it is added to the directory's own, with an iPXE script
+    /// it is ${cmdline} there. {{ ID "file or address" }} serves that file, too, and stands for its
+    /// address; {{ SERVER }}, {{ MAC }}, {{ UUID }}, {{ ARCH }}, {{ SERIAL }} and {{ HOSTNAME }} stand
+    /// for this computer's address and for what each machine says of itself.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Shown on the machine's screen before it fetches the kernel.
@@ -194,7 +197,8 @@ pub struct Quick {
     /// Another mirror.
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
-    /// Added to the recipe's kernel command line, with {{ ID "file or address" }} as for boot.
+    /// Added to the recipe's kernel command line, with {{ ID "file or address" }} and the other names
+    /// as for boot.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Shown on the machine's screen before it fetches the kernel.
@@ -227,6 +231,10 @@ pub struct Serving {
         value_parser = clap::value_parser!(u16).range(1024..), help_heading = "Where"
     )]
     pub port: u16,
+    /// Machines fetch files that lie on other web servers from there themselves, not through this
+    /// computer.
+    #[arg(long, help_heading = "Where")]
+    pub direct: bool,
     /// Close after this long at the latest: 45s, 30m, 2h, 1h30m [default: 12h].
     #[arg(long = "for", visible_alias = "max-seconds", value_name = "TIME", value_parser = duration,
           help_heading = "Where")]
@@ -494,7 +502,7 @@ mod tests {
             ("boot k --loader 11=", "11=grubaa64.efi"),
             ("boot k --loader 65536=f", "11=grubaa64.efi"),
             ("boot k -i a -l 1.2.3.4", "--listen-addr"),
-            ("boot", "KERNEL|DIR|EFI"),
+            ("boot", "KERNEL|DIR|EFI|IPXE"),
             ("boot k --router 10.77.0.1", "--dhcp-server"),
             ("boot k --dns 10.77.0.1", "--dhcp-server"),
             ("boot k --dhcp-server --dhcp-no-bind", "--dhcp-no-bind"),

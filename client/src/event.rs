@@ -204,9 +204,9 @@ pub enum Fact {
         /// Why, in words.
         reason: String,
     },
-    /// Something is wrong with a file on a web server that it is given.
+    /// Something is wrong with a file that it is given, on a web server or on this computer.
     Upstream {
-        /// The file's address.
+        /// The file's address, or its name.
         file: String,
         /// What, in words.
         problem: String,

@@ -5,7 +5,7 @@
 //! lies on a web server is opened when it is passed on; a [`Remote`] knows what its server said of it
 //! at the start, so that a file that changed there is not passed on.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use axum::http::Uri;
 
@@ -41,6 +41,8 @@ pub struct Remote {
     pub address: Uri,
     /// What its server said of it when it was chosen; nothing, if it was not asked.
     pub facts: Facts,
+    /// Machines fetch it from there themselves (`--direct`).
+    pub direct: bool,
     /// Asks for it.
     pub fetcher: Fetcher,
 }
@@ -74,6 +76,17 @@ impl Payload {
     }
 }
 
+impl Payload {
+    /// The address on another server that machines fetch it from themselves.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<String> {
+        match self {
+            Self::Remote(remote) if remote.direct => Some(remote.address.to_string()),
+            _ => None,
+        }
+    }
+}
+
 impl From<Remote> for Payload {
     fn from(remote: Remote) -> Self {
         Self::Remote(Box::new(remote))
@@ -101,8 +114,12 @@ pub struct Generation {
     pub others: Vec<Payload>,
     /// Shown on the machine's screen before it fetches the kernel.
     pub message: Option<String>,
-    /// An iPXE script that is run as it stands, instead of one made from the above.
-    pub script: Option<Template>,
+    /// An iPXE script that is run instead of one made from the above.
+    pub script: Option<Script>,
+    /// The files of this computer that it was made of, with the entity tags that they had.
+    pub files: Vec<(PathBuf, String)>,
+    /// Machine type in the PE/COFF header of the kernel, if it has one.
+    pub machine: Option<u16>,
     /// What UEFI machines can load without iPXE.
     pub efi: Result<EfiImage, NoEfiImage>,
 }
@@ -118,7 +135,38 @@ impl Default for Generation {
             others: Vec::new(),
             message: None,
             script: None,
+            files: Vec::new(),
+            machine: None,
             efi: Err(NoEfiImage::Script),
+        }
+    }
+}
+
+/// An iPXE script that was not made here.
+#[derive(Clone, Debug)]
+pub enum Script {
+    /// Run as it stands.
+    AsItIs(Template),
+    /// A file of the user's: run behind a head of ours, which sets what it may use. Without its
+    /// first line.
+    Named(Template),
+}
+
+impl Generation {
+    /// Whether machines fetch all that is needed from here, so that it is known when they have it.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        let mut images = self.kernel.iter().chain(&self.initrds);
+        self.script.is_none() && images.all(|image| image.elsewhere().is_none())
+    }
+
+    /// Whether the script says something that only iPXE on the machine knows.
+    #[must_use]
+    pub fn asks_ipxe(&self) -> bool {
+        match &self.script {
+            Some(Script::AsItIs(script)) => script.asks_ipxe(),
+            Some(Script::Named(script)) => script.asks_ipxe() || self.cmdline.asks_ipxe(),
+            None => self.cmdline.asks_ipxe(),
         }
     }
 }

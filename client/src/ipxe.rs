@@ -11,7 +11,11 @@
 
 use std::fmt::Write as _;
 
-use crate::{image::Generation, mac::MacAddr};
+use crate::{
+    image::{Generation, Payload, Script},
+    mac::MacAddr,
+    template::Machine,
+};
 
 /// A command line that iPXE cannot pass on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,35 +44,37 @@ pub fn machine_url(generation: &Generation, base: &str, mac: MacAddr) -> String 
     format!("{base}/{}/{}", generation.token, mac.hyphenated())
 }
 
-/// The script for `mac`, the same for BIOS and UEFI. `base` is `http://ADDRESS:PORT`.
+/// The script for a machine, the same for BIOS and UEFI.
 ///
 /// # Errors
 /// The command line cannot be written in a script.
-pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<String, CmdlineError> {
-    let url = machine_url(generation, base, mac);
-    if let Some(script) = &generation.script {
-        return Ok(script.text(&url));
+pub fn script(generation: &Generation, machine: &Machine) -> Result<String, CmdlineError> {
+    let url = &machine.url;
+    let cmdline = quote(&generation.cmdline.text(machine))?;
+    match &generation.script {
+        Some(Script::AsItIs(script)) => return Ok(script.text(machine)),
+        Some(Script::Named(script)) => {
+            return Ok(named(&cmdline, machine) + &script.text(machine) + "\n");
+        }
+        None => {}
     }
-    let cmdline = quote(&generation.cmdline.text(&url))?;
+    let address = |payload: Option<&Payload>, name: &str| {
+        payload.and_then(Payload::elsewhere).unwrap_or_else(|| format!("{url}/{name}"))
+    };
     // A message that cannot be written is no reason not to boot.
     let message = generation.message.as_deref().and_then(|text| quote(text).ok());
     let message = message.unwrap_or_default();
-    let mut script = String::from("#!ipxe\n");
-    for (name, character) in ESCAPES {
-        if cmdline.contains(&reference(name)) || message.contains(&reference(name)) {
-            // Writing to a String cannot fail.
-            let _ = writeln!(script, "set {name}:hex {:02x}", u32::from(character));
-        }
-    }
+    let mut script = head(&[&cmdline, &message]);
     if !message.is_empty() {
         // After a word of ours, for a message may begin with a hyphen.
         let _ = writeln!(script, "echo Portcullis: {message}");
     }
-    let _ = writeln!(script, "kernel --name kernel {url}/kernel || goto no_kernel");
+    let kernel = address(generation.kernel.as_ref(), "kernel");
+    let _ = writeln!(script, "kernel --name kernel {kernel} || goto no_kernel");
     let mut arguments = String::from("kernel");
-    for number in 0..generation.initrds.len() {
-        let _ =
-            writeln!(script, "initrd --name initrd{number} {url}/initrd{number} || goto no_initrd");
+    for (number, initrd) in generation.initrds.iter().enumerate() {
+        let initrd = address(Some(initrd), &format!("initrd{number}"));
+        let _ = writeln!(script, "initrd --name initrd{number} {initrd} || goto no_initrd");
         let _ = write!(arguments, " initrd=initrd{number}");
     }
     if !cmdline.is_empty() {
@@ -77,6 +83,42 @@ pub fn script(generation: &Generation, base: &str, mac: MacAddr) -> Result<Strin
     let _ = writeln!(script, "boot {arguments} || goto no_boot");
     script.push_str(FAILURES);
     Ok(script)
+}
+
+/// The first line, and the settings that quoted texts refer to.
+fn head(quoted: &[&str]) -> String {
+    let mut script = String::from("#!ipxe\n");
+    for (name, character) in ESCAPES {
+        if quoted.iter().any(|text| text.contains(&reference(name))) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(script, "set {name}:hex {:02x}", u32::from(character));
+        }
+    }
+    script
+}
+
+/// What stands before a script of the user's: the settings that it may use. A `dhcp` in it is
+/// answered as to ours. `cmdline` is what the scripts of NixOS' netboot builds leave room for.
+fn named(cmdline: &str, machine: &Machine) -> String {
+    let mut script = head(&[cmdline]);
+    let _ = writeln!(script, "set user-class portcullis");
+    let _ = writeln!(script, "set portcullis-url {}", machine.url);
+    if !cmdline.is_empty() {
+        let _ = writeln!(script, "set cmdline {cmdline}");
+    }
+    script
+}
+
+/// The script that makes iPXE tell what only it knows of its machine, and then go on with `url`, that
+/// of the script proper. `uristring` writes what means something in an address as numbers (ipxe:
+/// src/core/settings.c `format_uristring_setting`); a `${...}` in a value iPXE replaces like any other,
+/// within the one word. Whatever arrives is made harmless here.
+#[must_use]
+pub fn introduction(url: &str) -> String {
+    format!(
+        "#!ipxe\n\
+         chain --replace {url}?uuid=${{uuid}}&serial=${{serial:uristring}}&hostname=${{hostname:uristring}} || exit 1\n"
+    )
 }
 
 /// The script that an iPXE finds beside its own binary as `autoexec.ipxe`, and runs instead of
@@ -162,7 +204,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{image::Blob, read::Content, template::Template};
+    use crate::{
+        image::{Blob, Remote},
+        read::Content,
+        template::{Identity, Said, Template},
+    };
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
 
@@ -183,8 +229,16 @@ mod tests {
         }
     }
 
+    fn machine(generation: &Generation, base: &str) -> Machine {
+        Machine { mac: MAC, ..Machine::at(&machine_url(generation, base, MAC)) }
+    }
+
+    fn script(generation: &Generation, base: &str) -> Result<String, CmdlineError> {
+        super::script(generation, &machine(generation, base))
+    }
+
     fn written(initrds: usize, cmdline: &str) -> String {
-        script(&generation(initrds, cmdline), "http://10.0.0.1:64172", MAC).unwrap()
+        script(&generation(initrds, cmdline), "http://10.0.0.1:64172").unwrap()
     }
 
     #[test]
@@ -224,11 +278,11 @@ mod tests {
     fn section_7_message_is_shown_before_the_kernel_is_fetched() {
         let mut generation = generation(0, "a");
         generation.message = Some("-n hello || #1".into());
-        let script = script(&generation, "http://10.0.0.1:64172", MAC).unwrap();
+        let script = script(&generation, "http://10.0.0.1:64172").unwrap();
         assert!(script.starts_with("#!ipxe\nset hash:hex 23\nset pipe:hex 7c\necho Portcullis: -n hello ${pipe:string}| ${hash:string}1\nkernel "), "{script}");
         generation.message = Some("two\nlines".into());
         assert!(
-            !super::script(&generation, "http://h:1", MAC)
+            !super::script(&generation, &machine(&generation, "http://h:1"))
                 .unwrap()
                 .contains("\necho Portcullis: two")
         );
@@ -236,11 +290,49 @@ mod tests {
 
     #[test]
     fn section_7_ipxe_script_is_used_verbatim() {
-        let mut generation = generation(1, "${not writable}");
-        generation.script = Some("#!ipxe\nchain ${x} || shell\n".into());
+        let mut generation = generation(1, "");
+        generation.script = Some(Script::AsItIs("#!ipxe\nchain ${x} || shell\n".into()));
+        assert_eq!(script(&generation, "http://h:1").unwrap(), "#!ipxe\nchain ${x} || shell\n");
+    }
+
+    #[test]
+    fn a_script_of_the_users_follows_a_head_with_what_it_may_use() {
+        let mut generation = generation(0, "a || {{b");
+        generation.script = Some(Script::Named("chain ${portcullis-url}/other0".into()));
         assert_eq!(
-            script(&generation, "http://h:1", MAC).unwrap(),
-            "#!ipxe\nchain ${x} || shell\n"
+            script(&generation, "http://h:1").unwrap(),
+            "#!ipxe\nset pipe:hex 7c\nset user-class portcullis\n\
+             set portcullis-url http://h:1/0123456789abcdef0123456789abcdef/52-54-00-12-34-fe\n\
+             set cmdline a ${pipe:string}| {{b\n\
+             chain ${portcullis-url}/other0\n"
+        );
+    }
+
+    #[test]
+    fn what_machines_fetch_elsewhere_is_named_by_its_own_address() {
+        let mut generation = generation(2, "");
+        let remote = |address: &'static str| Remote {
+            name: String::new(),
+            address: axum::http::Uri::from_static(address),
+            facts: Default::default(),
+            direct: true,
+            fetcher: Default::default(),
+        };
+        generation.kernel = Some(remote("https://o/k?a=1&b").into());
+        generation.initrds[1] = remote("http://o/i").into();
+        assert!(!generation.is_followed());
+        let script = script(&generation, "http://h:1").unwrap();
+        assert!(script.contains("\nkernel --name kernel https://o/k?a=1&b || goto"), "{script}");
+        assert!(script.contains("\ninitrd --name initrd0 http://h:1/"), "{script}");
+        assert!(script.contains("\ninitrd --name initrd1 http://o/i || goto"), "{script}");
+    }
+
+    #[test]
+    fn ipxe_is_asked_for_what_only_it_knows() {
+        assert_eq!(
+            introduction("http://h:1/t/m/boot.ipxe"),
+            "#!ipxe\nchain --replace http://h:1/t/m/boot.ipxe?uuid=${uuid}\
+             &serial=${serial:uristring}&hostname=${hostname:uristring} || exit 1\n"
         );
     }
 
@@ -248,7 +340,7 @@ mod tests {
     fn addresses_of_extra_files_are_each_machines_own() {
         let mut generation = generation(0, "");
         generation.cmdline = Template::parse("a={{ ID \"f\" }}", "ID", |_| 3).unwrap();
-        let script = script(&generation, "http://h:1", MAC).unwrap();
+        let script = script(&generation, "http://h:1").unwrap();
         let url = "http://h:1/0123456789abcdef0123456789abcdef/52-54-00-12-34-fe";
         assert!(script.contains(&format!("boot kernel a={url}/other3 ||")), "{script}");
     }
@@ -311,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_kernel_gets_exactly_the_command_line(cmdline in "[-ab#|&; ${}=\"\\\\é]{0,24}") {
-            match script(&generation(0, &cmdline), "http://10.0.0.1:1", MAC) {
+            match script(&generation(0, &cmdline), "http://10.0.0.1:1") {
                 Ok(script) => prop_assert_eq!(as_ipxe_reads(&script), cmdline.trim_matches(' ')),
                 Err(error) => {
                     let expands = cmdline
@@ -320,6 +412,37 @@ mod tests {
                     prop_assert!(expands, "refused for nothing: {}", error);
                 }
             }
+        }
+
+        /// What a machine says of itself stays within its word, whatever it is.
+        #[test]
+        fn a_machine_cannot_add_to_its_script(
+            serial in proptest::collection::vec(any::<u8>(), 0..80),
+            hostname in "[-ab#|&; ${}=\"\\\\é\n\r]{0,24}",
+            uuid in any::<[u8; 16]>(),
+        ) {
+            let text = "s={{ SERIAL }} h={{ HOSTNAME }} u={{ UUID }} end";
+            let cmdline = Template::parse(text, "ID", |_| 0).unwrap();
+            let generation = Generation { cmdline, ..generation(0, "") };
+            let identity = Identity {
+                serial: Said::new(&serial),
+                hostname: Said::new(hostname.as_bytes()),
+                uuid: Said::new(&uuid),
+                arch: Said::default(),
+            };
+            let url = machine_url(&generation, "http://h", MAC);
+            let script = super::script(&generation, &Machine { url, mac: MAC, identity }).unwrap();
+            let plain = written(0, "s= h= u= end");
+            prop_assert_eq!(script.lines().count(), plain.lines().count());
+            prop_assert!(!script.contains("${"), "nothing had to be quoted");
+            let read = as_ipxe_reads(&script);
+            let words: Vec<&str> = read.split(' ').collect();
+            let [s, h, u, "end"] = words.as_slice() else { panic!("{words:?}") };
+            let word = |word: &str| {
+                word.bytes().all(|o| o.is_ascii_alphanumeric() || b".-_:=".contains(&o))
+            };
+            prop_assert!(s.starts_with("s=") && h.starts_with("h=") && u.starts_with("u="));
+            prop_assert!(word(s) && word(h) && word(u), "{}", read);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Where iPXE is on this system.
 //!
 //! Guarantees: every loader was opened once, is not empty, and a UEFI one is a program for the
-//! machines that it is offered to. Trusts the system's directories and those that the user names,
-//! and the file that the user names for an architecture (`--loader`).
+//! machines that it is offered to, whoever named it. Trusts the system's directories and those that the
+//! user names, and the file that the user names for an architecture without UEFI (`--loader`).
 
 use std::path::{Path, PathBuf};
 
 use crate::{
-    dhcp::table::architecture_name,
+    dhcp::{
+        Client,
+        table::{architecture_name, cpu, row},
+    },
     exit::{Code, Failure},
     image::{Blob, Cpu, EfiImage, Loader, Loaders, NoEfiImage},
     source::{open_blob, pe_machine, read_head},
@@ -141,11 +144,27 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
         Loader::Snponly(cpu) | Loader::Ipxe(cpu) if machine != Some(cpu.pe_machine()) => {
             Err(format!("{} is not a UEFI program for {}", path.display(), cpu.machines()))
         }
+        // Where firmware runs UEFI programs only, and those of its own processor.
+        Loader::Given(arch)
+            if uefi_cpu(arch).is_some_and(|cpu| machine != Some(cpu.pe_machine())) =>
+        {
+            Err(format!(
+                "{} is not a UEFI program for {}: such machines would refuse it",
+                path.display(),
+                architecture_name(arch)
+            ))
+        }
         Loader::Undionly | Loader::IpxePxe if machine.is_some() => {
             Err(format!("{} is a UEFI program, and BIOS machines cannot run it", path.display()))
         }
         _ => Ok(blob),
     }
+}
+
+/// The processor of an architecture whose firmware is UEFI and whose loaders travel by TFTP.
+fn uefi_cpu(arch: u16) -> Option<Cpu> {
+    let is_pxe = row(arch).is_some_and(|row| row.client == Client::Pxe);
+    cpu(arch).filter(|_| is_pxe)
 }
 
 /// Machines that can be served with these loaders and this EFI program, and those that cannot, with
@@ -259,6 +278,31 @@ mod tests {
         assert!(cannot[1].starts_with("64-bit UEFI PCs: no iPXE"), "{cannot:?}");
         let wishes = Wishes { given: given(&[(41, &missing)]), ..Wishes::default() };
         assert_eq!(find_in(&wishes, &[]).unwrap_err().code, 31);
+    }
+
+    #[test]
+    fn a_loader_that_the_machines_firmware_would_refuse_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("loader");
+        for (content, arch, fits) in [
+            (efi(0x8664), 7, true),
+            (efi(0x8664), 9, true),
+            (efi(0xaa64), 11, true),
+            (efi(0x8664), 11, false),
+            (efi(0xaa64), 7, false),
+            (b"#!ipxe".to_vec(), 7, false),
+            (b"anything".to_vec(), 0, true),
+            (b"anything".to_vec(), 21, true),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let wishes = Wishes { given: vec![(arch, path.clone())], ..Wishes::default() };
+            let found = find_in(&wishes, &[]);
+            assert_eq!(found.is_ok(), fits, "{arch}: {found:?}");
+            if let Err(failure) = found {
+                assert_eq!(failure.code, 31);
+                assert!(failure.message.contains("UEFI program for"), "{failure}");
+            }
+        }
     }
 
     #[test]

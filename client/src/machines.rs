@@ -23,6 +23,7 @@ use crate::{
     dhcp::{Memory, Policy},
     event::{Event, Fact, What, Witness},
     mac::MacAddr,
+    template::Identity,
 };
 
 /// All machines of a run.
@@ -71,6 +72,11 @@ impl Machines {
         self.with_book(|book| book.heard(mac));
     }
 
+    /// What a machine that has asked says of itself.
+    pub fn identify(&self, mac: MacAddr, identity: Identity) {
+        self.with_book(|book| book.identify(mac, identity));
+    }
+
     /// Draws the conclusions from silence. To be called about once a second.
     pub fn tick(&self, now: Instant) {
         let at = self.millis(now);
@@ -105,6 +111,10 @@ impl Machines {
 impl Admission for Machines {
     fn admitted(&self, mac: MacAddr) -> bool {
         self.policy.admits(mac)
+    }
+
+    fn identity(&self, mac: MacAddr) -> Identity {
+        self.with_book(|book| book.identity(mac))
     }
 }
 

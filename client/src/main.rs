@@ -1,18 +1,21 @@
 //! Entry point: arguments in, exit code out.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 use portcullis::{
     cli::{Cli, Command},
     commands,
     exit::{Code, Failure},
+    pixiecore_v1,
     report::Report,
     serve,
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = pixiecore_v1::translate(&arguments).unwrap_or(arguments);
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version are such "errors", too, with exit code 0.
         Err(error) => {

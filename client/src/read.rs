@@ -1,9 +1,11 @@
 //! Positioned reads from what is served: many machines read one file, none moves its offset.
 //!
 //! Guarantees: a [`Content`] reads as the concatenation of its pieces, whatever part is asked for;
-//! its length never changes, and a file that became shorter is an error, never filled up.
+//! its length never changes, and a file that became shorter is an error, never filled up. The end of
+//! a file that was written to since it was opened is not given out, so that no reader takes a mixture
+//! for the whole.
 
-use std::{fs::File, io, sync::Arc};
+use std::{fs::File, io, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
@@ -21,10 +23,26 @@ pub enum Piece {
         start: u64,
         /// Octets.
         length: u64,
+        /// When it had last been written to, as it was opened.
+        modified: Option<SystemTime>,
     },
 }
 
 impl Piece {
+    /// The first `length` octets of a file that was just opened.
+    #[must_use]
+    pub fn file(file: File, length: u64) -> Self {
+        let modified = modified(&file);
+        Self::File { file: Arc::new(file), start: 0, length, modified }
+    }
+
+    fn is_unchanged(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::File { file, modified: then, .. } => modified(file) == *then,
+        }
+    }
+
     fn length(&self) -> u64 {
         match self {
             Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
@@ -39,10 +57,11 @@ impl Piece {
                 let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(octets.len());
                 Self::Memory(octets.slice(gone..))
             }
-            Self::File { file, start, length } => Self::File {
+            Self::File { file, start, length, modified } => Self::File {
                 file: Arc::clone(file),
                 start: start.saturating_add(gone),
                 length: length.saturating_sub(gone),
+                modified: *modified,
             },
         }
     }
@@ -58,8 +77,13 @@ impl Piece {
                 buffer.extend_from_slice(part.ok_or_else(shorter)?);
                 Ok(())
             }
-            Self::File { file, start, .. } => {
-                append(file, start.saturating_add(offset), count, buffer)
+            Self::File { file, start, length, .. } => {
+                append(file, start.saturating_add(offset), count, buffer)?;
+                let end = u64::try_from(count).ok().and_then(|count| offset.checked_add(count));
+                if count > 0 && end == Some(*length) && !self.is_unchanged() {
+                    return Err(io::Error::other("the file was changed while it was being sent"));
+                }
+                Ok(())
             }
         }
     }
@@ -79,7 +103,13 @@ impl Content {
     /// The first `length` octets of a file.
     #[must_use]
     pub fn file(file: File, length: u64) -> Self {
-        Self::new(vec![Piece::File { file: Arc::new(file), start: 0, length }])
+        Self::new(vec![Piece::file(file, length)])
+    }
+
+    /// Whether no file of it was written to since it was opened.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.0.iter().all(Piece::is_unchanged)
     }
 
     /// What it is made of.
@@ -150,6 +180,11 @@ fn append(file: &File, offset: u64, count: usize, buffer: &mut Vec<u8>) -> io::R
     Ok(())
 }
 
+/// When a file was last written to, as far as its file system tells.
+fn modified(file: &File) -> Option<SystemTime> {
+    file.metadata().and_then(|facts| facts.modified()).ok()
+}
+
 fn shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was being sent")
 }
@@ -165,7 +200,7 @@ mod tests {
     fn file(octets: &[u8], length: usize) -> Piece {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(octets).unwrap();
-        Piece::File { file: Arc::new(file), start: 0, length: length as u64 }
+        Piece::file(file, length as u64)
     }
 
     #[test]
@@ -188,6 +223,21 @@ mod tests {
         let error = content.read_at(0, 9, Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(content.read_at(5, 4, Vec::new()).unwrap(), b"next");
+    }
+
+    #[test]
+    fn the_end_of_a_file_that_was_written_to_is_not_given_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10).unwrap();
+        let writer = file.try_clone().unwrap();
+        let content = Content::file(file, 10);
+        assert!(content.is_unchanged());
+        assert_eq!(content.read_at(0, 10, Vec::new()).unwrap(), [0; 10]);
+        writer.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!content.is_unchanged());
+        assert_eq!(content.read_at(0, 9, Vec::new()).unwrap(), [0; 9]);
+        let error = content.read_at(9, 1, Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("was changed"), "{error}");
     }
 
     proptest! {

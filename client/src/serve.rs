@@ -39,18 +39,17 @@ use crate::{
     exit::{Code, Failure},
     grub,
     http::{self, serve_http},
-    image::{EfiImage, Generation, Loader, Loaders, NoEfiImage, Payload},
+    image::{EfiImage, Generation, Loader, Loaders, Payload},
     inhibit,
     interfaces::{collect, direct_cable_advice},
-    ipxe,
     loaders::{self, coverage},
-    mac::MacAddr,
     machines::Machines,
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
     session::{Lease, Request, Session, Sockets},
     sign::Signer,
-    source::{self, Same, Source, api::Api, quick::Dish},
+    source::{self, Order, Same, Source, api::Api, fresh::Fresh, quick::Dish},
+    template::Machine,
     tftp::{self, serve_tftp},
     uki,
 };
@@ -59,6 +58,8 @@ use crate::{
 const EVENTS: usize = 8192;
 /// Notes of `--debug` that wait.
 const NOTES: usize = 1024;
+/// Changes of files that wait to be told.
+const CHANGES: usize = 16;
 /// How often silence is judged.
 const TICK: Duration = Duration::from_secs(1);
 /// How long closing may take; after that the connection is dropped, which closes as well.
@@ -91,6 +92,8 @@ enum Remark {
 enum Content<'a> {
     /// The same for every machine.
     Same(Arc<Generation>),
+    /// Files that are opened anew when they change, and what they are at first.
+    Fresh(Arc<Fresh>, Arc<Generation>),
     /// What the API at this address says.
     Api(Arc<Api>, &'a str),
 }
@@ -99,13 +102,14 @@ impl Content<'_> {
     fn source(&self) -> Arc<dyn Source> {
         match self {
             Self::Same(generation) => Arc::new(Same(Arc::clone(generation))),
+            Self::Fresh(fresh, _) => Arc::clone(fresh) as Arc<dyn Source>,
             Self::Api(api, _) => Arc::clone(api) as Arc<dyn Source>,
         }
     }
 
     fn generation(&self) -> Option<&Generation> {
         match self {
-            Self::Same(generation) => Some(generation),
+            Self::Same(generation) | Self::Fresh(_, generation) => Some(generation),
             Self::Api(..) => None,
         }
     }
@@ -132,22 +136,31 @@ impl Plan<'_> {
 pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
-    let (cmdline, message) = (boot.cmdline.as_deref(), boot.bootmsg.as_deref());
-    let opening = async {
-        match source::quick::netboot_xyz(&boot.kernel).await? {
-            None => source::open(&boot.kernel, &boot.initrds, cmdline, message).await,
-            Some(script) if boot.initrds.is_empty() && cmdline.is_none() => {
-                source::open_script(&script).await
-            }
-            Some(_) => {
-                let text = "netboot.xyz chooses kernel and command line itself: name it alone";
-                Err(Failure::new(Code::Usage, text))
-            }
+    let signer = signer(&boot.serving, report)?;
+    let direct = boot.serving.direct;
+    if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
+        if !boot.initrds.is_empty() || boot.cmdline.is_some() {
+            let text = "netboot.xyz chooses kernel and command line itself: name it alone";
+            return Err(Failure::new(Code::Usage, text));
         }
+        let generation = runtime.block_on(async {
+            let generation = source::open_script(&script, direct).await?;
+            source::complete(generation, boot.serving.stub.as_deref(), signer.as_ref()).await
+        })?;
+        return serve(&boot.serving, Content::Same(Arc::new(generation)), None, runtime, report);
+    }
+    let order = Order {
+        kernel: boot.kernel.clone(),
+        initrds: boot.initrds.clone(),
+        cmdline: boot.cmdline.clone(),
+        message: boot.bootmsg.clone(),
+        direct,
     };
-    let generation = runtime.block_on(opening)?;
-    let content = same(generation, &boot.serving, &runtime, report)?;
-    serve(&boot.serving, content, runtime, report)
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
+    let (fresh, generation) = runtime.block_on(opening)?;
+    let content = Content::Fresh(Arc::new(fresh), generation);
+    serve(&boot.serving, content, Some(changes), runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -157,6 +170,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
 pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
     begin(&quick.serving, quick.refusal(), report)?;
     let runtime = runtime()?;
+    let signer = signer(&quick.serving, report)?;
     let opening = async {
         let dish = source::quick::prepare(source::quick::Choice {
             recipe: &quick.recipe,
@@ -165,16 +179,18 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
             mirror: quick.mirror.as_deref(),
             cmdline: quick.cmdline.as_deref(),
         });
-        match dish.await? {
+        let generation = match dish.await? {
             Dish::Linux { kernel, initrds, cmdline } => {
-                source::open(&kernel, &initrds, Some(&cmdline), quick.bootmsg.as_deref()).await
+                let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
+                let direct = quick.serving.direct;
+                source::open(&Order { kernel, initrds, cmdline, message, direct }).await?
             }
-            Dish::Script(script) => source::open_script(&script).await,
-        }
+            Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
+        };
+        source::complete(generation, quick.serving.stub.as_deref(), signer.as_ref()).await
     };
     let generation = runtime.block_on(opening)?;
-    let content = same(generation, &quick.serving, &runtime, report)?;
-    serve(&quick.serving, content, runtime, report)
+    serve(&quick.serving, Content::Same(Arc::new(generation)), None, runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -185,7 +201,8 @@ pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
     let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
     let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
-    serve(&api.serving, Content::Api(Arc::new(source), &api.url), runtime()?, report)
+    let source = source.direct(api.serving.direct);
+    serve(&api.serving, Content::Api(Arc::new(source), &api.url), None, runtime()?, report)
 }
 
 /// What is wrong with the arguments themselves, and what has no effect.
@@ -215,35 +232,10 @@ fn signer(serving: &Serving, report: &mut Report) -> Result<Option<Arc<Signer>>,
     Ok(Some(Arc::new(signer)))
 }
 
-/// One generation for all, if a script can be made of it.
-fn same<'a>(
-    mut generation: Generation,
-    serving: &Serving,
-    runtime: &Runtime,
-    report: &mut Report,
-) -> Result<Content<'a>, Failure> {
-    let signer = signer(serving, report)?;
-    source::add_efi_image(&mut generation, serving.stub.as_deref(), signer.as_ref())?;
-    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (&serving.stub, &generation.efi) {
-        return Err(Failure::new(Code::Source, text.clone()));
-    }
-    let base = format!("http://{}", Ipv4Addr::UNSPECIFIED);
-    if signer.is_some() {
-        // Now, while the user waits, and not when a machine does: it reads everything. With a
-        // command line that is each machine's own, it at least shows that it can be done.
-        runtime.block_on(source::efi_program(&generation, &base)).map_err(|reason| {
-            Failure::new(Code::Source, format!("there is nothing to sign: {reason}"))
-        })?;
-    }
-    ipxe::script(&generation, &base, MacAddr([0; 6])).map_err(|error| {
-        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
-    })?;
-    Ok(Content::Same(Arc::new(generation)))
-}
-
 fn serve(
     boot: &Serving,
     content: Content<'_>,
+    changes: Option<mpsc::Receiver<String>>,
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -272,7 +264,7 @@ fn serve(
         count,
         requests,
     };
-    let result = runtime.block_on(run(&plan, report));
+    let result = runtime.block_on(run(&plan, changes, report));
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
@@ -305,8 +297,9 @@ fn find_chain(
     let head = source::read_head(kernel, source::HEAD)
         .map_err(|error| refusal(format!("{}: {error}", kernel.name)))?;
     let chain = Chain::find(directory.as_deref(), source::pe_machine(&head).unwrap_or_default())?;
-    let cmdline = generation.cmdline.text("http://ADDRESS");
-    grub::config(Ipv4Addr::UNSPECIFIED, MacAddr([0; 6]), 0, &cmdline)
+    let nobody = Machine::at("http://ADDRESS");
+    let cmdline = generation.cmdline.text(&nobody);
+    grub::config(Ipv4Addr::UNSPECIFIED, nobody.mac, 0, &cmdline)
         .map_err(|error| refusal(error.to_string()))?;
     if uki::unhashed(&head).is_ok_and(|unhashed| !unhashed.signed) {
         report.note(&format!(
@@ -333,7 +326,11 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<L
     })
 }
 
-async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
+async fn run(
+    plan: &Plan<'_>,
+    mut changes: Option<mpsc::Receiver<String>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::connect().await?;
     let opened = tokio::select! {
@@ -357,7 +354,7 @@ async fn run(plan: &Plan<'_>, report: &mut Report) -> Result<(), Failure> {
     }
     let _awake = inhibit::sleep(session.connection()).await;
     if !outlets.is_empty() {
-        watch(&mut session, &mut outlets, &mut interrupts, report).await?;
+        watch(&mut session, &mut outlets, &mut changes, &mut interrupts, report).await?;
     }
     for outlet in &mut outlets {
         outlet.stop(report).await;
@@ -499,6 +496,7 @@ fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
 async fn watch(
     session: &mut Session,
     outlets: &mut Vec<Outlet>,
+    changes: &mut Option<mpsc::Receiver<String>>,
     interrupts: &mut Interrupts,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -518,6 +516,10 @@ async fn watch(
             }
             _ = tick.tick() => {
                 outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
+                continue;
+            }
+            text = change(changes) => {
+                report.note(&text);
                 continue;
             }
             (index, happening) = next(outlets) => match happening {
@@ -552,6 +554,18 @@ async fn watch(
         if outlets.is_empty() {
             return Err(why);
         }
+    }
+}
+
+/// What is said of files that have changed; nothing, for ever, where none are looked at.
+async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> String {
+    let received = match changes {
+        Some(changes) => changes.recv().await,
+        None => None,
+    };
+    match received {
+        Some(text) => text,
+        None => std::future::pending().await,
     }
 }
 
@@ -642,10 +656,7 @@ impl Outlet {
                 mtu: mtu(&lease.facts.interface),
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
                 folder: Arc::clone(&plan.folder),
-                image: match &plan.content {
-                    Content::Same(generation) => Some(Arc::clone(generation)),
-                    Content::Api(..) => None,
-                },
+                source: Arc::clone(&source),
                 chain: plan.chain.clone(),
             },
             Arc::clone(&plan.loaders),
@@ -738,13 +749,13 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
         lease,
         last,
         api: match plan.content {
-            Content::Same(_) => None,
+            Content::Same(_) | Content::Fresh(..) => None,
             Content::Api(_, address) => Some(address),
         },
         kernel: generation.and_then(|generation| generation.kernel.as_ref()).map(served),
         initrds: generation.map_or(Vec::new(), |one| one.initrds.iter().map(served).collect()),
         cmdline: generation
-            .map(|generation| generation.cmdline.text(&url(generation)))
+            .map(|generation| generation.cmdline.text(&Machine::at(&url(generation))))
             .unwrap_or_default(),
         loaders: (plan.chain.iter().map(|chain| chain.first.clone()))
             .chain(plan.loaders().map(|loader| loader.file_name().into_owned()))

@@ -266,6 +266,10 @@ impl Source for Slow {
         "token"
     }
 
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        None
+    }
+
     fn generation(&self, mac: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {
         Box::pin(async move {
             match mac.0 {

@@ -643,6 +643,8 @@ fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
             "source" => "src/source/mod.rs".to_owned(),
             "api" | "quick" => format!("src/source/{file}.rs"),
             "share" => "../tests/tests/share.rs".to_owned(),
+            "pixiecore_v1" => "src/pixiecore_v1.rs".to_owned(),
+            "pixiecore" => "../tests/tests/pixiecore.rs".to_owned(),
             other => format!("tests/{other}.rs"),
         };
         let text = std::fs::read_to_string(root.join(path)).unwrap();

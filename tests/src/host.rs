@@ -169,6 +169,11 @@ impl Host {
 
     /// Runs `portcullis` as a user until it ends or is dropped.
     pub fn client(&self, user: &str, arguments: &[&str]) -> Result<Client> {
+        self.program(user, "portcullis", arguments)
+    }
+
+    /// The same under another name of it.
+    pub fn program(&self, user: &str, name: &str, arguments: &[&str]) -> Result<Client> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-client-")
             .tempdir()
@@ -177,7 +182,7 @@ impl Host {
             File::create(directory.path().join(name))
                 .map_err(|error| LabError::of("a file for the client", error))
         };
-        let mut command = self.command(Some(user), "portcullis");
+        let mut command = self.command(Some(user), name);
         command.args(arguments).stdout(file("stdout")?).stderr(file("stderr")?);
         let outer = self.netns.spawn(command)?;
         Ok(Client { outer, directory })
@@ -325,7 +330,7 @@ pub(crate) fn install(stage: &Path) -> Result<()> {
         .arg("--directory")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .arg("install")
-        .arg("PREFIX=/usr")
+        .args(["PREFIX=/usr", "PIXIECORE=yes"])
         .arg(format!("DESTDIR={}", stage.display()))
         .arg(format!("BUILD={}", built()?.display()))
         // A `make test` above us has its own idea of jobs.

@@ -95,6 +95,11 @@ pub const TEST_KEY: [&str; 2] =
 pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// OVMF's code and the template of its variables.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// What every machine has in its SMBIOS table: a serial number with characters that mean something
+/// elsewhere, and a UUID.
+pub const SERIAL: &str = "PC 7/42";
+/// See [`SERIAL`].
+pub const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 /// The same of OVMF for 32 bit.
 pub const OVMF32: [&str; 2] =
     ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
@@ -154,6 +159,7 @@ impl Machine {
         let mut command = mortal(program);
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
+            .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
             .args(["-no-reboot", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")

@@ -236,6 +236,30 @@ fn unified_kernel_image(directory: &Path) -> String {
 }
 
 #[test]
+fn bios_machine_tells_its_serial_number_and_runs_a_script_of_the_users() {
+    need_host!(Needs::Tool("qemu-system-x86_64"));
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let script = directory.path().join("own.ipxe");
+    let text = "#!ipxe\nkernel {{ ID \"/mnt/bzImage\" }} ${cmdline} from={{ MAC }} || shell\n\
+                initrd {{ ID \"/mnt/initrd\" }} || shell\nboot || shell\n";
+    std::fs::write(&script, text).unwrap();
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let cmdline =
+        format!("{IMAGE} serial={{{{ SERIAL }}}} uuid={{{{ UUID }}}} arch={{{{ ARCH }}}}");
+    let script = script.display().to_string();
+    let client = scene.serve_this(&script, &["--cmdline", &cmdline]).unwrap();
+    let mut machine = Machine::start(&scene.lan, Firmware::Bios, MAC).unwrap();
+    let (line, _) = machine.up().unwrap_or_else(|error| panic!("{error:?}\n{}", client.stdout()));
+    let uuid = machine::UUID;
+    assert_eq!(line, format!("{IMAGE} serial=PC_7_42 uuid={uuid} arch=bios from={MAC}"));
+    assert_eq!(machine.initrd().unwrap(), machine::marker(&machine::image().unwrap()).unwrap());
+    let handed_over = |event: &serde_json::Value| event["statement"] == "handed-over";
+    assert!(client.events().iter().any(handed_over), "{}", client.stdout());
+}
+
+#[test]
 fn p4_bios_machine_boots_behind_iptables() {
     need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();

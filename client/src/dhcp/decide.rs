@@ -238,6 +238,18 @@ pub fn admit(query: &Query, policy: &Policy, memory: Memory) -> Result<(), Ignor
     row(query, policy).map(drop)
 }
 
+/// Whether the machine cannot run this kernel: to be left alone rather than sent into an error. A loader
+/// that the user named for its architecture is the user's own business.
+///
+/// # Errors
+/// It cannot.
+pub fn fits(query: &Query, policy: &Policy, machine: Option<u16>) -> Result<(), Ignore> {
+    let arch = row(query, policy)?.arch;
+    let fits = machine.is_none_or(|machine| table::can_run(arch, machine));
+    let given = policy.loaders.contains(&Loader::Given(arch));
+    (fits || given).then_some(()).ok_or(Ignore::Machine(Ignored::OtherPlatform { arch }))
+}
+
 /// Decides about one question of a machine for which there is this EFI program, or none.
 #[must_use]
 pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory, efi: &Efi) -> Decision {

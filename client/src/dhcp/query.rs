@@ -9,11 +9,12 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use super::table::RASPBERRY_PI;
+use super::table::{self, RASPBERRY_PI};
 use crate::{
     event::Firmware,
     mac::MacAddr,
     source::Traits,
+    template::{Identity, Said},
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
 };
 
@@ -224,6 +225,17 @@ impl Query {
         }
     }
 
+    /// The same for texts that are made for it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let arch = table::processor(self.architecture()).unwrap_or_default();
+        Identity {
+            uuid: Said::new(self.uuid().unwrap_or_default().as_bytes()),
+            arch: Said::new(arch.as_bytes()),
+            ..Identity::default()
+        }
+    }
+
     /// What it says of itself.
     #[must_use]
     pub fn traits(&self) -> Traits {
@@ -258,7 +270,7 @@ impl Query {
     /// The architecture for reports: the first of the list that is known, else the first.
     #[must_use]
     pub fn architecture(&self) -> u16 {
-        let known = |arch: &&u16| super::table::row(**arch).is_some();
+        let known = |arch: &&u16| table::row(**arch).is_some();
         let found = self.architectures.iter().find(known);
         found.or(self.architectures.first()).copied().unwrap_or_default()
     }

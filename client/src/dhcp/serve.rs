@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    decide::{Decision, Ignore, admit, boot_data, decide, screen},
+    decide::{Decision, Ignore, admit, boot_data, decide, fits, screen},
     probe::Prober,
     query::{NotBootClient, Port, Query},
     server::{Answer, Ask, Server, Verdict, answering_server},
@@ -333,6 +333,8 @@ impl Counter<'_> {
         let generation =
             generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;
         self.machines.needs(query.mac, needs(&generation));
+        self.machines.identify(query.mac, query.identity());
+        fits(query, self.machines.policy(), generation.machine)?;
         Ok(generation)
     }
 
@@ -377,9 +379,10 @@ impl Counter<'_> {
 }
 
 fn needs(generation: &Generation) -> Needs {
-    match generation.script {
-        Some(_) => Needs::Script,
-        None => Needs::Images { initrds: generation.initrds.len() },
+    if generation.is_followed() {
+        Needs::Images { initrds: generation.initrds.len() }
+    } else {
+        Needs::Script
     }
 }
 

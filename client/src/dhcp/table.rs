@@ -196,6 +196,26 @@ pub fn cpu(arch: u16) -> Option<Cpu> {
     })
 }
 
+/// What a machine of this architecture is called in texts: `bios`, or its processor as iPXE names it.
+#[must_use]
+pub fn processor(arch: u16) -> Option<&'static str> {
+    match row(arch) {
+        Some(Row { platform: Platform::Bios, .. }) => Some("bios"),
+        _ => cpu(arch).map(Cpu::name),
+    }
+}
+
+/// Whether a kernel can run on a machine of this architecture, as far as the machine type of its
+/// PE/COFF header tells. BIOS machines are x86, and start a kernel whatever its header says for UEFI.
+#[must_use]
+pub fn can_run(arch: u16, machine: u16) -> bool {
+    match (row(arch).map(|row| row.platform), cpu(arch)) {
+        (Some(Platform::Bios), _) => [Cpu::Ia32, Cpu::X64].map(Cpu::pe_machine).contains(&machine),
+        (_, Some(cpu)) => cpu.pe_machine() == machine,
+        _ => true,
+    }
+}
+
 /// The row for a code that has no name and for which the user names a loader.
 #[must_use]
 pub const fn unnamed(arch: u16) -> Row {

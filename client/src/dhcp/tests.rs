@@ -1163,3 +1163,40 @@ proptest! {
         prop_assert!(answered || relayed || port != Port::Dhcp);
     }
 }
+
+#[test]
+fn a_kernel_for_another_processor_is_kept_from_machines_that_cannot_run_it() {
+    let fits = |arch: u8, machine, policy: &Policy| {
+        let bytes = message(&[DISCOVER, PXE, (93, &[0, arch])]);
+        fits(&Query::parse(&bytes).unwrap(), policy, machine)
+    };
+    let other = |arch| Err(Ignore::Machine(Ignored::OtherPlatform { arch }));
+    let (ia32, x64, arm64) = (Some(0x014c), Some(0x8664), Some(0xaa64));
+    for (arch, machine, right) in [
+        (0, x64, Ok(())),
+        (0, ia32, Ok(())),
+        (0, arm64, other(0)),
+        (7, x64, Ok(())),
+        (7, ia32, other(7)),
+        (9, arm64, other(9)),
+        (11, arm64, Ok(())),
+        (11, x64, other(11)),
+        // Compressed as a whole: what it is for is not known.
+        (11, None, Ok(())),
+    ] {
+        assert_eq!(fits(arch, machine, &policy()), right, "{arch} {machine:?}");
+    }
+    // What the user's own loader starts is not known either.
+    assert_eq!(fits(11, x64, &with_loaders(&[Loader::Given(11)])), Ok(()));
+}
+
+#[test]
+fn what_a_machine_says_of_itself_is_written_as_its_own_tools_write_it() {
+    let said = |options: &[(u8, &[u8])]| Query::parse(&message(options)).unwrap().identity();
+    let identity = said(&[DISCOVER, PXE, X64, (97, &GUID)]);
+    assert_eq!(identity.uuid.as_str(), "04030201-0605-0807-090a-0b0c0d0e0f10");
+    assert_eq!(identity.arch.as_str(), "x86_64");
+    assert_eq!(said(&[DISCOVER, PXE, BIOS]).arch.as_str(), "bios");
+    assert_eq!(said(&[DISCOVER, PXE, BIOS]).uuid.as_str(), "");
+    assert_eq!(said(&[DISCOVER, PXE, (93, &[0, 11])]).arch.as_str(), "arm64");
+}

@@ -29,6 +29,7 @@ use crate::{
     ipxe,
     mac::MacAddr,
     source::{Step, efi_program},
+    template::{Machine, Said},
 };
 
 /// Answers HEAD and GET.
@@ -55,8 +56,15 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         }
     };
     let url = ipxe::machine_url(&generation, &server.base, mac);
+    let mut machine = Machine { url, mac, identity: server.admission.identity(mac) };
+    let url = machine.url.clone();
+    let said = request.uri.query();
     match role {
-        Role::Script => match ipxe::script(&generation, &server.base, mac) {
+        Role::Script if generation.asks_ipxe() && said.is_none() => {
+            let text = ipxe::introduction(&format!("{url}/boot.ipxe"));
+            return script(server, request, mac, Role::Autoexec, text);
+        }
+        Role::Script => match ipxe::script(&generation, introduced(&mut machine, said)) {
             Ok(text) => return script(server, request, mac, Role::Script, text),
             Err(error) => {
                 return plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"));
@@ -67,7 +75,8 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             return script(server, request, mac, Role::Autoexec, text);
         }
         Role::Efi => {
-            return match efi_program(&generation, &url).await {
+            return match efi_program(&generation, &machine).await {
+                Ok(blob) if !blob.content.is_unchanged() => changed(server, mac, &blob),
                 // Firmware goes by it (RFC 5970 names none; EDK2 knows this one, and the name).
                 Ok(blob) => {
                     respond(server, request, mac, role, &Content::Blob(blob, "application/efi"))
@@ -78,6 +87,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         _ => {}
     }
     match payload(&generation, role, &file) {
+        Some(Payload::Local(blob)) if !blob.content.is_unchanged() => changed(server, mac, blob),
         Some(Payload::Local(blob)) => {
             let content = Content::Blob(blob.clone(), "application/octet-stream");
             respond(server, request, mac, role, &content)
@@ -106,9 +116,14 @@ fn find(file: &str) -> Option<Role> {
         "boot.efi" => Some(Role::Efi),
         _ => match number(file, "initrd") {
             Some(number) => Some(Role::Initrd(number)),
-            None => number(file, "other").map(|_| Role::Other),
+            None => number(stem(file), "other").map(|_| Role::Other),
         },
     }
+}
+
+/// An extra file's name without the end that its address has for the machine's sake.
+fn stem(file: &str) -> &str {
+    file.split_once('.').map_or(file, |(stem, _)| stem)
 }
 
 /// The number after `word`, written as it is written here.
@@ -121,9 +136,49 @@ fn payload<'a>(generation: &'a Generation, role: Role, file: &str) -> Option<&'a
     match role {
         Role::Kernel => generation.kernel.as_ref(),
         Role::Initrd(number) => generation.initrds.get(number),
-        Role::Other => generation.others.get(number(file, "other")?),
+        Role::Other => generation.others.get(number(stem(file), "other")?),
         Role::Loader | Role::Script | Role::Autoexec | Role::Efi | Role::Firmware => None,
     }
+}
+
+/// Takes in what iPXE says of its machine in the query of its script's address.
+fn introduced<'a>(machine: &'a mut Machine, query: Option<&str>) -> &'a Machine {
+    for (name, value) in
+        query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
+    {
+        let said = Said::new(&decoded(value));
+        match name {
+            "uuid" if !value.is_empty() => machine.identity.uuid = said,
+            "serial" => machine.identity.serial = said,
+            "hostname" => machine.identity.hostname = said,
+            _ => {}
+        }
+    }
+    machine
+}
+
+/// Octets that are written with `%` (RFC 3986 section 2.1).
+fn decoded(text: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let number = after
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
+        octets.push(number.unwrap_or(*first));
+        rest = if number.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    octets
+}
+
+/// The file was written to since this machine was told of it: what is there now may be half of two.
+fn changed(server: &Server, mac: MacAddr, blob: &Blob) -> Response<Body> {
+    let problem =
+        "it was changed while this machine was booting: start the machine again".to_owned();
+    let text = format!("{}: {problem}\n", blob.name);
+    server.witness.fact(mac, Fact::Upstream { file: blob.name.clone(), problem });
+    plain(StatusCode::CONFLICT, &text)
 }
 
 /// No such file.

@@ -3,14 +3,15 @@
 //! The data's way: connection -> hyper -> `answer` (path, admission, source, `conditional`) ->
 //! `body`, or `remote` for what lies on another web server.
 //!
-//! Guarantees: at most 256 connections, each ended when it asks nothing, or takes nothing, for too
-//! long; running out of descriptors pauses the accepting and does not end it; everything ends when
+//! Guarantees: at most 256 connections, and 32 of one machine, each ended when it asks nothing, or
+//! takes nothing or next to nothing, for too long (`pace`); running out of descriptors pauses the accepting and does not end it; everything ends when
 //! the future is dropped. Never redirects, never opens a file; sends chunks only of what lies on a
 //! web server that does not tell its length.
 
 mod answer;
 mod body;
 mod conditional;
+mod pace;
 mod remote;
 
 use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
@@ -30,6 +31,7 @@ use tokio::{
 };
 
 use crate::{admission::Admission, event::Witness, source::Source};
+use pace::{LEAST, Pace, Paced, Places};
 
 /// Connections at once. The next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -55,13 +57,15 @@ pub struct Settings {
     pub header: Duration,
     /// For a machine to take anything of what is being sent.
     pub stall: Duration,
+    /// Octets that a machine has to take of it in each `stall`.
+    pub least: u64,
 }
 
 impl Settings {
     /// The usual limits.
     #[must_use]
     pub fn new(address: SocketAddrV4) -> Self {
-        Self { address, header: HEADER_TIME, stall: STALL_TIME }
+        Self { address, header: HEADER_TIME, stall: STALL_TIME, least: LEAST }
     }
 }
 
@@ -98,6 +102,7 @@ pub async fn serve_http(
     let listener = TcpListener::from_std(listener)?;
     let router = router(&settings, source, witness, admission);
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -105,11 +110,13 @@ pub async fn serve_http(
             return Ok(());
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                // What is one too many is closed at once.
+                let Some(place) = places.take(peer.ip()) else { continue };
                 let connection = serve_connection(stream, settings.clone(), router.clone());
                 connections.spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop((permit, place));
                 });
             }
             // Too many descriptors, no memory, or a machine that was gone before it was accepted:
@@ -144,16 +151,22 @@ async fn serve_connection(stream: TcpStream, settings: Settings, router: Router)
     converse(stream, &settings, router).await;
 }
 
-/// Reads requests from a stream of octets and answers them, until one side ends it.
+/// Reads requests from a stream of octets and answers them, until one side ends it, or takes too
+/// little for too long.
 pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     settings: &Settings,
     router: Router,
 ) {
-    let _ = http1::Builder::new()
+    let pace = Arc::new(Pace::default());
+    let stream = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .await;
+        .serve_connection(stream, TowerToHyperService::new(router));
+    tokio::select! {
+        _ = connection => {}
+        () = pace.too_slow(settings.stall, settings.least) => {}
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
     dhcp::{Count, Memory, Policy},
     event::{Fact, Firmware, OfferForm, Role, Statement, What},
     mac::MacAddr,
+    template::Identity,
 };
 
 /// Machines remembered: four times the lab of 1,000 that powers on at once.
@@ -88,6 +89,7 @@ struct Machine {
     not_found: usize,
     transfers: BTreeMap<u64, Role>,
     needs: Needs,
+    identity: Identity,
     kernel: bool,
     initrds: BTreeSet<usize>,
     /// It has an EFI program with everything in it.
@@ -105,6 +107,7 @@ impl Machine {
     fn new(now: u64, needs: Needs) -> Self {
         Self {
             needs,
+            identity: Identity::default(),
             step: Step::Asked,
             since: now,
             last: now,
@@ -337,7 +340,7 @@ pub enum Needs {
         /// How many.
         initrds: usize,
     },
-    /// The script, which is not ours: what it loads is not known.
+    /// The script: what it loads is not known, or does not come from here.
     Script,
 }
 
@@ -454,6 +457,18 @@ impl Book {
         if let Some(machine) = self.machines.get_mut(&mac) {
             machine.heard = true;
         }
+    }
+
+    /// What this machine said of itself when it asked.
+    pub fn identify(&mut self, mac: MacAddr, identity: Identity) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.identity = identity;
+        }
+    }
+
+    /// As [`Self::identify`] was told last.
+    pub fn identity(&self, mac: MacAddr) -> Identity {
+        self.machines.get(&mac).map(|machine| machine.identity.clone()).unwrap_or_default()
     }
 
     /// What follows from silence.

@@ -23,14 +23,14 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    Refusal, Source, Step, Traits, add_efi_image, check_length, open_blob, remote, token,
+    Refusal, Source, Step, Traits, add_efi_image, check_length, check_script, name_elsewhere,
+    open_blob, remote, token,
     url::{self, Location},
 };
 use crate::{
     exit::{Code, Failure},
     fetch::Fetcher,
-    image::{Generation, Payload},
-    ipxe,
+    image::{Generation, Payload, Remote, Script},
     mac::MacAddr,
     sign::Signer,
     template::Template,
@@ -49,8 +49,6 @@ const FRESH: Duration = Duration::from_secs(60);
 /// version 1. `arch` is DHCP option 93, `firmware` is pxe, ipxe or http, `uuid` is DHCP option 97; what a
 /// machine does not say is left out.
 const KEYS: [&str; 3] = ["arch", "firmware", "uuid"];
-/// Nobody's machine: a script is made for it to see whether one can be made.
-const ANY: MacAddr = MacAddr([0; 6]);
 
 /// The service, and what it said.
 #[derive(Debug)]
@@ -66,6 +64,8 @@ pub struct Api {
     /// The user's own stub for EFI programs.
     stub: Option<PathBuf>,
     signer: Option<Arc<Signer>>,
+    /// Machines fetch files from their servers themselves.
+    direct: bool,
     token: String,
     questions: Semaphore,
     boots: Mutex<BTreeMap<MacAddr, Boot>>,
@@ -127,11 +127,18 @@ impl Api {
             timeout,
             stub,
             signer,
+            direct: false,
             token: token()?,
             questions: Semaphore::new(QUESTIONS),
             boots: Mutex::default(),
             traits: Mutex::default(),
         })
+    }
+
+    /// Machines are to fetch what lies on web servers from there themselves.
+    #[must_use]
+    pub fn direct(self, direct: bool) -> Self {
+        Self { direct, ..self }
     }
 
     async fn ask(&self, mac: MacAddr) -> Result<Arc<Generation>, Refusal> {
@@ -175,7 +182,8 @@ impl Api {
         let answer: Answer = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let token = self.token.clone();
         if let Some(script) = answer.script.filter(|script| !script.is_empty()) {
-            return Ok(Generation { token, script: Some(script.into()), ..Generation::default() });
+            let script = Some(Script::AsItIs(script.into()));
+            return Ok(Generation { token, script, ..Generation::default() });
         }
         let kernel = answer.kernel.filter(|kernel| !kernel.is_empty());
         let kernel = self.payload(&kernel.ok_or("it names no kernel and no ipxe-script")?)?;
@@ -196,15 +204,19 @@ impl Api {
         let rest = Generation::default();
         let mut generation =
             Generation { token, kernel, initrds, cmdline, others, message, ..rest };
+        name_elsewhere(&mut generation);
         add_efi_image(&mut generation, self.stub.as_deref(), self.signer.as_ref())
             .map_err(|failure| failure.message)?;
-        ipxe::script(&generation, "http://0.0.0.0", ANY).map_err(|error| error.to_string())?;
+        check_script(&generation).map_err(|failure| failure.message)?;
         Ok(generation)
     }
 
     fn payload(&self, address: &str) -> Result<Payload, String> {
         match url::resolve(&self.context, address)? {
-            Location::Http(address) => Ok(remote(address, self.fetcher.clone()).into()),
+            Location::Http(address) => {
+                let remote = remote(address, self.fetcher.clone());
+                Ok(Remote { direct: self.direct, ..remote }.into())
+            }
             Location::File(path) => self.file(&path),
         }
     }
@@ -255,6 +267,10 @@ impl Source for Api {
         let answer = Arc::clone(&boot.answer);
         // Whoever asks first asks for all; if that one is gone, the next goes on.
         async move { answer.get_or_init(|| self.ask(mac)).await.clone() }.boxed()
+    }
+
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        None
     }
 }
 
@@ -319,7 +335,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image::NoEfiImage, source::efi_program};
+    use crate::{image::NoEfiImage, source::efi_program, template::Machine};
 
     fn read_at(base: &str, json: &str) -> Result<Generation, String> {
         Api::new(base, FRESH, None, None).unwrap().read(json.as_bytes())
@@ -343,7 +359,7 @@ mod tests {
 
     fn line(cmdline: &str) -> Result<String, String> {
         read(&format!(r#"{{"kernel":"k","cmdline":{cmdline}}}"#))
-            .map(|generation| generation.cmdline.text("U"))
+            .map(|generation| generation.cmdline.text(&Machine::at("U")))
     }
 
     #[test]
@@ -385,7 +401,7 @@ mod tests {
     fn section_7_cmdline_text_with_url() {
         let json = r#"{"kernel":"k","cmdline":" a=b seed={{ URL \"/seed\" }} {{URL `x`}} "}"#;
         let generation = read(json).unwrap();
-        assert_eq!(generation.cmdline.text("U"), "a=b seed=U/other0 U/other1");
+        assert_eq!(generation.cmdline.text(&Machine::at("U")), "a=b seed=U/other0 U/other1");
         let others: Vec<_> = generation.others.iter().map(address).collect();
         assert_eq!(others, ["http://api.example/seed", "http://api.example/boot/x"]);
         assert!(line(r#""{{ ID \"x\" }}""#).unwrap_err().contains("URL"));
@@ -418,7 +434,7 @@ mod tests {
             let json =
                 serde_json::json!({"kernel": kernel, "initrd": [initrd], "cmdline": cmdline});
             let generation = api.read(json.to_string().as_bytes()).unwrap();
-            efi_program(&generation, "http://h/t/m").now_or_never().unwrap()
+            efi_program(&generation, &Machine::at("http://h/t/m")).now_or_never().unwrap()
         };
         let program = made(&format!("file://{}", at("k").display())).unwrap();
         let length = usize::try_from(program.length).unwrap();
@@ -441,7 +457,8 @@ mod tests {
         let generation = read(r##"{"kernel":7e0,"ipxe-script":"#!ipxe\nshell"}"##);
         assert!(generation.is_err(), "a key of the wrong type is an error all the same");
         let generation = read(r##"{"kernel":"k","ipxe-script":"#!ipxe\nshell"}"##).unwrap();
-        assert_eq!(generation.script.unwrap().text(""), "#!ipxe\nshell");
+        let Some(Script::AsItIs(script)) = generation.script else { panic!("{generation:?}") };
+        assert_eq!(script, "#!ipxe\nshell".into());
         assert!(generation.kernel.is_none());
         assert!(read(r#"{"kernel":"k","ipxe-script":""}"#).unwrap().script.is_none());
     }

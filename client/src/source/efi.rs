@@ -11,12 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{LONGEST_URL, kernel, open_blob, read_head};
+use super::{kernel, longest, open_blob, read_head};
 use crate::{
     exit::{Code, Failure},
     image::{Blob, EfiImage, Generation, NoEfiImage, Payload, Signature},
     read::{Content, Piece},
     sign::Signer,
+    template::Machine,
     uki,
 };
 
@@ -52,16 +53,16 @@ pub fn add_efi_image(
     Ok(())
 }
 
-/// The EFI program for the machine whose files' addresses begin with `url`. Reads nothing but memory,
-/// except that whatever is signed for the first time is read whole.
+/// The EFI program for a machine. Reads nothing but memory, except that whatever is signed for the
+/// first time is read whole.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn efi_program(generation: &Generation, url: &str) -> Result<Blob, NoEfiImage> {
+pub async fn efi_program(generation: &Generation, machine: &Machine) -> Result<Blob, NoEfiImage> {
     let image = generation.efi.as_ref().map_err(Clone::clone)?;
     let kernel = local(generation.kernel.as_ref().ok_or(NoEfiImage::Script)?)?;
     let program = match &image.stub {
-        Some(stub) => assemble(generation, kernel, stub, url)?,
+        Some(stub) => assemble(generation, kernel, stub, machine)?,
         None => kernel.clone(),
     };
     match &image.signature {
@@ -157,7 +158,7 @@ fn prepare(
     let content = Content::new(vec![Piece::Memory(octets.into())]);
     let stub = Blob { length: content.length(), content, ..stub };
     // Whether it fits, with addresses as long as they can become.
-    assemble(generation, kernel, &stub, &"u".repeat(LONGEST_URL))?;
+    assemble(generation, kernel, &stub, &longest())?;
     Ok(EfiImage { machine, stub: Some(stub), signature: Signature::Missing })
 }
 
@@ -165,16 +166,16 @@ fn bad(stub: &Blob, why: &str) -> NoEfiImage {
     NoEfiImage::BadStub(format!("the boot stub {}: {why}", stub.name))
 }
 
-/// One program of kernel, initrds, the command line for `url`, and the stub.
+/// One program of kernel, initrds, the machine's command line, and the stub.
 fn assemble(
     generation: &Generation,
     kernel: &Blob,
     stub: &Blob,
-    url: &str,
+    machine: &Machine,
 ) -> Result<Blob, NoEfiImage> {
     let initrds = generation.initrds.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let contents: Vec<_> = initrds.iter().map(|initrd| &initrd.content).collect();
-    let cmdline = generation.cmdline.text(url);
+    let cmdline = generation.cmdline.text(machine);
     let octets = read_head(stub, STUB_LIMIT).map_err(|error| bad(stub, &error.to_string()))?;
     let content = uki::assemble(&octets, &kernel.content, &contents, &cmdline).map_err(
         |error| match error {
@@ -204,7 +205,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::{fetch::Fetcher, uki::tests::stub};
+    use crate::{fetch::Fetcher, source::Order, uki::tests::stub};
 
     /// A kernel with EFI stub, as far as it is looked at.
     fn kernel(machine: u16) -> Vec<u8> {
@@ -229,11 +230,14 @@ mod tests {
         }
 
         fn generation(&self, kernel: &str, initrds: &[&str], cmdline: &str) -> Generation {
-            let initrds: Vec<_> = initrds.iter().map(|name| self.at(name)).collect();
-            super::super::open(&self.at(kernel), &initrds, Some(cmdline), None)
-                .now_or_never()
-                .unwrap()
-                .unwrap()
+            let initrds = initrds.iter().map(|name| self.at(name)).collect();
+            let order = Order {
+                kernel: self.at(kernel),
+                initrds,
+                cmdline: Some(cmdline.to_owned()),
+                ..Order::default()
+            };
+            super::super::open(&order).now_or_never().unwrap().unwrap()
         }
 
         /// Stubs are looked for beside the kernels.
@@ -246,7 +250,7 @@ mod tests {
     const URL: &str = "http://10.0.0.1:64172/token/02-00-00-00-00-01";
 
     fn program(generation: &Generation) -> Blob {
-        efi_program(generation, URL).now_or_never().unwrap().unwrap()
+        efi_program(generation, &Machine::at(URL)).now_or_never().unwrap().unwrap()
     }
 
     fn section(program: &Blob, name: &[u8; 8]) -> Vec<u8> {
@@ -290,7 +294,8 @@ mod tests {
         lab.add(&mut generation, None).unwrap();
         let mine = program(&generation);
         assert_eq!(section(&mine, b".cmdline"), format!("seed={URL}/other0 quiet").as_bytes());
-        let other = efi_program(&generation, "http://h/t/m").now_or_never().unwrap().unwrap();
+        let other = efi_program(&generation, &Machine::at("http://h/t/m")).now_or_never().unwrap();
+        let other = other.unwrap();
         assert_eq!(section(&other, b".cmdline"), b"seed=http://h/t/m/other0 quiet");
         assert_ne!(mine.etag, other.etag);
     }
@@ -308,14 +313,17 @@ mod tests {
         };
         let reason = |mut generation: Generation| {
             lab.add(&mut generation, None).unwrap();
-            assert!(efi_program(&generation, URL).now_or_never().unwrap().is_err());
+            assert!(efi_program(&generation, &Machine::at(URL)).now_or_never().unwrap().is_err());
             generation.efi.unwrap_err()
         };
         let kernel = Generation { kernel: Some(remote()), ..Generation::default() };
         assert_eq!(reason(kernel), NoEfiImage::Remote);
         let initrd = Generation { initrds: vec![remote()], ..lab.generation("k", &[], "") };
         assert_eq!(reason(initrd), NoEfiImage::Remote);
-        let script = Generation { script: Some("#!ipxe".into()), ..Generation::default() };
+        let script = Generation {
+            script: Some(crate::image::Script::AsItIs("#!ipxe".into())),
+            ..Generation::default()
+        };
         assert_eq!(reason(script), NoEfiImage::Script);
         let mut beside = lab.generation("shell.efi", &[], "");
         beside.initrds.push(remote());
@@ -324,7 +332,7 @@ mod tests {
         let mut extra = lab.generation("k", &[], "");
         extra.others.push(remote());
         lab.add(&mut extra, None).unwrap();
-        assert!(efi_program(&extra, URL).now_or_never().unwrap().is_ok());
+        assert!(efi_program(&extra, &Machine::at(URL)).now_or_never().unwrap().is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One file: opened once, measured from its descriptor, named for HTTP.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, Metadata, OpenOptions},
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -81,16 +81,20 @@ pub fn open_blob(path: &Path) -> Result<Blob, OpenError> {
         name,
         content: Content::file(file, facts.len()),
         length: facts.len(),
-        etag: format!(
-            "\"{:x}-{:x}-{:x}-{:x}.{:x}\"",
-            facts.dev(),
-            facts.ino(),
-            facts.len(),
-            facts.mtime(),
-            facts.mtime_nsec()
-        ),
+        etag: etag(&facts),
         last_modified: http_date(facts.mtime()),
     })
+}
+
+/// What changes when a file is written to, or another one takes its place.
+fn etag(facts: &Metadata) -> String {
+    let (device, inode, length) = (facts.dev(), facts.ino(), facts.len());
+    format!("\"{device:x}-{inode:x}-{length:x}-{:x}.{:x}\"", facts.mtime(), facts.mtime_nsec())
+}
+
+/// Whether the file at `path` is still the one that had this entity tag when it was opened.
+pub fn is_same(path: &Path, tag: &str) -> bool {
+    fs::metadata(path).is_ok_and(|facts| etag(&facts) == tag)
 }
 
 /// A text of our own making.
@@ -143,11 +147,11 @@ mod tests {
     fn the_entity_tag_changes_with_the_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("initrd");
-        std::fs::write(&path, b"one").unwrap();
+        fs::write(&path, b"one").unwrap();
         let first = open_blob(&path).unwrap();
         assert_eq!(open_blob(&path).unwrap().etag, first.etag);
         assert!(first.etag.starts_with('"') && first.etag.ends_with('"'));
-        std::fs::write(&path, b"three").unwrap();
+        fs::write(&path, b"three").unwrap();
         assert_ne!(open_blob(&path).unwrap().etag, first.etag);
     }
 

@@ -6,8 +6,10 @@
 //! writes.
 
 pub mod api;
+mod directory;
 mod efi;
 mod file;
+pub mod fresh;
 pub mod kernel;
 pub mod netboot_ipxe;
 pub mod quick;
@@ -23,6 +25,7 @@ use axum::http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
 pub use efi::{add_efi_image, efi_program};
+use file::is_same;
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::{HEAD, pe_machine};
 
@@ -30,17 +33,19 @@ use crate::{
     event::Firmware,
     exit::{Code, Failure},
     fetch::Fetcher,
-    image::{Blob, Generation, Payload, Remote},
+    image::{Blob, Generation, NoEfiImage, Payload, Remote, Script},
+    ipxe,
     mac::MacAddr,
-    template::Template,
+    sign::Signer,
+    template::{Identity, Machine, Said, Template},
 };
 
 /// Longest command line that the kernel takes (`COMMAND_LINE_SIZE` of x86 and arm64, with its NUL).
 const CMDLINE_LIMIT: usize = 2048;
 /// Longest beginning of an extra file's address: `http://ADDRESS:PORT/TOKEN/MAC`.
 const LONGEST_URL: usize = 7 + 15 + 6 + 1 + 32 + 1 + 17;
-/// A netboot.ipxe is a few lines; more than this is something else.
-const SCRIPT_LIMIT: u64 = 64 * 1024;
+/// A script of the user's; more than this is something else.
+const SCRIPT_LIMIT: u64 = 256 * 1024;
 
 /// Decides what each machine boots.
 pub trait Source: Send + Sync {
@@ -58,6 +63,9 @@ pub trait Source: Send + Sync {
         mac: MacAddr,
         step: Step,
     ) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>>;
+
+    /// What `mac` boots, where that is known without asking anybody.
+    fn known(&self, mac: MacAddr) -> Option<Arc<Generation>>;
 }
 
 /// What a machine says of itself when it asks for network boot.
@@ -99,62 +107,131 @@ impl Source for Same {
     fn generation(&self, _: MacAddr, _: Step) -> BoxFuture<'_, Result<Arc<Generation>, Refusal>> {
         std::future::ready(Ok(Arc::clone(&self.0))).boxed()
     }
+
+    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// Whether a script can be made of it, whoever it is for.
+///
+/// # Errors
+/// The command line cannot be passed on.
+pub fn check_script(generation: &Generation) -> Result<(), Failure> {
+    ipxe::script(generation, &Machine::at("http://0.0.0.0")).map(drop).map_err(|error| {
+        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
+    })
+}
+
+/// The whole generation: with the EFI program, if there can be one. What is to be signed is signed now,
+/// while the user waits, and not when a machine does: it reads everything. With a command line that is
+/// each machine's own, that at least shows that it can be done.
+///
+/// # Errors
+/// It cannot be served to anybody, as it is or as the user wants it.
+pub async fn complete(
+    mut generation: Generation,
+    stub: Option<&Path>,
+    signer: Option<&Arc<Signer>>,
+) -> Result<Generation, Failure> {
+    add_efi_image(&mut generation, stub, signer)?;
+    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (stub, &generation.efi) {
+        return Err(Failure::new(Code::Source, text.clone()));
+    }
+    if signer.is_some() {
+        let program = efi_program(&generation, &Machine::at("http://0.0.0.0")).await;
+        program.map_err(|reason| {
+            Failure::new(Code::Source, format!("there is nothing to sign: {reason}"))
+        })?;
+    }
+    check_script(&generation)?;
+    Ok(generation)
+}
+
+/// What the user named.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    /// A kernel, an EFI program, an iPXE script, or a directory; or an address.
+    pub kernel: PathBuf,
+    /// Files or addresses.
+    pub initrds: Vec<PathBuf>,
+    /// A template with `ID`.
+    pub cmdline: Option<String>,
+    /// Shown on the machine's screen.
+    pub message: Option<String>,
+    /// Machines fetch what lies on other servers from there themselves.
+    pub direct: bool,
 }
 
 /// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
-pub async fn open(
-    kernel: &Path,
-    initrds: &[PathBuf],
-    cmdline: Option<&str>,
-    message: Option<&str>,
-) -> Result<Generation, Failure> {
-    let mut opener = Opener::default();
-    let mut extra = Vec::new();
-    let mut template = |text: &str| {
-        let number = |name| {
-            extra.iter().position(|known| *known == name).unwrap_or_else(|| {
-                extra.push(name);
-                extra.len() - 1
-            })
-        };
-        Template::parse(text, "ID", number)
-            .map_err(|error| Failure::new(Code::Usage, format!("--cmdline: {error}")))
-    };
-    let (kernel, initrds, cmdline) = if kernel.is_dir() {
-        if !initrds.is_empty() {
+pub async fn open(order: &Order) -> Result<Generation, Failure> {
+    let mut opener = Opener { direct: order.direct, ..Opener::default() };
+    let cmdline = order.cmdline.as_deref();
+    if order.kernel.is_dir() {
+        if !order.initrds.is_empty() {
             return Err(Failure::new(
                 Code::Source,
-                format!("{} is a directory, and initrds were named beside it", kernel.display()),
+                format!(
+                    "{} is a directory, and initrds were named beside it",
+                    order.kernel.display()
+                ),
             )
             .advise("name the directory alone, or the kernel file and its initrds"));
         }
-        let (kernel, initrds, cmdline) = directory(kernel, cmdline)?;
-        let initrds = initrds.into_iter().map(Payload::from).collect();
-        (kernel.into(), initrds, template(&cmdline)?)
-    } else {
-        let cmdline = template(cmdline.unwrap_or_default())?;
-        let kernel = opener.kernel(kernel).await?;
-        let mut opened = Vec::with_capacity(initrds.len());
-        for initrd in initrds {
-            opened.push(opener.payload(initrd, "initrd").await?);
+        let found = directory::find(&order.kernel, cmdline)?;
+        let script = found.kernel.with_file_name("netboot.ipxe");
+        if let Ok(blob) = open_blob(&script) {
+            opener.files.push((script, blob.etag));
         }
-        (kernel, opened, cmdline)
-    };
-    let mut others = Vec::with_capacity(extra.len());
-    for name in extra {
-        others.push(opener.payload(Path::new(&name), "extra file").await?);
+        return linux(opener, &found.kernel, &found.initrds, &found.cmdline, order).await;
     }
+    if let Some(script) = own_script(&order.kernel)? {
+        if !order.initrds.is_empty() {
+            let text = format!(
+                "{} is an iPXE script, and initrds were named beside it",
+                order.kernel.display()
+            );
+            return Err(Failure::new(Code::Source, text)
+                .advise("let the script name them: initrd {{ ID \"path/of/initrd\" }}"));
+        }
+        let mut names = Vec::new();
+        let body = numbered(&script.text, &mut names, "the script")?;
+        let cmdline = numbered(cmdline.unwrap_or_default(), &mut names, "--cmdline")?;
+        let others = opener.others(names).await?;
+        opener.files.push(script.file);
+        let script = Some(Script::Named(body));
+        return opener.finish(Generation { cmdline, others, script, ..Generation::default() });
+    }
+    linux(opener, &order.kernel, &order.initrds, cmdline.unwrap_or_default(), order).await
+}
+
+/// A kernel with its initrds.
+async fn linux(
+    mut opener: Opener,
+    kernel: &Path,
+    initrds: &[PathBuf],
+    cmdline: &str,
+    order: &Order,
+) -> Result<Generation, Failure> {
+    let mut names = Vec::new();
+    let cmdline = numbered(cmdline, &mut names, "--cmdline")?;
+    let (kernel, machine) = opener.kernel(kernel).await?;
+    let mut opened = Vec::with_capacity(initrds.len());
+    for initrd in initrds {
+        opened.push(opener.payload(initrd, "initrd").await?);
+    }
+    let others = opener.others(names).await?;
     check_length(&cmdline).map_err(|what| Failure::new(Code::Source, what))?;
-    Ok(Generation {
-        token: token()?,
+    opener.finish(Generation {
         kernel: Some(kernel),
-        initrds,
+        machine,
+        initrds: opened,
         cmdline,
         others,
-        message: message.map(str::to_owned),
+        message: order.message.clone(),
         ..Generation::default()
     })
 }
@@ -163,25 +240,30 @@ pub async fn open(
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_script(script: &str) -> Result<Generation, Failure> {
-    let mut opener = Opener::default();
+pub async fn open_script(script: &str, direct: bool) -> Result<Generation, Failure> {
+    let mut opener = Opener { direct, ..Opener::default() };
     let mut names = Vec::new();
-    let template = Template::parse(script, "ID", |name| {
-        names.push(name);
-        names.len() - 1
-    });
-    let template =
-        template.map_err(|error| Failure::new(Code::Source, format!("the script: {error}")))?;
-    let mut others = Vec::with_capacity(names.len());
-    for name in names {
-        others.push(opener.payload(Path::new(&name), "file").await?);
-    }
-    Ok(Generation { token: token()?, others, script: Some(template), ..Generation::default() })
+    let template = numbered(script, &mut names, "the script")?;
+    let others = opener.others(names).await?;
+    let script = Some(Script::AsItIs(template));
+    opener.finish(Generation { others, script, ..Generation::default() })
+}
+
+/// Reads a template whose files get the numbers that `names` has them under; `role` is the word for it.
+fn numbered(text: &str, names: &mut Vec<String>, role: &str) -> Result<Template, Failure> {
+    let number = |name| {
+        names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        })
+    };
+    Template::parse(text, "ID", number)
+        .map_err(|error| Failure::new(Code::Usage, format!("{role}: {error}")))
 }
 
 /// Whether the kernel takes all of it, with addresses as long as they can become.
 fn check_length(cmdline: &Template) -> Result<(), String> {
-    let length = cmdline.text(&"u".repeat(LONGEST_URL)).len();
+    let length = cmdline.text(&longest()).len();
     if length < CMDLINE_LIMIT {
         return Ok(());
     }
@@ -191,20 +273,33 @@ fn check_length(cmdline: &Template) -> Result<(), String> {
     ))
 }
 
+/// A machine that makes every text as long as it can become.
+fn longest() -> Machine {
+    let said = Said::longest;
+    let identity = Identity { uuid: said(), arch: said(), serial: said(), hostname: said() };
+    Machine { identity, ..Machine::at(&"u".repeat(LONGEST_URL)) }
+}
+
 /// Opens files and asks for addresses, with one client for all.
 #[derive(Default)]
 struct Opener {
     fetcher: Option<Fetcher>,
+    direct: bool,
+    /// Files of this computer, and the entity tags that they have.
+    files: Vec<(PathBuf, String)>,
 }
 
 impl Opener {
-    async fn kernel(&mut self, path: &Path) -> Result<Payload, Failure> {
+    /// The kernel, and the machine type of its PE/COFF header.
+    async fn kernel(&mut self, path: &Path) -> Result<(Payload, Option<u16>), Failure> {
         let Some(address) = address(path)? else {
-            return open_kernel(path).map(Payload::from);
+            let (blob, machine) = open_kernel(path)?;
+            self.files.push((path.to_owned(), blob.etag.clone()));
+            return Ok((blob.into(), machine));
         };
         let (remote, head) = self.remote(address, "kernel", HEAD).await?;
         if kernel::is_kernel(&head) {
-            Ok(remote.into())
+            Ok((remote.into(), pe_machine(&head)))
         } else {
             Err(Failure::new(
                 Code::Source,
@@ -217,10 +312,26 @@ impl Opener {
     }
 
     async fn payload(&mut self, path: &Path, role: &str) -> Result<Payload, Failure> {
-        match address(path)? {
-            None => open_blob(path).map(Payload::from).map_err(|error| error.failure(role)),
-            Some(address) => Ok(self.remote(address, role, 1).await?.0.into()),
+        let Some(address) = address(path)? else {
+            let blob = open_blob(path).map_err(|error| error.failure(role))?;
+            self.files.push((path.to_owned(), blob.etag.clone()));
+            return Ok(blob.into());
+        };
+        Ok(self.remote(address, role, 1).await?.0.into())
+    }
+
+    async fn others(&mut self, names: Vec<String>) -> Result<Vec<Payload>, Failure> {
+        let mut others = Vec::with_capacity(names.len());
+        for name in names {
+            others.push(self.payload(Path::new(&name), "extra file").await?);
         }
+        Ok(others)
+    }
+
+    /// What was opened, under a path of its own.
+    fn finish(self, mut generation: Generation) -> Result<Generation, Failure> {
+        name_elsewhere(&mut generation);
+        Ok(Generation { token: token()?, files: self.files, ..generation })
     }
 
     async fn remote(
@@ -239,7 +350,18 @@ impl Opener {
         }
         let mut remote = remote(address, fetcher);
         remote.facts = facts;
+        remote.direct = self.direct;
         Ok((remote, head))
+    }
+}
+
+/// In texts, what machines fetch from other servers has its address there.
+fn name_elsewhere(generation: &mut Generation) {
+    let others = &generation.others;
+    let elsewhere = |number: usize| others.get(number).and_then(Payload::elsewhere);
+    generation.cmdline.name_elsewhere(elsewhere);
+    if let Some(Script::AsItIs(script) | Script::Named(script)) = &mut generation.script {
+        script.name_elsewhere(elsewhere);
     }
 }
 
@@ -247,7 +369,7 @@ impl Opener {
 fn remote(address: Uri, fetcher: Fetcher) -> Remote {
     let last = address.path().rsplit('/').find(|part| !part.is_empty());
     let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
-    Remote { name, address, facts: Default::default(), fetcher }
+    Remote { name, address, facts: Default::default(), direct: false, fetcher }
 }
 
 /// The address that stands in the place of a path.
@@ -258,69 +380,38 @@ fn address(path: &Path) -> Result<Option<Uri>, Failure> {
     }
 }
 
-/// A NixOS netboot build: `<kernel target>`, `initrd`, `netboot.ipxe`
-/// (nixpkgs, nixos/release.nix, job `netboot`).
-fn directory(directory: &Path, extra: Option<&str>) -> Result<(Blob, Vec<Blob>, String), Failure> {
-    let Some(kernel) = ["bzImage", "Image"]
-        .map(|name| directory.join(name))
-        .into_iter()
-        .find(|path| path.exists())
-    else {
-        return Err(Failure::new(
-            Code::Source,
-            format!(
-                "{} is a directory without a kernel (bzImage or Image) in it",
-                directory.display()
-            ),
-        )
-        .advise(
-            "give the directory of a NixOS netboot build, or the kernel file and its initrds",
-        ));
-    };
-    let kernel = open_kernel(&kernel)?;
-    let initrd = open_blob(&directory.join("initrd")).map_err(|error| error.failure("initrd"))?;
-    let script = directory.join("netboot.ipxe");
-    let extra = extra.map(str::trim).filter(|text| !text.is_empty());
-    let own = match (script.exists(), extra) {
-        (true, _) => Some(read_script(&script)?),
-        (false, Some(_)) => None,
-        (false, None) => {
-            return Err(Failure::new(
-                Code::Source,
-                format!(
-                    "{} does not exist, so the kernel's command line is not known",
-                    script.display()
-                ),
-            )
-            .advise("build netboot.ipxe too (config.system.build.netbootIpxeScript)")
-            .advise(
-                "or give the command line: --cmdline \"init=/nix/store/...-nixos-system/init\"",
-            ));
-        }
-    };
-    let cmdline = own.as_deref().into_iter().chain(extra).collect::<Vec<_>>().join(" ");
-    Ok((kernel, vec![initrd], cmdline))
+/// An iPXE script without its first line, if the file is one.
+struct OwnScript {
+    text: String,
+    file: (PathBuf, String),
 }
 
-fn read_script(path: &Path) -> Result<String, Failure> {
+fn own_script(path: &Path) -> Result<Option<OwnScript>, Failure> {
+    const FIRST: &[u8] = b"#!ipxe";
     let fault = |what: String| Failure::new(Code::Source, format!("{}: {what}", path.display()));
-    let blob = open_blob(path).map_err(|error| error.failure("script"))?;
-    if blob.length > SCRIPT_LIMIT {
-        return Err(fault(format!("larger than {SCRIPT_LIMIT} octets: that is no netboot.ipxe")));
+    if address(path)?.is_some() {
+        return Ok(None);
     }
-    let text = read_head(&blob, SCRIPT_LIMIT).map_err(|error| fault(error.to_string()))?;
-    let text = String::from_utf8(text).map_err(|_| fault("not a text".to_owned()))?;
-    netboot_ipxe::cmdline(&text).map_err(|error| {
-        fault(error.to_string()).advise("or name the kernel, the initrd and --cmdline yourself")
-    })
+    let blob = open_blob(path).map_err(|error| error.failure("kernel"))?;
+    let head = read_head(&blob, SCRIPT_LIMIT + 1).map_err(|error| fault(error.to_string()))?;
+    if !head.starts_with(FIRST) {
+        return Ok(None);
+    }
+    if blob.length > SCRIPT_LIMIT {
+        return Err(fault(format!("an iPXE script of more than {SCRIPT_LIMIT} octets")));
+    }
+    let text =
+        String::from_utf8(head).map_err(|_| fault("an iPXE script that is no text".to_owned()))?;
+    let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+    Ok(Some(OwnScript { text: rest.to_owned(), file: (path.to_owned(), blob.etag) }))
 }
 
-fn open_kernel(path: &Path) -> Result<Blob, Failure> {
+fn open_kernel(path: &Path) -> Result<(Blob, Option<u16>), Failure> {
     let blob = open_blob(path).map_err(|error| error.failure("kernel"))?;
     let head = read_head(&blob, HEAD)
         .map_err(|error| Failure::new(Code::Source, format!("{}: {error}", path.display())))?;
     if kernel::is_kernel(&head) {
-        Ok(blob)
+        Ok((blob, pe_machine(&head)))
     } else {
         Err(Failure::new(
             Code::Source,
@@ -354,9 +445,13 @@ mod tests {
         initrds: &[PathBuf],
         cmdline: Option<&str>,
     ) -> Result<Generation, Failure> {
-        super::open(kernel, initrds, cmdline, None)
-            .now_or_never()
-            .unwrap_or_else(|| panic!("waits for nothing"))
+        let order = Order {
+            kernel: kernel.to_owned(),
+            initrds: initrds.to_vec(),
+            cmdline: cmdline.map(str::to_owned),
+            ..Order::default()
+        };
+        super::open(&order).now_or_never().unwrap_or_else(|| panic!("waits for nothing"))
     }
 
     fn local(payload: &Payload) -> &Blob {
@@ -390,7 +485,10 @@ mod tests {
         let link = build.path().join("result");
         std::os::unix::fs::symlink(build.path(), &link).unwrap();
         let generation = open(&link, &[], Some(" console=ttyS0 ")).unwrap();
-        assert_eq!(generation.cmdline.text(""), "init=/nix/store/x/init loglevel=4 console=ttyS0");
+        assert_eq!(
+            generation.cmdline.text(&Machine::at("")),
+            "init=/nix/store/x/init loglevel=4 console=ttyS0"
+        );
         let kernel = generation.kernel.as_ref().unwrap();
         assert_eq!((kernel.name(), kernel.length()), ("bzImage", Some(1024)));
         assert_eq!(generation.initrds.len(), 1);
@@ -448,7 +546,7 @@ mod tests {
         let generation = open(&build.path().join("k"), &[], Some(&text)).unwrap();
         let names: Vec<_> = generation.others.iter().map(Payload::name).collect();
         assert_eq!(names, ["seed", "key"]);
-        assert_eq!(generation.cmdline.text("u"), "a=u/other0 b=u/other1 c=u/other0");
+        assert_eq!(generation.cmdline.text(&Machine::at("u")), "a=u/other0 b=u/other1 c=u/other0");
         let missing =
             open(&build.path().join("k"), &[], Some("{{ ID \"/missing\" }}")).unwrap_err();
         assert!(missing.message.contains("the extra file /missing does not exist"), "{missing}");
@@ -460,6 +558,38 @@ mod tests {
     fn a_directory_without_script_needs_a_command_line() {
         let build = build(&[("Image", &bzimage()), ("initrd", b"cpio")]);
         assert!(open(build.path(), &[], None).unwrap_err().message.contains("netboot.ipxe"));
-        assert_eq!(open(build.path(), &[], Some("init=/i")).unwrap().cmdline.text(""), "init=/i");
+        assert_eq!(open(build.path(), &[], Some("init=/i")).unwrap().cmdline, "init=/i".into());
+    }
+
+    #[test]
+    fn an_ipxe_script_is_a_source_with_files_and_a_command_line() {
+        let build = build(&[
+            ("k", &bzimage()),
+            ("i", b"cpio"),
+            ("own.ipxe", b"#!ipxe  \nkernel {{ ID \"FOLDER/k\" }} ${cmdline}\nboot\n"),
+        ]);
+        let at = |name: &str| build.path().join(name);
+        let text = std::fs::read_to_string(at("own.ipxe")).unwrap();
+        let text = text.replace("FOLDER", &build.path().display().to_string());
+        std::fs::write(at("own.ipxe"), text).unwrap();
+        let generation = open(&at("own.ipxe"), &[], Some("quiet")).unwrap();
+        let Some(Script::Named(script)) = &generation.script else { panic!("{generation:?}") };
+        assert_eq!(script.text(&Machine::at("u")), "kernel u/other0 ${cmdline}\nboot");
+        assert_eq!(generation.cmdline, "quiet".into());
+        assert_eq!(generation.files.len(), 2);
+        assert!(!generation.is_followed());
+        let beside = open(&at("own.ipxe"), &[at("i")], None).unwrap_err();
+        assert!(beside.message.contains("initrds were named beside"), "{beside}");
+        std::fs::write(at("bad.ipxe"), "#!ipxe\n{{ X }}").unwrap();
+        assert_eq!(open(&at("bad.ipxe"), &[], None).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn what_is_known_of_a_machine_counts_as_long_as_it_can_become() {
+        let build = build(&[("k", &bzimage())]);
+        let cmdline = |length: usize| "x".repeat(length) + "{{ SERIAL }}";
+        assert!(open(&build.path().join("k"), &[], Some(&cmdline(CMDLINE_LIMIT - 65))).is_ok());
+        let failure = open(&build.path().join("k"), &[], Some(&cmdline(CMDLINE_LIMIT - 64)));
+        assert!(failure.unwrap_err().message.contains("2047"));
     }
 }

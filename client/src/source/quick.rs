@@ -290,7 +290,8 @@ mod tests {
                     number += 1;
                     number
                 });
-                let left = template.unwrap().text("U").replace("${", "");
+                let left =
+                    template.unwrap().text(&crate::template::Machine::at("U")).replace("${", "");
                 assert!(recipe.script.is_some() || !left.contains(['{', '}']), "{name}: {left}");
             }
         }

@@ -4,9 +4,9 @@
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
 //! machine (`session`) around a state machine (`transfer`).
 //!
-//! Guarantees: at most 256 transfers at once, each with bounded memory and time; ends every
-//! transfer when its future is dropped. Never writes, never opens a file but the kernel's table of
-//! neighbours.
+//! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and
+//! time; ends every transfer when its future is dropped. Never writes, never opens a file but the
+//! kernel's table of neighbours.
 
 pub mod name;
 mod session;
@@ -26,11 +26,12 @@ use crate::{
     chain::Chain,
     event::{Fact, Protocol, Role, Witness},
     grub,
-    image::{Blob, Generation, Loader, Loaders, Payload},
+    image::{Blob, Loader, Loaders, Payload},
     ipxe,
     mac::MacAddr,
     rpi::{Folder, neighbour},
-    source::text_blob,
+    source::{Source, text_blob},
+    template::Machine,
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
@@ -41,8 +42,12 @@ const MAX_TRANSFERS: usize = 256;
 /// Addresses of machines that are remembered: as many as machines are.
 const ADDRESSES: usize = 4096;
 
+/// Transfers of one machine at once. Firmware makes one after the other; what it gave up without a word
+/// counts until it is given up here, too.
+const MAX_PER_MACHINE: usize = 16;
+
 /// Where transfers are sent from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The interface's address: every transfer's own socket is bound to it.
     pub address: Ipv4Addr,
@@ -53,12 +58,12 @@ pub struct Settings {
     pub mtu: u16,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
+    /// What is served: the EFI program of what is known without asking is a file, too.
+    pub source: Arc<dyn Source>,
     /// What Raspberry Pis fetch.
     pub folder: Arc<Folder>,
-    /// What is served, if it is the same for every machine: its EFI program is a file, too.
-    pub image: Option<Arc<Generation>>,
     /// `--chain`: its files are beside the loaders, and GRUB finds its configuration, the kernel and
-    /// the initrds of `image` there.
+    /// the initrds of what is served there.
     pub chain: Option<Arc<Chain>>,
 }
 
@@ -204,7 +209,7 @@ impl Server {
                 Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => return None,
                 Err(mpsc::error::TrySendError::Closed(back)) => job = back,
             }
-        } else if self.sessions.len() >= MAX_TRANSFERS {
+        } else if self.sessions.len() >= MAX_TRANSFERS || self.transfers(peer) >= MAX_PER_MACHINE {
             return Some((ErrorCode::Undefined, "busy, try again"));
         }
         let (sender, receiver) = mpsc::channel(1);
@@ -221,13 +226,16 @@ impl Server {
 
     /// What a name means that is none of ours by itself.
     fn chained(&self, mac: MacAddr, name: &[u8]) -> Chained {
-        let (Some(chain), Some(image)) = (&self.settings.chain, &self.settings.image) else {
+        let Some(chain) = &self.settings.chain else {
+            return Chained::Unknown;
+        };
+        let Some(image) = self.settings.source.known(mac) else {
             return Chained::Unknown;
         };
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         let (folder, last) = name.rsplit_once(['/', '\\']).unwrap_or(("", &name));
         if last == "grub.cfg" {
-            let cmdline = image.cmdline.text(&self.url(mac));
+            let cmdline = image.cmdline.text(&self.machine(mac));
             let address = self.settings.address;
             return match grub::config(address, mac, image.initrds.len(), &cmdline) {
                 Ok(text) => Chained::File(Role::Script, File::Ready(text_blob(last, text))),
@@ -249,6 +257,11 @@ impl Server {
         }
     }
 
+    /// How many transfers there are to this machine.
+    fn transfers(&self, peer: SocketAddr) -> usize {
+        self.sessions.keys().filter(|other| other.ip() == peer.ip()).count()
+    }
+
     /// Whose address this is, on this network.
     fn neighbour(&self, peer: SocketAddr) -> Option<MacAddr> {
         match peer {
@@ -262,10 +275,15 @@ impl Server {
         format!("{}/{}", self.settings.scripts, mac.hyphenated())
     }
 
+    /// What texts that are each machine's own are made of.
+    fn machine(&self, mac: MacAddr) -> Machine {
+        Machine { url: self.url(mac), mac, identity: self.admission.identity(mac) }
+    }
+
     fn image(&self, mac: MacAddr) -> Option<File> {
-        let generation = self.settings.image.as_ref()?;
+        let generation = self.settings.source.known(mac)?;
         generation.efi.as_ref().ok()?;
-        Some(File::Image(Arc::clone(generation), self.url(mac)))
+        Some(File::Image(generation, self.machine(mac)))
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

@@ -19,6 +19,7 @@ use crate::{
     image::{Blob, Generation, NoEfiImage},
     mac::MacAddr,
     source::efi_program,
+    template::Machine,
     wire::tftp::{DATA_HEADER, ErrorCode, MAX_REQUEST, Packet, Request, data_header, error},
 };
 
@@ -43,16 +44,15 @@ pub(super) struct Job {
 pub(super) enum File {
     /// There it is.
     Ready(Blob),
-    /// The EFI program for the machine whose files' addresses begin with this: to be made, and that
-    /// may take the time of reading it.
-    Image(Arc<Generation>, String),
+    /// The EFI program for this machine: to be made, and that may take the time of reading it.
+    Image(Arc<Generation>, Machine),
 }
 
 impl File {
     async fn open(&self) -> Result<Blob, NoEfiImage> {
         match self {
             Self::Ready(blob) => Ok(blob.clone()),
-            Self::Image(generation, url) => efi_program(generation, url).await,
+            Self::Image(generation, machine) => efi_program(generation, machine).await,
         }
     }
 }
@@ -163,6 +163,11 @@ impl Session {
                 }
                 Action::GivenUp => {
                     download.ended(silence(&transfer));
+                    return None;
+                }
+                Action::TooSlow => {
+                    let _ = self.send(&error(ErrorCode::Undefined, "too slow")).await;
+                    download.ended("the machine took next to nothing for a minute");
                     return None;
                 }
             };

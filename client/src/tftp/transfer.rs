@@ -38,6 +38,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// So long without an ACK of anything new, and the transfer is given up.
 pub const GIVE_UP: Duration = Duration::from_secs(30);
 
+/// A reader that acknowledges less than [`LEAST`] in each of these is given up, too.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Octets in a [`MINUTE`]: half a block of 512 octets in each second, far below what firmware does.
+const LEAST: u64 = 16 * 1024;
+
 /// What reader and server agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreement {
@@ -105,6 +111,8 @@ pub enum Action {
     },
     /// The reader was silent for [`GIVE_UP`].
     GivenUp,
+    /// The reader acknowledged less than [`LEAST`] in a [`MINUTE`].
+    TooSlow,
 }
 
 /// See the top of the file. `now` is the time since the transfer began and never goes back.
@@ -127,6 +135,8 @@ pub struct Transfer {
     pause: Duration,
     deadline: Duration,
     progress_at: Duration,
+    /// When this minute began, and the octets that had been acknowledged then.
+    minute: (Duration, u64),
     retransmissions: u32,
 }
 
@@ -146,6 +156,7 @@ impl Transfer {
             pause: FIRST_PAUSE.min(ceiling),
             deadline: now,
             progress_at: now,
+            minute: (now, 0),
             retransmissions: 0,
         };
         let action = transfer.send(now);
@@ -180,6 +191,13 @@ impl Transfer {
         self.progress_at = now;
         if self.acknowledged == self.last {
             return Action::Done;
+        }
+        let (began, before) = self.minute;
+        if now.saturating_sub(began) >= MINUTE {
+            if self.octets() - before < LEAST {
+                return Action::TooSlow;
+            }
+            self.minute = (now, self.octets());
         }
         let whole = self.acknowledged == self.sent;
         if let (true, Some(sent_at)) = (whole, self.sent_at) {

@@ -14,6 +14,7 @@ use portcullis::{
     image::{Blob, EfiImage, Generation, Signature},
     read::{Content, Piece},
     source::Same,
+    template::Template,
 };
 
 use super::{AllButOne, Facts, UNWANTED, blob, blob_of, content, run, runtime};
@@ -45,19 +46,35 @@ fn serve(kernel: Blob) -> Server {
 }
 
 fn serve_within(kernel: Blob, limit: Duration) -> Server {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let generation = Generation {
+    serve_paced(kernel, limit, 0)
+}
+
+fn generation(kernel: Blob) -> Generation {
+    Generation {
         token: TOKEN.into(),
         kernel: Some(kernel.into()),
         initrds: vec![blob(b"first").into(), blob(b"second one").into()],
         cmdline: "init=/x".into(),
         efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
         ..Generation::default()
-    };
+    }
+}
+
+fn serve_this(generation: Generation) -> Server {
+    serve_so(generation, Duration::from_secs(60), 0)
+}
+
+fn serve_paced(kernel: Blob, limit: Duration, least: u64) -> Server {
+    serve_so(generation(kernel), limit, least)
+}
+
+fn serve_so(generation: Generation, limit: Duration, least: u64) -> Server {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
     let mut settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
     settings.header = limit;
     settings.stall = limit;
+    settings.least = least;
     let facts = Arc::new(Facts::default());
     let runtime = runtime();
     runtime.spawn(serve_http(
@@ -247,6 +264,46 @@ fn wire_20_autoexec_beside_the_loader_leads_to_the_machines_script() {
 }
 
 #[test]
+fn what_ipxe_says_of_its_machine_is_asked_for_and_stays_harmless() {
+    let server = serve_this(Generation {
+        cmdline: Template::parse("s={{ SERIAL }} h={{ HOSTNAME }} m={{ MAC }}", "ID", |_| 0)
+            .unwrap(),
+        ..generation(blob(b"kernel"))
+    });
+    let url = server.url("boot.ipxe");
+    let (_, asked) = server.raw("GET", &path("boot.ipxe"), "");
+    assert_eq!(
+        String::from_utf8(asked).unwrap(),
+        format!(
+            "#!ipxe\nchain --replace {url}?uuid=${{uuid}}&serial=${{serial:uristring}}&hostname=${{hostname:uristring}} || exit 1\n"
+        )
+    );
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Autoexec, .. }), "{facts:?}");
+    let query = "?uuid=&serial=VM%201%0Aboot%20evil&hostname=%24%7bx%7d%zz";
+    let (_, script) = server.raw("GET", &(path("boot.ipxe") + query), "");
+    let script = String::from_utf8(script).unwrap();
+    let line = "boot kernel initrd=initrd0 initrd=initrd1 \
+                s=VM_1_boot_evil h=__x__zz m=52:54:00:12:34:fe || goto no_boot\n";
+    assert!(script.contains(line), "{script}");
+}
+
+#[test]
+fn a_file_that_was_written_to_is_refused_and_said() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1000).unwrap();
+    let writer = file.try_clone().unwrap();
+    let server = serve(blob_of(file, 1000));
+    assert!(server.raw("HEAD", &path("kernel"), "").0.starts_with("http/1.1 200"));
+    writer.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let (header, text) = server.raw("GET", &path("kernel"), "");
+    assert!(header.starts_with("http/1.1 409"), "{header}");
+    assert!(String::from_utf8(text).unwrap().contains("start the machine again"));
+    let facts = server.facts.wait(1);
+    assert!(matches!(facts[0], Fact::Upstream { .. }), "{facts:?}");
+}
+
+#[test]
 fn wire_40_lengths_beyond_4_gib_are_exact() {
     let length = 5_000_000_000;
     let file = tempfile::tempfile().unwrap();
@@ -370,6 +427,50 @@ fn wire_41_a_machine_that_takes_nothing_is_cut_off() {
     let facts = server.facts.wait(2);
     assert!(matches!(facts[1], Fact::TransferEnded { .. }), "{facts:?}");
     assert!(began.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn wire_41_a_machine_that_takes_next_to_nothing_is_cut_off() {
+    // More than the kernel takes over for a machine that does not read.
+    let blob = blob(&content(64 << 20));
+    let limit = Duration::from_secs(1);
+    for (least, cut) in [(u64::MAX, true), (0, false)] {
+        let server = serve_paced(blob.clone(), limit, least);
+        let mut machine = server.connect();
+        let request = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", path("kernel"));
+        machine.write_all(request.as_bytes()).unwrap();
+        let mut octets = vec![0; 256 * 1024];
+        let begun = Instant::now();
+        // What is cut is told as ended; what is not goes on for several windows.
+        let ended = || server.facts.wait(0).iter().any(|f| matches!(f, Fact::TransferEnded { .. }));
+        while !ended() && begun.elapsed() < limit * if cut { 30 } else { 5 } {
+            std::thread::sleep(limit / 4);
+            let _ = machine.read(&mut octets);
+        }
+        assert_eq!(ended(), cut, "at least {least} octets");
+    }
+}
+
+#[test]
+fn one_machine_has_32_connections_and_the_next_is_closed() {
+    let server = serve(blob(&content(100)));
+    let places: Vec<TcpStream> = (0..32).map(|_| server.connect()).collect();
+    let mut one_more = server.connect();
+    assert_eq!(one_more.read(&mut [0]).unwrap_or(0), 0, "closed without a word");
+    // Each of the others is served.
+    for mut place in places {
+        let request = format!("HEAD {} HTTP/1.1\r\nHost: h\r\n\r\n", path("kernel"));
+        place.write_all(request.as_bytes()).unwrap();
+        assert!(place.read(&mut [0; 9]).unwrap() > 0);
+    }
+    let again = || {
+        let (header, _) = server.raw("HEAD", &path("kernel"), "");
+        header.starts_with("http/1.1 200")
+    };
+    assert!((0..100).any(|_| again() || {
+        std::thread::sleep(Duration::from_millis(100));
+        false
+    }));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use portcullis::{
     chain::Chain,
     event::{Fact, Protocol, Role},
     image::{Blob, EfiImage, Generation, Loader, Loaders, Signature},
+    source::Same,
     tftp::{Settings, serve_tftp},
 };
 
@@ -38,13 +39,13 @@ fn serve_with(blob: Blob, chain: Option<Chain>) -> Server {
         interface: "lo".into(),
         mtu: 1500,
         scripts: "http://127.0.0.1:1/token".into(),
-        image: Some(Arc::new(Generation {
+        source: Arc::new(Same(Arc::new(Generation {
             kernel: Some(super::blob(PROGRAM).into()),
             efi: Ok(EfiImage { machine: 0x8664, stub: None, signature: Signature::Missing }),
             initrds: vec![super::blob(b"initrd").into()],
             cmdline: "a=b".into(),
             ..Generation::default()
-        })),
+        }))),
         chain: chain.map(Arc::new),
     };
     let facts = Arc::new(Facts::default());
@@ -65,7 +66,12 @@ struct Machine(UdpSocket);
 
 impl Machine {
     fn new() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::at(1)
+    }
+
+    /// With the address 127.0.0.`last`.
+    fn at(last: u8) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         Self(socket)
     }
@@ -394,7 +400,7 @@ fn a_file_that_became_shorter_ends_the_transfer() {
 #[test]
 fn more_than_256_transfers_at_once_are_told_to_wait() {
     let server = serve(blob(b"loader"));
-    let machines: Vec<Machine> = (0..256).map(|_| Machine::new()).collect();
+    let machines: Vec<Machine> = (0..=255).map(|number| Machine::at(2 + number / 16)).collect();
     let mut places = Vec::new();
     for machine in &machines {
         machine.ask(&server, NAME, b"tsize\x000\0");
@@ -409,6 +415,22 @@ fn more_than_256_transfers_at_once_are_told_to_wait() {
     std::thread::sleep(Duration::from_millis(200));
     late.ask(&server, NAME, b"");
     assert_eq!(late.receive().0, b"\0\x03\0\x01loader");
+}
+
+#[test]
+fn one_machine_has_16_transfers_at_once_and_takes_no_place_of_another() {
+    let server = serve(blob(b"loader"));
+    let sockets: Vec<Machine> = (0..16).map(|_| Machine::at(2)).collect();
+    for socket in &sockets {
+        socket.ask(&server, NAME, b"tsize\x000\0");
+        assert_eq!(socket.receive().0, b"\0\x06tsize\x006\0");
+    }
+    let late = Machine::at(2);
+    late.ask(&server, NAME, b"");
+    assert_eq!(late.receive().0, b"\0\x05\0\0busy, try again\0");
+    let other = Machine::at(3);
+    other.ask(&server, NAME, b"");
+    assert_eq!(other.receive().0, b"\0\x03\0\x01loader");
 }
 
 #[test]

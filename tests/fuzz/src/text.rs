@@ -10,11 +10,14 @@ use portcullis::{
     read::Content,
     report::{json, text::Narrator},
     source::{api::Api, netboot_ipxe::cmdline},
-    template::Template,
+    template::{Machine, Template},
 };
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const BASE: &str = "http://192.0.2.2:64172";
+
+fn machine() -> Machine {
+    Machine { mac: MAC, ..Machine::at("http://192.0.2.2:64172/token/02-00-00-00-00-01") }
+}
 
 fn text(octets: &[u8]) -> Option<&str> {
     std::str::from_utf8(octets).ok()
@@ -46,8 +49,9 @@ pub fn template(octets: &[u8]) {
     });
     if let Ok(template) = parsed {
         let url = "http://u";
-        let filled = template.text(url);
-        assert_eq!(template.text(url), filled);
+        let machine = Machine::at(url);
+        let filled = template.text(&machine);
+        assert_eq!(template.text(&machine), filled);
         let places = (0..files.len()).filter(|n| filled.contains(&format!("{url}/other{n}")));
         assert_eq!(places.count(), files.len());
         if !written.contains("{{") {
@@ -84,8 +88,8 @@ pub fn script(octets: &[u8]) {
         message: (!message.is_empty()).then(|| message.to_owned()),
         ..Generation::default()
     };
-    assert_eq!(ipxe::check_cmdline(line).is_ok(), ipxe::script(&generation, BASE, MAC).is_ok());
-    if let Ok(script) = ipxe::script(&generation, BASE, MAC) {
+    assert_eq!(ipxe::check_cmdline(line).is_ok(), ipxe::script(&generation, &machine()).is_ok());
+    if let Ok(script) = ipxe::script(&generation, &machine()) {
         let words = ["kernel", "initrd=initrd0", line.trim_matches(' ')];
         let expected = words.join(" ");
         assert_eq!(as_ipxe_reads(&script), expected.trim_end_matches(' '));
@@ -96,7 +100,7 @@ pub fn script(octets: &[u8]) {
 /// The lines of a script of ours are those that this program writes, in their order.
 fn nothing_injected(script: &str, generation: &Generation) {
     let plain = Generation { cmdline: "".into(), message: None, ..generation.clone() };
-    let plain = ipxe::script(&plain, BASE, MAC).unwrap();
+    let plain = ipxe::script(&plain, &machine()).unwrap();
     let ours = |line: &&str| {
         !line.starts_with("set ")
             && !line.starts_with("echo Portcullis: ")
@@ -141,7 +145,7 @@ fn as_ipxe_reads(script: &str) -> String {
 
 static API: LazyLock<Api> = LazyLock::new(|| {
     // On another computer, over plain http: it may not name files of this one.
-    Api::new("http://192.0.2.1/pixie", Duration::from_secs(1), None).unwrap()
+    Api::new("http://192.0.2.1/pixie", Duration::from_secs(1), None, None).unwrap()
 });
 
 /// An answer of an API: refused, or a script can be made of it for any machine, into which nothing
@@ -150,7 +154,7 @@ pub fn api(octets: &[u8]) {
     let Ok(generation) = API.read(octets) else {
         return;
     };
-    let script = ipxe::script(&generation, BASE, MAC).unwrap();
+    let script = ipxe::script(&generation, &machine()).unwrap();
     if generation.script.is_none() {
         nothing_injected(&script, &generation);
     }

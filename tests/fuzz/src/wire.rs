@@ -12,7 +12,7 @@ use portcullis::{
     dhcp::{Decision, Memory, Policy, Port, Query, UefiOffer, decide},
     event::{Fact, OfferForm, Witness},
     http::{Settings, converse, router},
-    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage},
+    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage, Signature},
     mac::MacAddr,
     read::{Content, Piece},
     source::Same,
@@ -51,6 +51,8 @@ fn policy(octet: u8) -> Policy {
         },
         boot_server: octet & 0x80 == 0,
         dhcp_server: false,
+        chain: None,
+        signed: false,
     }
 }
 
@@ -68,8 +70,8 @@ pub fn dhcp(octets: &[u8]) {
         0 => Port::Dhcp,
         _ => Port::BootServer { asker: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 9), 4011) },
     };
-    let efi = match octet & 2 {
-        0 => Ok(EfiImage { machine: 0x8664, stub: (octet & 4 == 0).then(|| blob(b"stub")) }),
+    let program = match octet & 2 {
+        0 => Ok(efi((octet & 4 == 0).then(|| blob(b"stub")))),
         _ => Err(NoEfiImage::Script),
     };
     let memory = Memory {
@@ -78,8 +80,8 @@ pub fn dhcp(octets: &[u8]) {
         failed_loaders: query.xid[1].into(),
     };
     let policy = policy(octet);
-    let decision = decide(&query, port, &policy, memory, &efi);
-    assert_eq!(decision, decide(&query, port, &policy, memory, &efi));
+    let decision = decide(&query, port, &policy, memory, &program);
+    assert_eq!(decision, decide(&query, port, &policy, memory, &program));
     let Decision::Reply { bytes, destination, fact } = decision else {
         return;
     };
@@ -179,7 +181,7 @@ pub fn transfer(octets: &[u8]) {
                 assert_eq!((transfer.octets(), sent), (length, last));
                 return;
             }
-            Action::Refused { .. } => return,
+            Action::Refused { .. } | Action::TooSlow => return,
             Action::GivenUp => {
                 assert!(now - progress >= GIVE_UP);
                 return;
@@ -219,6 +221,10 @@ pub fn transfer(octets: &[u8]) {
             progress = now;
         }
     }
+}
+
+fn efi(stub: Option<Blob>) -> EfiImage {
+    EfiImage { machine: 0x8664, stub, signature: Signature::Missing }
 }
 
 fn blob(octets: &'static [u8]) -> Blob {
@@ -263,7 +269,7 @@ pub fn http(octets: &[u8]) {
         kernel: Some(blob(KERNEL).into()),
         initrds: vec![blob(b"initrd").into()],
         cmdline: "init=/x".into(),
-        efi: Ok(EfiImage { machine: 0x8664, stub: None }),
+        efi: Ok(efi(None)),
         ..Generation::default()
     };
     let facts = Arc::new(Facts::default());

@@ -392,3 +392,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reader_that_takes_next_to_nothing_in_a_minute_is_given_up() {
+    let seconds = Duration::from_secs;
+    let (mut transfer, _) = plain(1 << 20);
+    for block in 1..=2 {
+        let now = seconds(29 * u64::from(block));
+        assert_eq!(transfer.receive(&ack(block), now), window(u64::from(block) + 1, 1));
+    }
+    assert_eq!(transfer.receive(&ack(3), seconds(60)), Action::TooSlow);
+
+    // 32 blocks of 512 octets a minute are enough, minute after minute.
+    let (mut transfer, _) = plain(1 << 20);
+    for block in 1..=128_u16 {
+        let now = seconds(60) * u32::from(block) / 32;
+        assert_eq!(transfer.receive(&ack(block), now), window(u64::from(block) + 1, 1), "{block}");
+    }
+}
