@@ -316,6 +316,24 @@ pub fn marker(image: &Path) -> Result<String> {
         .map_err(|error| LabError::of(file.display(), error))
 }
 
+/// Where a BIOS machine's own system lies: a disk whose first sector says `PORTCULLIS-DISK runs` on the
+/// serial console.
+pub fn disk(directory: &Path) -> Result<PathBuf> {
+    // xor ax,ax; mov ds,ax; mov si,0x7c16; cld; lodsb; test al,al; jz +6; mov dx,0x3f8; out dx,al;
+    // jmp lodsb; hlt; jmp hlt
+    let mut sector = vec![
+        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x16, 0x7c, 0xfc, 0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8,
+        0x03, 0xee, 0xeb, 0xf5, 0xf4, 0xeb, 0xfd,
+    ];
+    sector.extend_from_slice(b"\r\nPORTCULLIS-DISK runs\r\n");
+    sector.resize(510, 0);
+    sector.extend_from_slice(&[0x55, 0xaa]);
+    sector.resize(1 << 20, 0);
+    let path = directory.join("disk");
+    std::fs::write(&path, sector).map_err(|error| LabError::of(path.display(), error))?;
+    Ok(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

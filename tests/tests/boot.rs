@@ -150,7 +150,7 @@ fn p4_uefi_machine_boots_an_efi_program_by_tftp_and_by_http_and_bios_is_left_alo
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
-    let program = unified_kernel_image(directory.path());
+    let program = unified_kernel_image(directory.path(), WORD);
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     for (firmware, protocol) in [(Firmware::Uefi, "tftp"), (Firmware::UefiHttp, "http")] {
         let (_, events) = boots_this(&scene, firmware, &["boot", &program], &[], |_| {});
@@ -212,11 +212,11 @@ fn p4_32_bit_uefi_machine_boots_by_http_without_tftp_behind_nftables() {
 }
 
 /// A unified kernel image of the laboratory's kernel and initrd, made with binutils: no code of
-/// ours.
-fn unified_kernel_image(directory: &Path) -> String {
+/// ours. `word` is added to the image's command line.
+fn unified_kernel_image(directory: &Path, word: &str) -> String {
     let image = machine::image().unwrap();
     let cmdline = directory.join("cmdline");
-    std::fs::write(&cmdline, format!("{IMAGE} {WORD}")).unwrap();
+    std::fs::write(&cmdline, format!("{IMAGE} {word}")).unwrap();
     let program = directory.join("system.efi");
     let mut command = mortal("objcopy");
     for (section, file, address) in [
@@ -264,6 +264,61 @@ fn p4_bios_machine_boots_behind_iptables() {
     need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("tshark"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     boots(&scene, Firmware::Bios, &[], |_| {});
+}
+
+/// Boots a machine that has a disk from the network, and again, beside an ordinary DHCP server. The
+/// second time it starts from its disk, which says `word` and then `text`, and was told so if it asks
+/// for long otherwise.
+fn starts_from_its_disk(firmware: Firmware, limit: &[&str], disk: &Path, word: &str, text: &str) {
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let client = scene.serve(&[&["--cmdline", WORD], limit].concat()).unwrap();
+    let start = || Machine::with_disk(&scene.lan, firmware, MAC, Some(disk)).unwrap();
+    let mut machine = start();
+    let (cmdline, _) = machine.up().unwrap_or_else(|error| panic!("{error}\n{}", client.stdout()));
+    assert!(cmdline.contains(WORD), "{cmdline}");
+    let over = || told(&client.events(), "ignored", "why", "already-booted");
+    assert!(!over(), "{}", client.stdout());
+    drop(machine);
+    let mut machine = start();
+    let limit = 4 * machine::BOOT;
+    let (line, time) = machine
+        .line(word, limit, limit)
+        .unwrap_or_else(|error| panic!("{error}\n{}", client.stdout()))
+        .unwrap();
+    println!("{firmware:?}: {time:.1?} to the disk");
+    assert!(line.contains(text), "{line}");
+    let events = client.events();
+    assert!(over(), "{events:#?}");
+    println!("{events:#?}");
+}
+
+#[test]
+fn bios_machines_start_from_their_disks_once_they_have_booted() {
+    need_host!(Needs::Tool("qemu-system-x86_64"));
+    let directory = tempfile::tempdir().unwrap();
+    let disk = machine::disk(directory.path()).unwrap();
+    for (firmware, limit) in
+        [(Firmware::Bios, &["--once"][..]), (Firmware::BiosPlain, &["--count", "1"])]
+    {
+        starts_from_its_disk(firmware, limit, &disk, "PORTCULLIS-DISK ", "runs");
+    }
+}
+
+#[test]
+fn a_uefi_machine_starts_from_its_disk_once_it_has_booted() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("objcopy"),
+        Needs::File(OVMF[0]),
+        Needs::File(STUB)
+    );
+    let [directory, disk] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    // The name that firmware starts from a disk without entries of its own (UEFI section 3.5.1.1).
+    let folder = disk.path().join("EFI/BOOT");
+    std::fs::create_dir_all(&folder).unwrap();
+    let program = unified_kernel_image(directory.path(), "from=disk");
+    std::fs::rename(program, folder.join("BOOTX64.EFI")).unwrap();
+    starts_from_its_disk(Firmware::Uefi, &["--once"], disk.path(), "PORTCULLIS-UP ", "from=disk");
 }
 
 /// Address of the web server that [`web_server`] starts on the host.
