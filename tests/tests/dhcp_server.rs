@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{net::SocketAddrV4, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{net::SocketAddrV4, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
