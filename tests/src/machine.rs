@@ -4,6 +4,9 @@
 //! at all; it ends with its owner; what it says on its serial console is kept.
 
 use std::{
+    io::{self, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -160,7 +163,9 @@ impl Machine {
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
             .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
-            .args(["-no-reboot", "-monitor", "none", "-serial"])
+            .arg("-no-reboot")
+            .args(["-monitor", &format!("unix:{},server,nowait", monitor(directory.path()))])
+            .arg("-serial")
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
             // Plain frames, without the header in which virtio leaves checksums to others.
@@ -222,6 +227,20 @@ impl Machine {
             started: Instant::now(),
             patience: firmware.patience(),
         })
+    }
+
+    /// Presses a key of its keyboard, by QEMU's name for it (`down`, `ret`).
+    pub fn press(&self, key: &str) -> Result<()> {
+        let path = monitor(self.directory.path());
+        UnixStream::connect(&path)
+            .and_then(|mut monitor| {
+                writeln!(monitor, "sendkey {key}")?;
+                monitor.shutdown(Shutdown::Write)?;
+                // It ends when the command is done.
+                io::copy(&mut monitor, &mut io::sink())
+            })
+            .map(drop)
+            .map_err(|error| LabError::of(path, error))
     }
 
     /// What it has said on its serial console.
@@ -286,6 +305,11 @@ impl Machine {
         self.line(word, self.patience, self.patience)?
             .ok_or_else(|| LabError(format!("{word}: nothing within {:?}", self.patience)))
     }
+}
+
+/// The socket of QEMU's monitor.
+fn monitor(directory: &Path) -> String {
+    directory.join("monitor").display().to_string()
 }
 
 /// The file of the serial console.
