@@ -230,6 +230,10 @@ pub struct Serving {
     /// How UEFI machines are told what to load.
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
+    /// Send files by TFTP from port 69 itself, where something between here and the machines lets no
+    /// other port pass. Slower.
+    #[arg(long, help_heading = "Boot loader")]
+    pub tftp_single_port: bool,
 
     /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi; for other processors in
     /// folders such as arm64, or with names such as snponly-arm64.efi).
