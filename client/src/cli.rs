@@ -158,6 +158,11 @@ pub struct Boot {
     /// for this computer's address and for what each machine says of itself.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
+    /// Another source beside the first: a directory, an EFI program or an iPXE script, each with its own
+    /// command line. iPXE on the machine shows a menu of all, and takes the first after half a minute.
+    /// May be given several times.
+    #[arg(long, value_name = "NAME=SOURCE", value_parser = menu_item)]
+    pub menu: Vec<(String, PathBuf)>,
     /// Shown on the machine's screen before it fetches the kernel.
     #[arg(long, value_name = "TEXT")]
     pub bootmsg: Option<String>,
@@ -395,6 +400,16 @@ fn loader(text: &str) -> Result<(u16, PathBuf), String> {
         .filter(|(_, file)| !file.is_empty())
         .and_then(|(arch, file)| Some((arch.parse().ok()?, file.into())))
         .ok_or_else(|| "write for example 11=grubaa64.efi (11: arm64 UEFI)".to_owned())
+}
+
+/// Reads `NixOS=./result`.
+fn menu_item(text: &str) -> Result<(String, PathBuf), String> {
+    text.split_once('=')
+        .map(|(name, source)| (name.trim().to_owned(), source.into()))
+        .filter(|(name, source): &(String, PathBuf)| {
+            !name.is_empty() && !source.as_os_str().is_empty()
+        })
+        .ok_or_else(|| "write for example NixOS=./result".to_owned())
 }
 
 /// Reads `45s`, `30m`, `2h`, `1h30m`, or a bare number of seconds.

@@ -122,6 +122,17 @@ pub struct Generation {
     pub machine: Option<u16>,
     /// What UEFI machines can load without iPXE.
     pub efi: Result<EfiImage, NoEfiImage>,
+    /// What the person at the machine chooses from; nothing else is booted then.
+    pub menu: Vec<MenuItem>,
+}
+
+/// One of several sources.
+#[derive(Clone, Debug)]
+pub struct MenuItem {
+    /// For people.
+    pub name: String,
+    /// What is booted. Its files lie below a path of their own in the machine's folder.
+    pub generation: Arc<Generation>,
 }
 
 impl Default for Generation {
@@ -138,8 +149,15 @@ impl Default for Generation {
             files: Vec::new(),
             machine: None,
             efi: Err(NoEfiImage::Script),
+            menu: Vec::new(),
         }
     }
+}
+
+/// Where the files of a menu's item lie in the machine's folder.
+#[must_use]
+pub fn menu_folder(number: usize) -> String {
+    format!("menu{number}")
 }
 
 /// An iPXE script that was not made here.
@@ -157,7 +175,21 @@ impl Generation {
     #[must_use]
     pub fn is_followed(&self) -> bool {
         let mut images = self.kernel.iter().chain(&self.initrds);
-        self.script.is_none() && images.all(|image| image.elsewhere().is_none())
+        self.script.is_none()
+            && self.menu.is_empty()
+            && images.all(|image| image.elsewhere().is_none())
+    }
+
+    /// The part that a path in the machine's folder leads to, and the rest of that path: below
+    /// [`menu_folder`] an item of the menu, else this itself.
+    #[must_use]
+    pub fn at<'a>(self: &Arc<Self>, path: &'a str) -> (Arc<Self>, &'a str) {
+        let item = path.split_once('/').and_then(|(folder, rest)| {
+            let mut items = self.menu.iter().enumerate();
+            let (_, item) = items.find(|(number, _)| menu_folder(*number) == folder)?;
+            Some((Arc::clone(&item.generation), rest))
+        });
+        item.unwrap_or_else(|| (Arc::clone(self), path))
     }
 
     /// Whether the script says something that only iPXE on the machine knows.

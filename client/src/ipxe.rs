@@ -12,7 +12,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    image::{Generation, Payload, Script},
+    image::{Generation, MenuItem, Payload, Script, menu_folder},
     mac::MacAddr,
     template::Machine,
 };
@@ -50,6 +50,9 @@ pub fn machine_url(generation: &Generation, base: &str, mac: MacAddr) -> String 
 /// The command line cannot be written in a script.
 pub fn script(generation: &Generation, machine: &Machine) -> Result<String, CmdlineError> {
     let url = &machine.url;
+    if !generation.menu.is_empty() {
+        return menu(&generation.menu, url);
+    }
     let cmdline = quote(&generation.cmdline.text(machine))?;
     match &generation.script {
         Some(Script::AsItIs(script)) => return Ok(script.text(machine)),
@@ -84,6 +87,31 @@ pub fn script(generation: &Generation, machine: &Machine) -> Result<String, Cmdl
     script.push_str(FAILURES);
     Ok(script)
 }
+
+/// A menu, whose choice is an item's own script. The first one is taken when nobody touches a key.
+fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
+    let names = items.iter().map(|item| quote(&item.name)).collect::<Result<Vec<_>, _>>()?;
+    let mut script = head(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    script.push_str("menu Portcullis: what shall this machine boot?\n");
+    let folders: Vec<_> = (0..items.len()).map(menu_folder).collect();
+    for (folder, name) in folders.iter().zip(&names) {
+        // The name stands behind a word of ours, for it may begin with a hyphen.
+        let _ = writeln!(script, "item {folder} {name}");
+    }
+    let _ = write!(
+        script,
+        "choose --timeout {MENU_TIMEOUT} portcullis-choice || exit 1\n\
+         chain --replace {url}/${{portcullis-choice}}/boot.ipxe || goto no_script\n\
+         :no_script\n\
+         echo Portcullis: that could not be fetched. Is portcullis still running?\n\
+         prompt --timeout 300000 Press a key to go on with the next boot device. || exit 1\n\
+         exit 1\n"
+    );
+    Ok(script)
+}
+
+/// Milliseconds until the first item of a menu is taken.
+const MENU_TIMEOUT: u32 = 30_000;
 
 /// The first line, and the settings that quoted texts refer to.
 fn head(quoted: &[&str]) -> String {
@@ -325,6 +353,32 @@ mod tests {
         assert!(script.contains("\nkernel --name kernel https://o/k?a=1&b || goto"), "{script}");
         assert!(script.contains("\ninitrd --name initrd0 http://h:1/"), "{script}");
         assert!(script.contains("\ninitrd --name initrd1 http://o/i || goto"), "{script}");
+    }
+
+    #[test]
+    fn a_menu_names_its_items_and_leads_to_the_script_of_the_one_that_is_chosen() {
+        let item = |name: &str| MenuItem {
+            name: name.into(),
+            generation: std::sync::Arc::new(generation(0, "")),
+        };
+        let mut menu = generation(0, "");
+        menu.menu = vec![item("NixOS"), item("-x # || shell")];
+        assert_eq!(
+            script(&menu, "http://h:1").unwrap(),
+            "#!ipxe\nset hash:hex 23\nset pipe:hex 7c\n\
+             menu Portcullis: what shall this machine boot?\n\
+             item menu0 NixOS\n\
+             item menu1 -x ${hash:string} ${pipe:string}| shell\n\
+             choose --timeout 30000 portcullis-choice || exit 1\n\
+             chain --replace http://h:1/0123456789abcdef0123456789abcdef/52-54-00-12-34-fe/\
+             ${portcullis-choice}/boot.ipxe || goto no_script\n\
+             :no_script\n\
+             echo Portcullis: that could not be fetched. Is portcullis still running?\n\
+             prompt --timeout 300000 Press a key to go on with the next boot device. || exit 1\n\
+             exit 1\n"
+        );
+        menu.menu.push(item("${net0/mac}"));
+        assert_eq!(script(&menu, "http://h:1"), Err(CmdlineError::Expansion("${net0/mac}".into())));
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let signer = signer(&boot.serving, report)?;
     let direct = boot.serving.direct;
     if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
-        if !boot.initrds.is_empty() || boot.cmdline.is_some() {
+        if !boot.initrds.is_empty() || boot.cmdline.is_some() || !boot.menu.is_empty() {
             let text = "netboot.xyz chooses kernel and command line itself: name it alone";
             return Err(Failure::new(Code::Usage, text));
         }
@@ -155,6 +155,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
         cmdline: boot.cmdline.clone(),
         message: boot.bootmsg.clone(),
         direct,
+        menu: boot.menu.clone(),
     };
     let (sender, changes) = mpsc::channel(CHANGES);
     let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
@@ -183,7 +184,8 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
             Dish::Linux { kernel, initrds, cmdline } => {
                 let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
                 let direct = quick.serving.direct;
-                source::open(&Order { kernel, initrds, cmdline, message, direct }).await?
+                let menu = Vec::new();
+                source::open(&Order { kernel, initrds, cmdline, message, direct, menu }).await?
             }
             Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
         };
@@ -755,6 +757,8 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
         },
         kernel: generation.and_then(|generation| generation.kernel.as_ref()).map(served),
         initrds: generation.map_or(Vec::new(), |one| one.initrds.iter().map(served).collect()),
+        menu: generation
+            .map_or(Vec::new(), |one| one.menu.iter().map(|item| item.name.clone()).collect()),
         cmdline: generation
             .map(|generation| generation.cmdline.text(&Machine::at(&url(generation))))
             .unwrap_or_default(),

@@ -4,6 +4,9 @@
 //! at all; it ends with its owner; what it says on its serial console is kept.
 
 use std::{
+    io::{self, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -160,7 +163,9 @@ impl Machine {
         command
             .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
             .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
-            .args(["-no-reboot", "-monitor", "none", "-serial"])
+            .arg("-no-reboot")
+            .args(["-monitor", &format!("unix:{},server,nowait", monitor(directory.path()))])
+            .arg("-serial")
             .arg(format!("file:{}", console(directory.path()).display()))
             .arg("-netdev")
             // Plain frames, without the header in which virtio leaves checksums to others.
@@ -222,6 +227,20 @@ impl Machine {
             started: Instant::now(),
             patience: firmware.patience(),
         })
+    }
+
+    /// Presses a key of its keyboard, by QEMU's name for it (`down`, `ret`).
+    pub fn press(&self, key: &str) -> Result<()> {
+        let path = monitor(self.directory.path());
+        UnixStream::connect(&path)
+            .and_then(|mut monitor| {
+                writeln!(monitor, "sendkey {key}")?;
+                monitor.shutdown(Shutdown::Write)?;
+                // It ends when the command is done.
+                io::copy(&mut monitor, &mut io::sink())
+            })
+            .map(drop)
+            .map_err(|error| LabError::of(path, error))
     }
 
     /// What it has said on its serial console.
@@ -288,6 +307,11 @@ impl Machine {
     }
 }
 
+/// The socket of QEMU's monitor.
+fn monitor(directory: &Path) -> String {
+    directory.join("monitor").display().to_string()
+}
+
 /// The file of the serial console.
 fn console(directory: &Path) -> PathBuf {
     directory.join("console")
@@ -314,6 +338,24 @@ pub fn marker(image: &Path) -> Result<String> {
     std::fs::read_to_string(&file)
         .map(|text| text.trim().to_owned())
         .map_err(|error| LabError::of(file.display(), error))
+}
+
+/// Where a BIOS machine's own system lies: a disk whose first sector says `PORTCULLIS-DISK runs` on the
+/// serial console.
+pub fn disk(directory: &Path) -> Result<PathBuf> {
+    // xor ax,ax; mov ds,ax; mov si,0x7c16; cld; lodsb; test al,al; jz +6; mov dx,0x3f8; out dx,al;
+    // jmp lodsb; hlt; jmp hlt
+    let mut sector = vec![
+        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x16, 0x7c, 0xfc, 0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8,
+        0x03, 0xee, 0xeb, 0xf5, 0xf4, 0xeb, 0xfd,
+    ];
+    sector.extend_from_slice(b"\r\nPORTCULLIS-DISK runs\r\n");
+    sector.resize(510, 0);
+    sector.extend_from_slice(&[0x55, 0xaa]);
+    sector.resize(1 << 20, 0);
+    let path = directory.join("disk");
+    std::fs::write(&path, sector).map_err(|error| LabError::of(path.display(), error))?;
+    Ok(path)
 }
 
 #[cfg(test)]

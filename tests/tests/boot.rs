@@ -266,6 +266,85 @@ fn p4_bios_machine_boots_behind_iptables() {
     boots(&scene, Firmware::Bios, &[], |_| {});
 }
 
+#[test]
+fn a_bios_machine_shows_a_menu_and_boots_what_is_chosen() {
+    need_host!(Needs::Tool("qemu-system-x86_64"));
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let script = directory.path().join("own.ipxe");
+    let text = format!(
+        "#!ipxe\nkernel {{{{ ID \"/mnt/bzImage\" }}}} {IMAGE} chosen=second || shell\n\
+         initrd {{{{ ID \"/mnt/initrd\" }}}} || shell\nboot || shell\n"
+    );
+    std::fs::write(&script, text).unwrap();
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let second = format!("The second one={}", script.display());
+    let client = scene.serve(&["--cmdline", WORD, "--menu", &second]).unwrap();
+    let mut machine = Machine::start(&scene.lan, Firmware::Bios, MAC).unwrap();
+    let handed_over = || {
+        let events = client.events();
+        events.iter().filter(|event| event["statement"] == "handed-over").count()
+    };
+    // From now on the keys wait for the menu.
+    assert!(wait_until(machine::BOOT, || handed_over() == 1), "{}", client.stdout());
+    machine.press("down").unwrap();
+    machine.press("ret").unwrap();
+    let (line, _) = machine.up().unwrap_or_else(|error| panic!("{error}\n{}", client.stdout()));
+    assert_eq!(line, format!("{IMAGE} chosen=second"));
+    assert_eq!(machine.initrd().unwrap(), machine::marker(&machine::image().unwrap()).unwrap());
+    assert_eq!(handed_over(), 1, "{}", client.stdout());
+}
+
+/// Boots a machine from the network, and again, beside an ordinary DHCP server. The second time its
+/// console says `word` and then `text`.
+fn is_left_once_it_has_booted(
+    firmware: Firmware,
+    limit: &[&str],
+    disk: Option<&Path>,
+    word: &str,
+    text: &str,
+) {
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let client = scene.serve(&[&["--cmdline", WORD], limit].concat()).unwrap();
+    let start = || Machine::with_disk(&scene.lan, firmware, MAC, disk).unwrap();
+    let over = || told(&client.events(), "ignored", "why", "already-booted");
+    let mut machine = start();
+    let (cmdline, _) = machine.up().unwrap_or_else(|error| panic!("{error}\n{}", client.stdout()));
+    assert!(cmdline.contains(WORD), "{cmdline}");
+    assert!(!over(), "{}", client.stdout());
+    drop(machine);
+    let mut machine = start();
+    let (line, time) = machine
+        .line(word, machine::BOOT, machine::BOOT)
+        .unwrap_or_else(|error| panic!("{error}\n{}", client.stdout()))
+        .unwrap();
+    println!("{firmware:?} {limit:?}: {time:.1?} until it is left");
+    assert_eq!(line, text);
+    assert!(over(), "{}", client.stdout());
+}
+
+#[test]
+fn bios_machines_start_from_their_disks_once_they_have_booted() {
+    need_host!(Needs::Tool("qemu-system-x86_64"));
+    let directory = tempfile::tempdir().unwrap();
+    let disk = machine::disk(directory.path()).unwrap();
+    for (firmware, limit) in
+        [(Firmware::Bios, &["--once"][..]), (Firmware::BiosPlain, &["--count", "1"])]
+    {
+        is_left_once_it_has_booted(firmware, limit, Some(&disk), "PORTCULLIS-DISK ", "runs");
+    }
+}
+
+/// EDK2 has understood: it ends PXE with an address, and goes on to its next entry. Where nothing is
+/// offered, it says "PXE-E16: No valid offer received" after a minute.
+#[test]
+fn a_uefi_machine_ends_pxe_by_itself_once_it_has_booted() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::File(OVMF[0]));
+    let (word, text) = ("  PXE-E", "21: Remote boot cancelled.");
+    is_left_once_it_has_booted(Firmware::Uefi, &["--once"], None, word, text);
+}
+
 /// Address of the web server that [`web_server`] starts on the host.
 const WEB: &str = "http://127.0.0.1:8080";
 

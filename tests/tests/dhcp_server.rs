@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{net::SocketAddrV4, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{net::SocketAddrV4, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
@@ -303,31 +303,12 @@ fn a_cable_without_a_dhcp_server_is_told_from_what_the_machine_does() {
     cable.ends(client);
 }
 
-/// Where the machines' own system lies: a disk whose first sector says so on the serial console.
-#[allow(clippy::indexing_slicing, reason = "a sector has 512 octets")]
-fn disk(directory: &Path) -> std::path::PathBuf {
-    // xor ax,ax; mov ds,ax; mov si,0x7c16; cld; lodsb; test al,al; jz +6; mov dx,0x3f8; out dx,al;
-    // jmp lodsb; hlt; jmp hlt
-    let code: [u8; 22] = [
-        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x16, 0x7c, 0xfc, 0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8,
-        0x03, 0xee, 0xeb, 0xf5, 0xf4, 0xeb, 0xfd,
-    ];
-    let mut sector = [0; 512];
-    sector[..22].copy_from_slice(&code);
-    let text = b"\r\nPORTCULLIS-DISK runs\r\n";
-    sector[22..22 + text.len()].copy_from_slice(text);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    let path = directory.join("disk");
-    std::fs::write(&path, [&sector[..], &[0; 1 << 20]].concat()).unwrap();
-    path
-}
-
 #[test]
 fn a_bios_machine_starts_from_its_disk_once_it_has_booted() {
     need_host!(Needs::Tool("qemu-system-x86_64"));
     let cable = Cable::new(Flavour::Nftables, Site::GivesAlice, Some("192.0.2.2/24"));
     let directory = tempfile::tempdir().unwrap();
-    let disk = disk(directory.path());
+    let disk = machine::disk(directory.path()).unwrap();
     for limit in [&["--once"][..], &["--count", "1"]] {
         let client = cable.serve(&[&["--dhcp-server"], limit].concat());
         let mut machine = Machine::with_disk(&cable.lan, Firmware::Bios, MAC, Some(&disk)).unwrap();

@@ -66,7 +66,7 @@ fn each_stop_has_codes_of_entries_or_says_why_it_has_none() {
             assert!(!codes.is_empty(), "{name}");
             for code in codes {
                 let entry = entry(code).unwrap_or_else(|| panic!("{name}: no entry {code}"));
-                assert_eq!(codes_named(entry), [code.clone()], "{name}: {code}");
+                assert_eq!(codes_named(entry), std::slice::from_ref(code), "{name}: {code}");
                 // What it loaded last speaks, too: iPXE, or the firmware of what it refused.
                 let fits = entry.by.contains(speaker)
                     || entry.by.contains(&Speaker::Ipxe)
@@ -156,7 +156,8 @@ fn what_is_unknown_has_near_ones() {
         assert_eq!(near(asked)[..4], ["PXE-E51", "PXE-E52", "PXE-E53", "PXE-E55"], "{asked}");
     }
     assert_eq!(near("Acess Denied")[0], "access-denied");
-    assert_eq!(near("Sever response timeout")[0], "server-response-timeout");
+    // Two speakers have these words.
+    assert_eq!(near("Sever response timeout")[..2], ["PXE-E18", "server-response-timeout"]);
     assert_eq!(near("").len(), NEAREST);
     assert_eq!(near(&"é".repeat(100_000)).len(), NEAREST);
     assert_eq!(distance("kitten", "sitting"), 3);

@@ -18,7 +18,7 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT};
 
 use super::{
     query::{BootItem, Client, Ipxe, Port, Query},
-    table::{self, Platform, Row},
+    table::{self, Platform, RASPBERRY_PI, Row},
 };
 use crate::{
     event::{Fact, Ignored, OfferForm},
@@ -32,6 +32,9 @@ use crate::{
 
 /// UDP port of DHCP clients (RFC 2131 section 4.1).
 const CLIENT_PORT: u16 = 68;
+
+/// The one item of the menu that sends a machine to its disk.
+const LOCAL_DISK: &str = "Boot from the local disk";
 
 /// How UEFI machines are told what to load (`--uefi-offer`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,6 +155,9 @@ fn has_folder(row: &Row, policy: &Policy) -> bool {
 pub struct Memory {
     /// It has booted, or enough machines have: it is left to boot from its disk.
     pub local_boot: bool,
+    /// It was handed over in this run, so that it is ours to send on to its disk; others than those
+    /// are nobody's but other servers'.
+    pub booted: bool,
     /// An iPXE on it that cannot run the script was given a loader, and loaded it: whatever comes
     /// now gets the script, so that there is no loop.
     pub chained: bool,
@@ -265,8 +271,56 @@ fn answer(
 ) -> Result<Decision, Ignore> {
     screen(query, port, policy, memory)?;
     let (boot, form) = boot_data(query, port, policy, memory, efi)?;
-    let destination = destination(query, port)?;
     let file = boot.file.clone();
+    let fact = match port {
+        Port::Dhcp => Fact::Offered { form, file },
+        Port::BootServer { .. } => Fact::BootServer { file },
+    };
+    reply(query, port, policy, boot, fact)
+}
+
+/// What a PXE ROM is told whose machine has booted and is to start from its disk now: a menu of one
+/// item of type 0, which is the next boot device of the firmware (PXE 2.1 section 2.4; EDK2:
+/// NetworkPkg/UefiPxeBcDxe/PxeBcBoot.c `PxeBcDiscoverBootFile`). Without it EDK2 asks for a minute.
+/// iPXE goes on by itself when nothing is offered; UEFI HTTP boot and a Raspberry Pi know no such word.
+#[must_use]
+pub fn local_disk(query: &Query, memory: Memory) -> Option<dhcp_reply::Boot> {
+    let knows =
+        query.client == Client::Pxe && query.ipxe.is_none() && query.architecture() != RASPBERRY_PI;
+    (memory.local_boot && memory.booted && knows).then(|| dhcp_reply::Boot {
+        vendor_class: "PXEClient",
+        vendor: Vendor::Menu(LOCAL_DISK),
+        file: String::new(),
+    })
+}
+
+/// What becomes of a question that [`screen`] found this against: silence, but for a machine that is
+/// to be sent to its disk.
+#[must_use]
+pub fn leave(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    memory: Memory,
+    reason: Ignore,
+) -> Decision {
+    match (local_disk(query, memory), port, &reason) {
+        (Some(boot), Port::Dhcp, Ignore::Machine(ignored @ Ignored::AlreadyBooted)) => {
+            reply(query, port, policy, boot, Fact::Ignored(ignored.clone()))
+                .unwrap_or_else(Decision::Ignore)
+        }
+        _ => Decision::Ignore(reason),
+    }
+}
+
+fn reply(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    boot: dhcp_reply::Boot,
+    fact: Fact,
+) -> Result<Decision, Ignore> {
+    let destination = destination(query, port)?;
     let reply = Reply {
         kind: match port {
             Port::Dhcp => Kind::Offer,
@@ -290,14 +344,7 @@ fn answer(
         relay: query.relay.clone(),
     };
     let bytes = reply.emit()?;
-    Ok(Decision::Reply {
-        bytes,
-        destination,
-        fact: match port {
-            Port::Dhcp => Fact::Offered { form, file },
-            Port::BootServer { .. } => Fact::BootServer { file },
-        },
-    })
+    Ok(Decision::Reply { bytes, destination, fact })
 }
 
 /// What an answer tells a machine to load, and in which form.

@@ -15,6 +15,6 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Count, Decision, Ignore, Memory, Policy, UefiOffer, decide, fits, screen};
+pub use decide::{Count, Decision, Ignore, Memory, Policy, UefiOffer, decide, fits, leave, screen};
 pub use query::{BootItem, Client, Ipxe, NotBootClient, Port, Query};
 pub use serve::{Authority, Note, What, serve_boot_server, serve_dhcp};

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    decide::{Decision, Ignore, admit, boot_data, decide, fits, screen},
+    decide::{Decision, Ignore, admit, boot_data, decide, fits, leave, local_disk, screen},
     probe::Prober,
     query::{NotBootClient, Port, Query},
     server::{Answer, Ask, Server, Verdict, answering_server},
@@ -256,7 +256,7 @@ impl Counter<'_> {
                 Ok(generation) => decide(query, port, policy, memory, &generation.efi),
                 Err(reason) => Decision::Ignore(reason),
             },
-            Err(reason) => Decision::Ignore(reason),
+            Err(reason) => leave(query, port, policy, memory, reason),
         };
         match decision {
             Decision::Reply { bytes, destination, fact } => {
@@ -301,8 +301,14 @@ impl Counter<'_> {
                     boot = Some(data);
                 }
                 // It gets its address all the same, and goes on to its disk.
-                Err(reason) if offers => self.ignored(mac, &reason),
-                Err(_) => {}
+                Err(reason) => {
+                    if offers {
+                        self.ignored(mac, &reason);
+                    }
+                    if reason == Ignore::Machine(Ignored::AlreadyBooted) {
+                        boot = local_disk(query, self.machines.memory(mac));
+                    }
+                }
             }
         }
         if let (Kind::Ack, Some(lease)) = (answer.kind, &answer.lease)

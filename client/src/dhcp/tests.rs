@@ -779,6 +779,51 @@ fn wire_26_a_machine_that_is_not_meant_hears_nothing() {
 }
 
 #[test]
+fn wire_26_a_machine_that_has_booted_is_sent_to_its_disk_octet_by_octet() {
+    let booted = Memory { local_boot: true, booted: true, ..Memory::default() };
+    let already = || Ignore::Machine(Ignored::AlreadyBooted);
+    let left = |bytes: &[u8], port, memory| {
+        let query = Query::parse(bytes).unwrap();
+        let reason = screen(&query, port, &policy(), memory).unwrap_err();
+        leave(&query, port, &policy(), memory, reason)
+    };
+    let (bytes, destination, fact) =
+        reply(left(&message(&[DISCOVER, PXE, X64, (97, &GUID)]), Port::Dhcp, booted));
+    assert_eq!(fact, Fact::Ignored(Ignored::AlreadyBooted));
+    assert_eq!(destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+    assert!(guard_passes(&bytes, 67, destination));
+    let mut expected = vec![0; HEADER];
+    expected[..8].copy_from_slice(&[2, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef]);
+    expected[10] = 0x80;
+    expected[20..24].copy_from_slice(&[10, 77, 0, 1]);
+    expected[28..34].copy_from_slice(&MAC.0);
+    expected[44..53].copy_from_slice(b"10.77.0.1");
+    expected[236..].copy_from_slice(&COOKIE);
+    expected.extend([53, 1, 2, 54, 4, 10, 77, 0, 1, 60, 9]);
+    expected.extend(b"PXEClient");
+    expected.extend([43, 39, 6, 1, 3, 10, 4, 0, b'P', b'X', b'E', 9, 27, 0, 0, 24]);
+    expected.extend(b"Boot from the local disk\xff");
+    expected.extend([97, 17]);
+    expected.extend(GUID);
+    expected.push(255);
+    expected.resize(expected.len().max(300), 0);
+    assert_eq!(bytes, expected);
+    reply(left(&message(&[DISCOVER, PXE, BIOS]), Port::Dhcp, booted));
+
+    // Whoever goes on by itself, or knows no such menu, hears nothing; nor does a stranger.
+    let http = message(&[DISCOVER, (60, b"HTTPClient:Arch:00016:UNDI:003000"), (93, &[0, 16])]);
+    let ipxe = message(&[DISCOVER, PXE, X64, IPXE, HTTP_BZIMAGE]);
+    for silent in [&http, &ipxe] {
+        assert_eq!(ignored(left(silent, Port::Dhcp, booted)), already());
+    }
+    let four = Port::BootServer { asker: ASKER };
+    assert_eq!(ignored(left(&message(&[REQUEST, PXE, X64]), four, booted)), already());
+    let stranger = Memory { booted: false, ..booted };
+    let asks = message(&[DISCOVER, PXE, X64]);
+    assert_eq!(ignored(left(&asks, Port::Dhcp, stranger)), already());
+}
+
+#[test]
 fn wire_29_the_boot_server_answers_requests_that_are_meant_for_it() {
     for kind in [1, 3, 8] {
         reply(on_4011(&message(&[(53, &[kind]), PXE, X64])));

@@ -40,7 +40,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
     if !server.admission.admitted(mac) {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     }
-    let Some(role) = find(&file) else {
+    let Some(role) = find(file.split_once('/').map_or(file.as_str(), |(_, rest)| rest)) else {
         return missing(server, mac, &file);
     };
     let step = match role {
@@ -56,6 +56,13 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         }
     };
     let url = ipxe::machine_url(&generation, &server.base, mac);
+    let (generation, rest) = generation.at(&file);
+    let (url, script_role) = match file.strip_suffix(rest) {
+        Some("") | None if rest.contains('/') => return missing(server, mac, &file),
+        Some("") | None => (url, Role::Script),
+        // The machine was handed over with the menu.
+        Some(folder) => (format!("{url}/{}", folder.trim_end_matches('/')), Role::Autoexec),
+    };
     let mut machine = Machine { url, mac, identity: server.admission.identity(mac) };
     let url = machine.url.clone();
     let said = request.uri.query();
@@ -65,7 +72,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
             return script(server, request, mac, Role::Autoexec, text);
         }
         Role::Script => match ipxe::script(&generation, introduced(&mut machine, said)) {
-            Ok(text) => return script(server, request, mac, Role::Script, text),
+            Ok(text) => return script(server, request, mac, script_role, text),
             Err(error) => {
                 return plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"));
             }
@@ -86,7 +93,7 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         }
         _ => {}
     }
-    match payload(&generation, role, &file) {
+    match payload(&generation, role, rest) {
         Some(Payload::Local(blob)) if !blob.content.is_unchanged() => changed(server, mac, blob),
         Some(Payload::Local(blob)) => {
             let content = Content::Blob(blob.clone(), "application/octet-stream");

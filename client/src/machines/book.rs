@@ -382,6 +382,7 @@ impl Book {
             && now.saturating_sub(machine.last) < NEW_BOOT;
         Memory {
             local_boot: (self.once && machine.booted) || (enough && !on_its_way),
+            booted: machine.booted,
             chained: machine.chained,
             failed_loaders: machine.failed_loaders,
         }

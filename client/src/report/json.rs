@@ -41,6 +41,7 @@ pub fn ready(ready: &Ready<'_>) -> Value {
         "api": ready.api,
         "kernel": ready.kernel,
         "initrds": ready.initrds,
+        "menu": ready.menu,
         "cmdline": ready.cmdline,
         "loaders": ready.loaders,
         "addresses": ready.addresses,

@@ -62,6 +62,8 @@ pub struct Ready<'a> {
     pub kernel: Option<Served>,
     /// Initrds.
     pub initrds: Vec<Served>,
+    /// Names of the sources, if there is a menu of them.
+    pub menu: Vec<String>,
     /// Kernel command line.
     pub cmdline: String,
     /// Names of the loaders.

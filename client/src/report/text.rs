@@ -110,6 +110,7 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         .collect();
     let files = match &ready.api {
         Some(api) => format!("what {api} says for each machine"),
+        None if !ready.menu.is_empty() => format!("a menu of {}", ready.menu.join(", ")),
         None if files.is_empty() => "an iPXE script".to_owned(),
         None => files.join(", "),
     };

@@ -33,7 +33,7 @@ use crate::{
     event::Firmware,
     exit::{Code, Failure},
     fetch::Fetcher,
-    image::{Blob, Generation, NoEfiImage, Payload, Remote, Script},
+    image::{Blob, Generation, MenuItem, NoEfiImage, Payload, Remote, Script},
     ipxe,
     mac::MacAddr,
     sign::Signer,
@@ -161,13 +161,41 @@ pub struct Order {
     pub message: Option<String>,
     /// Machines fetch what lies on other servers from there themselves.
     pub direct: bool,
+    /// Further sources and their names: each machine's person chooses.
+    pub menu: Vec<(String, PathBuf)>,
 }
 
 /// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
+/// With a menu the source itself is its first item, by the name of its file, and iPXE shows it.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
 pub async fn open(order: &Order) -> Result<Generation, Failure> {
+    let first = open_one(order).await?;
+    if order.menu.is_empty() {
+        return Ok(first);
+    }
+    let path = std::path::absolute(&order.kernel).unwrap_or_default();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let mut opened = vec![(name, first)];
+    for (name, kernel) in &order.menu {
+        let order = Order { kernel: kernel.clone(), direct: order.direct, ..Order::default() };
+        opened.push((name.clone(), open_one(&order).await?));
+    }
+    let mut whole = Opener::default().finish(Generation::default())?;
+    for (name, generation) in opened {
+        check_script(&generation)?;
+        whole.files.extend(generation.files.iter().cloned());
+        whole.menu.push(MenuItem { name, generation: Arc::new(generation) });
+    }
+    ipxe::script(&whole, &Machine::at("http://0.0.0.0")).map_err(|_| {
+        let text = "a menu shows no control characters and no ${...}: name the sources otherwise";
+        Failure::new(Code::Usage, text)
+    })?;
+    Ok(whole)
+}
+
+async fn open_one(order: &Order) -> Result<Generation, Failure> {
     let mut opener = Opener { direct: order.direct, ..Opener::default() };
     let cmdline = order.cmdline.as_deref();
     if order.kernel.is_dir() {
@@ -582,6 +610,34 @@ mod tests {
         assert!(beside.message.contains("initrds were named beside"), "{beside}");
         std::fs::write(at("bad.ipxe"), "#!ipxe\n{{ X }}").unwrap();
         assert_eq!(open(&at("bad.ipxe"), &[], None).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn several_sources_are_a_menu_of_generations() {
+        let build =
+            build(&[("k", &bzimage()), ("own.ipxe", b"#!ipxe\nchain {{ ID \"FOLDER/k\" }}\n")]);
+        let at = |name: &str| build.path().join(name);
+        let text = std::fs::read_to_string(at("own.ipxe")).unwrap();
+        let text = text.replace("FOLDER", &build.path().display().to_string());
+        std::fs::write(at("own.ipxe"), text).unwrap();
+        let open = |name: &str| {
+            let order = Order {
+                kernel: at("k"),
+                cmdline: Some("quiet".to_owned()),
+                menu: vec![(name.to_owned(), at("own.ipxe"))],
+                ..Order::default()
+            };
+            super::open(&order).now_or_never().unwrap()
+        };
+        let whole = open("Another").unwrap();
+        let names: Vec<_> = whole.menu.iter().map(|item| item.name.as_str()).collect();
+        assert_eq!(names, ["k", "Another"]);
+        assert_eq!(whole.menu[0].generation.cmdline, "quiet".into());
+        assert_eq!(whole.menu[1].generation.others.len(), 1);
+        // A change of any of them is noticed.
+        assert_eq!(whole.files.len(), 3);
+        assert!(!whole.is_followed() && whole.kernel.is_none());
+        assert_eq!(open("${net0/mac}").unwrap_err().code, 2);
     }
 
     #[test]

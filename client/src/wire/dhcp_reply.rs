@@ -69,8 +69,9 @@ pub enum Vendor {
     TakeThisFile,
     /// The boot item that was asked for: type and layer.
     BootItem([u8; 4]),
-    /// A menu of one item of type 0, to be taken without waiting: what a Raspberry Pi's boot ROM
-    /// looks for. Discovery control 3: nobody is asked by broadcast or multicast. At most 100 octets.
+    /// A menu of one item of type 0, to be taken without waiting: the local disk, and what a
+    /// Raspberry Pi's boot ROM looks for. Discovery control 3: nobody is asked by broadcast or
+    /// multicast. At most 100 octets.
     Menu(&'static str),
 }
 

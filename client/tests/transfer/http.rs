@@ -11,7 +11,7 @@ use std::{
 use portcullis::{
     event::{Fact, Protocol, Role},
     http::{Settings, serve_http},
-    image::{Blob, EfiImage, Generation, Signature},
+    image::{Blob, EfiImage, Generation, MenuItem, Signature},
     read::{Content, Piece},
     source::Same,
     template::Template,
@@ -261,6 +261,43 @@ fn wire_20_autoexec_beside_the_loader_leads_to_the_machines_script() {
     assert_eq!(body, portcullis::ipxe::autoexec(&server.url("boot.ipxe")).into_bytes());
     let facts = server.facts.wait(2);
     assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Autoexec, .. }), "{facts:?}");
+}
+
+#[test]
+fn each_item_of_a_menu_has_a_folder_of_its_own() {
+    let item = |name: &str, kernel: &[u8]| MenuItem {
+        name: name.into(),
+        generation: Arc::new(generation(blob(kernel))),
+    };
+    let server = serve_this(Generation {
+        token: TOKEN.into(),
+        menu: vec![item("One", b"kernel one"), item("Two", b"kernel two")],
+        ..Generation::default()
+    });
+    let get = |file: &str| {
+        let (header, body) = server.raw("GET", &path(file), "");
+        (header.starts_with("http/1.1 200"), String::from_utf8(body).unwrap())
+    };
+    let (_, menu) = get("boot.ipxe");
+    assert!(menu.contains("\nitem menu0 One\nitem menu1 Two\nchoose "), "{menu}");
+    let (_, script) = get("menu1/boot.ipxe");
+    let url = server.url("menu1/kernel");
+    assert!(script.contains(&format!("\nkernel --name kernel {url} || goto")), "{script}");
+    assert_eq!(get("menu0/kernel"), (true, "kernel one".to_owned()));
+    assert_eq!(get("menu1/kernel"), (true, "kernel two".to_owned()));
+    assert_eq!(get("menu1/initrd1"), (true, "second one".to_owned()));
+    for file in ["kernel", "menu2/kernel", "menu01/kernel", "kernel/kernel", "menu0/menu1/kernel"] {
+        assert!(!get(file).0, "{file}");
+    }
+    // The machine is handed over by its menu, and once.
+    let roles: Vec<_> = (server.facts.wait(0).into_iter())
+        .filter_map(|fact| match fact {
+            Fact::TransferStarted { role, .. } => Some(role),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(roles[..2], [Role::Script, Role::Autoexec]);
+    assert!(!roles[2..].contains(&Role::Script), "{roles:?}");
 }
 
 #[test]

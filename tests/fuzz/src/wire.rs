@@ -9,7 +9,7 @@ use std::{
 
 use portcullis::{
     admission::Admission,
-    dhcp::{Decision, Memory, Policy, Port, Query, UefiOffer, decide},
+    dhcp::{Decision, Memory, Policy, Port, Query, UefiOffer, decide, leave, screen},
     event::{Fact, OfferForm, Witness},
     http::{Settings, converse, router},
     image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage, Signature},
@@ -76,16 +76,22 @@ pub fn dhcp(octets: &[u8]) {
     };
     let memory = Memory {
         local_boot: octet & 8 != 0,
+        booted: octet & 16 != 0,
         chained: query.xid[0] & 1 != 0,
         failed_loaders: query.xid[1].into(),
     };
     let policy = policy(octet);
-    let decision = decide(&query, port, &policy, memory, &program);
-    assert_eq!(decision, decide(&query, port, &policy, memory, &program));
+    let answer = || match screen(&query, port, &policy, memory) {
+        Ok(()) => decide(&query, port, &policy, memory, &program),
+        Err(reason) => leave(&query, port, &policy, memory, reason),
+    };
+    let decision = answer();
+    assert_eq!(decision, answer());
     let Decision::Reply { bytes, destination, fact } = decision else {
         return;
     };
-    assert!(!memory.local_boot);
+    assert_eq!(memory.local_boot, matches!(fact, Fact::Ignored(_)));
+    assert!(!memory.local_boot || memory.booted);
     assert!((MIN..=MAX).contains(&bytes.len()), "{}", bytes.len());
     assert_eq!((bytes[0], &bytes[16..20], &bytes[236..240]), (2, &[0; 4][..], &COOKIE[..]));
     assert_eq!(bytes[4..8], query.xid);
@@ -103,12 +109,15 @@ pub fn dhcp(octets: &[u8]) {
         Fact::Offered { form, file } => {
             let class = read.option(option::VENDOR_CLASS).unwrap();
             assert_eq!(*form == OfferForm::Http, *class == *b"HTTPClient");
-            file
+            file.as_str()
         }
-        Fact::BootServer { file } => file,
+        Fact::BootServer { file } => file.as_str(),
+        // To its disk.
+        Fact::Ignored(_) => "",
         other => panic!("{other:?}"),
     };
-    assert_eq!(read.option(option::BOOT_FILE).as_deref(), Some(format!("{file}\0").as_bytes()));
+    let named = (!file.is_empty()).then(|| format!("{file}\0").into_bytes());
+    assert_eq!(read.option(option::BOOT_FILE).as_deref(), named.as_deref());
     assert!(file.bytes().all(|octet| octet.is_ascii_graphic()), "{file:?}");
     for (code, theirs) in [
         (option::MACHINE_ID, query.machine_id),
