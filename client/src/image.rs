@@ -112,6 +112,9 @@ pub struct Generation {
     pub cmdline: Template,
     /// Extra files that command line or script name.
     pub others: Vec<Payload>,
+    /// Folders on other web servers that have kernel and initrds under their own names, and that
+    /// machines try first: addresses without a slash at the end.
+    pub mirrors: Vec<String>,
     /// Shown on the machine's screen before it fetches the kernel.
     pub message: Option<String>,
     /// An iPXE script that is run instead of one made from the above.
@@ -133,6 +136,7 @@ impl Default for Generation {
             initrds: Vec::new(),
             cmdline: Template::default(),
             others: Vec::new(),
+            mirrors: Vec::new(),
             message: None,
             script: None,
             files: Vec::new(),
@@ -157,7 +161,9 @@ impl Generation {
     #[must_use]
     pub fn is_followed(&self) -> bool {
         let mut images = self.kernel.iter().chain(&self.initrds);
-        self.script.is_none() && images.all(|image| image.elsewhere().is_none())
+        self.script.is_none()
+            && self.mirrors.is_empty()
+            && images.all(|image| image.elsewhere().is_none())
     }
 
     /// Whether the script says something that only iPXE on the machine knows.

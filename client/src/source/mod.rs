@@ -11,6 +11,7 @@ mod efi;
 mod file;
 pub mod fresh;
 pub mod kernel;
+pub mod mirror;
 pub mod netboot_ipxe;
 pub mod quick;
 pub mod url;
@@ -161,6 +162,8 @@ pub struct Order {
     pub message: Option<String>,
     /// Machines fetch what lies on other servers from there themselves.
     pub direct: bool,
+    /// Folders on web servers that have the same files: machines try them first.
+    pub mirrors: Vec<String>,
 }
 
 /// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
@@ -168,6 +171,12 @@ pub struct Order {
 /// # Errors
 /// A [`Failure`] with [`Code::Source`] that names the file.
 pub async fn open(order: &Order) -> Result<Generation, Failure> {
+    let mut generation = open_files(order).await?;
+    generation.mirrors = mirror::check(&generation, &order.mirrors).await?;
+    Ok(generation)
+}
+
+async fn open_files(order: &Order) -> Result<Generation, Failure> {
     let mut opener = Opener { direct: order.direct, ..Opener::default() };
     let cmdline = order.cmdline.as_deref();
     if order.kernel.is_dir() {
