@@ -66,7 +66,13 @@ pub fn udp(from: &Netns, to: SocketAddr, payload: &[u8]) -> Result<Answer> {
         socket.connect(to)?;
         socket.send(payload)?;
         let mut buffer = [0; 2048];
-        match socket.recv(&mut buffer) {
+        let heard_back = loop {
+            match socket.recv(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                heard_back => break heard_back,
+            }
+        };
+        match heard_back {
             Ok(_) => Ok(Answer::Open),
             Err(error) => heard(&error).ok_or(error),
         }
@@ -197,7 +203,13 @@ pub fn received(holder: &UdpSocket, expected: &[u8]) -> Result<bool> {
         match holder.recv(&mut buffer) {
             Ok(length) if buffer.get(..length) == Some(expected) => return Ok(true),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // A read with a time-out is not taken up again by itself when the process was stopped or
+            // traced meanwhile (signal(7)).
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(what(error)),
         }
     }

@@ -24,7 +24,7 @@ const MAC: &str = "02:00:00:00:00:01";
 /// systemd's boot stub (package systemd-boot-efi).
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// The image's own command line, on a PC.
-const IMAGE: &str = "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4";
+const IMAGE: &str = "init=/nix/store/00000000000000000000000000000000-nixos-system/init console=ttyS0 panic=1 loglevel=4 no_timer_check";
 /// What is added to the image's own command line.
 const WORD: &str = "portcullis.test=\"a b\" quiet";
 

@@ -24,7 +24,8 @@ const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Debian's chain (packages shim-signed and grub-efi-amd64-signed).
 const SHIM: &str = "/usr/lib/shim/shimx64.efi.signed";
 const GRUB: &str = "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed";
-const CMDLINE: &str = "console=ttyS0 panic=1 loglevel=4 portcullis.test=\"a b\" quiet";
+const CMDLINE: &str =
+    "console=ttyS0 panic=1 loglevel=4 no_timer_check portcullis.test=\"a b\" quiet";
 
 /// What is served, with these flags.
 fn serve(scene: &Scene, more: &[&str]) -> Client {
@@ -145,7 +146,8 @@ fn p4_secure_boot_refuses_what_is_not_signed_and_the_client_says_so() {
 }
 
 /// As far as GRUB's own way of writing quotation marks: it puts them around the word.
-const BY_GRUB: &str = "console=ttyS0 panic=1 loglevel=4 \"portcullis.test=a b\" quiet";
+const BY_GRUB: &str =
+    "console=ttyS0 panic=1 loglevel=4 no_timer_check \"portcullis.test=a b\" quiet";
 
 #[test]
 fn p4_secure_boot_takes_debians_chain_where_the_router_names_this_computer() {
