@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn addresses_are_folders_and_names_one_part_of_a_path() {
         assert_eq!(base("http://m/nixos/").unwrap(), "http://m/nixos");
-        assert_eq!(base("HTTPS://m:8").unwrap(), "HTTPS://m:8");
+        assert_eq!(base("HTTPS://m:8").unwrap(), "https://m:8");
         assert_eq!(base("http://m/${x} || #y").unwrap(), "http://m/$%7Bx%7D%20%7C%7C%20");
         for wrong in ["m/nixos", "ftp://m", "http://m/?key=1", "http://u:p@m/"] {
             assert!(base(wrong).is_err(), "{wrong}");
