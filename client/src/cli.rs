@@ -5,12 +5,15 @@
 //! Pixiecore that have no meaning here are taken and explained by [`Serving::notes`]; what this
 //! version cannot do yet is refused by [`Boot::refusal`] before anything is opened.
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsStr, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
 use portcullis_dbus::DEFAULT_HTTP_PORT;
 
-use crate::mac::MacAddr;
+use crate::{codes, mac::MacAddr};
 
 /// Boots another machine over the network, without sudo.
 #[derive(Debug, Parser)]
@@ -47,6 +50,19 @@ pub enum Command {
     },
     /// List the network interfaces and say which one `boot` would take.
     Interfaces(Common),
+    /// Say what a code or message on the other machine's screen means, and what to try.
+    #[command(after_help = "Examples:\n  \
+        portcullis explain PXE-E53\n  \
+        portcullis explain https://ipxe.org/4c0a6092\n  \
+        portcullis explain Access Denied")]
+    Explain {
+        /// The code, iPXE's number or its address, or words of the screen; all are listed without.
+        #[arg(value_name = "CODE", value_parser = ScreenCode, hide_possible_values = true)]
+        code: Vec<String>,
+        /// Options of all commands.
+        #[command(flatten)]
+        common: Common,
+    },
     /// Ask a web service what each machine boots (Pixiecore's API, version 1).
     Api(Box<Api>),
     /// Boot a distribution's installer or live system from its mirror.
@@ -54,6 +70,29 @@ pub enum Command {
     /// Pixiecore's IPv6 modes: not in this version.
     #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
+}
+
+/// Takes any text, and offers the codes that are known to the shells' completion.
+#[derive(Clone, Debug)]
+struct ScreenCode;
+
+impl TypedValueParser for ScreenCode {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names: BTreeSet<_> =
+            codes::data().codes.iter().map(|entry| entry.code.as_str()).collect();
+        Some(Box::new(names.into_iter().map(PossibleValue::new)))
+    }
 }
 
 /// Anything, for commands that are known and refused.
@@ -230,6 +269,10 @@ pub struct Serving {
     /// How UEFI machines are told what to load.
     #[arg(long, value_name = "FORM", value_enum, default_value_t, help_heading = "Which machines")]
     pub uefi_offer: UefiOffer,
+    /// Send files by TFTP from port 69 itself, where something between here and the machines lets no
+    /// other port pass. Slower.
+    #[arg(long, help_heading = "Boot loader")]
+    pub tftp_single_port: bool,
 
     /// Directory with iPXE (undionly.kpxe, ipxe.pxe, snponly.efi, ipxe.efi; for other processors in
     /// folders such as arm64, or with names such as snponly-arm64.efi).

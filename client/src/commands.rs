@@ -1,4 +1,4 @@
-//! The small commands: `status`, `close`, `interfaces`, and what all commands share.
+//! The small commands: `status`, `close`, `interfaces`, `explain`, and what all commands share.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use crate::{
     agent::Agent,
     cli::{Common, Serving},
+    codes,
     exit::{Code, Failure},
     interfaces::{Choice, Interface, choose, collect, direct_cable_advice},
     report::Report,
@@ -83,6 +84,30 @@ pub fn interfaces(report: &mut Report) -> Result<(), Failure> {
     };
     report.interfaces(&all, chosen);
     Ok(())
+}
+
+/// `explain`. Without a code: lists all.
+///
+/// # Errors
+/// [`Code::Usage`]: nothing is known of it; the nearest ones are named.
+pub fn explain(asked: &str, report: &mut Report) -> Result<(), Failure> {
+    if asked.trim().is_empty() {
+        report.codes();
+        return Ok(());
+    }
+    let found = codes::find(asked);
+    if !found.is_empty() {
+        report.explanations(&found);
+        return Ok(());
+    }
+    let failure = Failure::new(Code::Usage, format!("nothing is known of {asked:?}"));
+    let failure = codes::nearest(asked).into_iter().fold(failure, |failure, entry| {
+        failure.advise(format!("portcullis explain {}: {}", entry.code, entry.text))
+    });
+    Err(match codes::ipxe_number(asked) {
+        Some(number) => failure.advise(format!("iPXE's own page: https://ipxe.org/{number}")),
+        None => failure.advise("all of them: portcullis explain"),
+    })
 }
 
 /// The interfaces that `boot` serves on: those that were named, the one that has the named address,

@@ -230,6 +230,8 @@ pub enum Statement {
     Stalled {
         /// The last step that it took, in words.
         step: String,
+        /// What its screen shows most likely: names of entries of `codes`. Empty if nothing is known.
+        screen: Vec<String>,
         /// Likely reasons, most likely first, each with what to try.
         advice: Vec<String>,
     },

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0 | done; for `boot`: ended with Ctrl-C or SIGTERM, and closed |
 //! | 1 | a fault of this program or of the system below it |
-//! | 2 | the command line is wrong, or asks for what this version cannot do |
+//! | 2 | the command line is wrong, or asks for what this version cannot do, or `explain` for an unknown code |
 //! | 10 to 21 | the helper refused: one code per error of the contract (`portcullis_dbus::Error`) |
 //! | 22 | the helper, or the system bus, cannot be reached |
 //! | 23 | what was open has been closed by somebody else: time over, administrator, helper gone |

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod agent;
 pub mod chain;
 pub mod cli;
+pub mod codes;
 pub mod commands;
 pub mod dhcp;
 pub mod download;

@@ -27,9 +27,10 @@ fn main() -> ExitCode {
         Command::Boot(boot) => Report::for_serving(&boot.serving),
         Command::Api(api) => Report::for_serving(&api.serving),
         Command::Quick(quick) => Report::for_serving(&quick.serving),
-        Command::Status(common) | Command::Interfaces(common) | Command::Close { common, .. } => {
-            Report::new(common)
-        }
+        Command::Status(common)
+        | Command::Interfaces(common)
+        | Command::Close { common, .. }
+        | Command::Explain { common, .. } => Report::new(common),
         Command::Ipv6(_) => Report::new(&Default::default()),
     };
     match commands::descriptors().and_then(|()| run(&cli.command, &mut report)) {
@@ -47,6 +48,7 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Status(_) => commands::status(report),
         Command::Close { lease, common } => commands::close(*lease, common, report),
         Command::Interfaces(_) => commands::interfaces(report),
+        Command::Explain { code, .. } => commands::explain(&code.join(" "), report),
         Command::Api(api) => serve::api(api, report),
         Command::Quick(quick) => serve::quick(quick, report),
         Command::Ipv6(_) => Err(Failure::new(

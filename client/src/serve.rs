@@ -663,6 +663,7 @@ impl Outlet {
                 address,
                 interface: lease.facts.interface.clone(),
                 mtu: mtu(&lease.facts.interface),
+                single_port: plan.boot.tftp_single_port,
                 scripts: format!("http://{address}:{}/{}", local.port(), source.token()),
                 folder: Arc::clone(&plan.folder),
                 source: Arc::clone(&source),

@@ -871,6 +871,49 @@ fn p6_a_lease_outlives_what_an_administrator_does_with_ufw() {
     assert!(!scene.sh("nft list ruleset").contains("portcullis"));
 }
 
+/// Rules that were taken away are not taken for a reload because whatever else stands in the chain is
+/// younger: an administrator's later rule, or another lease, which its user can open at any time.
+#[test]
+fn p6_a_revocation_is_one_whatever_came_into_the_chain_since() {
+    need_root!("ip", "nft");
+    let scene = Scene::new(None);
+    scene.sh(
+        "nft 'add table ip t; add chain ip t c { type filter hook input priority 0; policy drop; }; \
+         add rule ip t c tcp dport 22 accept'",
+    );
+    let config = Config { chain: Some(named(Family::Ip, "t", "c")), ..Config::default() };
+    let mut firewall = scene.firewall_with(&config);
+    let [first, second] = [1, 2].map(|slot| scene.opening(slot));
+    let taken = |slot: u8| {
+        scene.sh(&format!(
+            "for handle in $(nft -a list chain ip t c | sed -n 's/.*lease {slot}\" # handle //p'); \
+             do nft delete rule ip t c handle $handle; done"
+        ))
+    };
+    let own = "nft delete rule ip t c handle $(nft -a list chain ip t c | sed -n \
+               's/.*dport 22 accept # handle //p')";
+
+    // The rule that was there is replaced by another, and seen so.
+    inside!(scene, firewall.open(&first)).unwrap();
+    scene.sh(&format!("nft add rule ip t c tcp dport 23 accept; {own}"));
+    assert_eq!(firewall.standing(&first).unwrap(), Standing::Whole);
+    taken(1);
+    assert_eq!(firewall.standing(&first).unwrap(), Standing::Revoked);
+    inside!(scene, firewall.close(&first)).unwrap();
+
+    // Nothing but leases is in the chain.
+    scene.sh("nft flush chain ip t c");
+    inside!(scene, firewall.open(&first)).unwrap();
+    inside!(scene, firewall.open(&second)).unwrap();
+    taken(1);
+    assert_ne!(firewall.standing(&first).unwrap(), Standing::Whole);
+    assert!(!firewall.restore(&first).unwrap(), "what was taken away is back");
+    assert_eq!(firewall.standing(&second).unwrap(), Standing::Whole);
+    for opening in [&first, &second] {
+        inside!(scene, firewall.close(opening)).unwrap();
+    }
+}
+
 #[test]
 fn a_named_chain_that_no_packet_reaches_is_refused_and_ends_its_lease() {
     need_root!("ip", "nft", "iptables", "ufw");

@@ -355,7 +355,14 @@ const PROMISES: [Promise; 12] = [
             (SYSTEM, &["p9_a_lease_is_its_users_and_the_managers"]),
         ],
         none: &[
-            (SOCKETS, &["p9_nobody_can_move_a_socket_onto_a_lease"]),
+            (
+                SOCKETS,
+                &[
+                    "p9_nobody_can_move_a_socket_onto_a_lease",
+                    "p9_a_socket_of_another_lease_takes_no_broadcast",
+                    "p9_a_moved_socket_does_not_make_a_server_of_the_host_deaf",
+                ],
+            ),
             (
                 FIREWALL,
                 &[

@@ -403,3 +403,39 @@ fn wire_25_of_two_addresses_one_is_named_everywhere_and_answers() {
     assert_eq!(offers[0].0, SocketAddrV4::new(HOST.into(), 67));
     assert_eq!(fetch(&machine, "192.0.2.2"), loader());
 }
+
+/// Something between drops what comes from any port but 69: a transfer from a port of its own dies
+/// there, one from port 69 arrives, past the guard and the firewall.
+#[test]
+fn wire_53_where_nothing_but_port_69_passes_files_come_from_there() {
+    need_host!(
+        Needs::Tool("curl"),
+        Needs::Tool("nft"),
+        Needs::Tool("atftp"),
+        Needs::File("/usr/lib/ipxe/undionly.kpxe")
+    );
+    for flavour in [Flavour::Nftables, Flavour::Iptables] {
+        let scene = Scene::start(Some(flavour), Site::AllowsAlice).unwrap();
+        scene
+            .outsider
+            .sh("nft 'table ip box { chain in { type filter hook input priority 0; \
+                 meta l4proto udp udp sport != 69 drop; }; }'")
+            .unwrap();
+        let client = scene.serve(&["--tftp-single-port"]).unwrap();
+        assert_eq!(fetch(&scene.outsider, "192.0.2.2"), loader());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        let mut windows = Command::new("atftp");
+        windows.args(["--option", "blksize 1468", "--option", "windowsize 16", "-g", "-r", FILE]);
+        windows.arg("-l").arg(&file).arg("192.0.2.2");
+        scene.outsider.finish(windows).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), loader());
+        drop(client);
+        scene.assert_restored(Duration::from_secs(10)).unwrap();
+
+        let _client = scene.serve(&[]).unwrap();
+        let mut command = Command::new("curl");
+        command.args(["-s", "-m", "3", &format!("tftp://192.0.2.2//{FILE}"), "-o", "/dev/null"]);
+        assert!(scene.outsider.finish(command).is_err(), "the box lets other ports pass");
+    }
+}

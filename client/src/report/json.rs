@@ -3,7 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{Asking, Ready};
-use crate::{event::Event, exit::Failure, interfaces::Interface, session::Lease};
+use crate::{
+    codes::{Entry, Reason},
+    event::Event,
+    exit::Failure,
+    interfaces::Interface,
+    session::Lease,
+};
 
 /// `asking`.
 #[must_use]
@@ -113,6 +119,21 @@ pub fn interface(interface: &Interface, chosen: Option<&str>) -> Value {
         "bridge": interface.bridge,
         "unfit": interface.unfit(),
         "chosen": chosen == Some(&interface.name),
+    })
+}
+
+/// `code`, of `explain`.
+#[must_use]
+pub fn code(entry: &Entry) -> Value {
+    let reason = |reason: &Reason| json!({ "reason": reason.reason, "try": reason.remedy });
+    json!({
+        "event": "code",
+        "code": entry.code,
+        "text": entry.text,
+        "by": entry.by,
+        "meaning": entry.meaning,
+        "reasons": entry.reasons().map(reason).collect::<Vec<_>>(),
+        "sources": entry.sources().collect::<Vec<_>>(),
     })
 }
 

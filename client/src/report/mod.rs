@@ -1,9 +1,10 @@
 //! What a person, or a program, gets to see.
 //!
 //! Results (the state, each machine's way) go to stdout; questions, notes and errors to stderr.
-//! Pure functions make the text ([`text`], [`units`]) and the objects ([`json`]); this file only
+//! Pure functions make the text ([`text`], [`explain`], [`units`]) and the objects ([`json`]); this file only
 //! writes them. A reader that has gone away is no error: serving goes on.
 
+pub mod explain;
 pub mod json;
 pub mod text;
 pub mod units;
@@ -15,6 +16,7 @@ use std::{
 
 use crate::{
     cli::{Color, Common, Serving},
+    codes::{self, Entry},
     event::Event,
     exit::Failure,
     interfaces::Interface,
@@ -244,6 +246,33 @@ impl Report {
             }
         } else {
             for line in text::interfaces(interfaces, chosen) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Explains what a screen shows.
+    pub fn explanations(&mut self, entries: &[&Entry]) {
+        if self.json {
+            for entry in entries {
+                self.object(&json::code(entry));
+            }
+        } else {
+            for line in explain::explanations(entries) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Lists all that screens are known to show.
+    pub fn codes(&mut self) {
+        let all = &codes::data().codes;
+        if self.json {
+            for entry in all {
+                self.object(&json::code(entry));
+            }
+        } else {
+            for line in explain::list(all) {
                 self.result(&line);
             }
         }

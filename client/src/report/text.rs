@@ -60,7 +60,7 @@ impl Line {
         Self::toned(Tone::Attention, text)
     }
 
-    fn toned(tone: Tone, text: impl Into<String>) -> Self {
+    pub(super) fn toned(tone: Tone, text: impl Into<String>) -> Self {
         Self { tone, ..Self::plain(text) }
     }
 
@@ -443,8 +443,9 @@ fn statement_lines(statement: &Statement) -> Vec<Line> {
         Statement::HandedOver => {
             vec![Line::toned(Tone::Good, "has everything: its own system starts now")]
         }
-        Statement::Stalled { step, advice } => {
+        Statement::Stalled { step, screen, advice } => {
             std::iter::once(Line::toned(Tone::Attention, format!("nothing more since: {step}")))
+                .chain(super::explain::probably(screen))
                 .chain(
                     advice.iter().map(|text| Line::toned(Tone::Attention, format!("  - {text}"))),
                 )
@@ -658,6 +659,7 @@ mod tests {
             mac: MAC,
             what: What::Statement(Statement::Stalled {
                 step: "the boot loader was fetched".to_owned(),
+                screen: vec!["access-denied".to_owned(), "PXE-E53".to_owned()],
                 advice: vec!["switch Secure Boot off".to_owned(), "try ipxe.efi".to_owned()],
             }),
         };
@@ -668,6 +670,7 @@ mod tests {
             texts,
             [
                 "nothing more since: the boot loader was fetched",
+                "  its screen probably says \"Access Denied\" or PXE-E53 (portcullis explain access-denied)",
                 "  - switch Secure Boot off",
                 "  - try ipxe.efi"
             ]

@@ -8,6 +8,7 @@
 //! time; ends every transfer when its future is dropped. Never writes, never opens a file but the
 //! kernel's table of neighbours.
 
+mod line;
 pub mod name;
 mod session;
 pub mod transfer;
@@ -35,7 +36,7 @@ use crate::{
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::{File, Job};
+use session::{File, Job, Mail};
 
 /// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
 const MAX_TRANSFERS: usize = 256;
@@ -45,6 +46,10 @@ const ADDRESSES: usize = 4096;
 /// Transfers of one machine at once. Firmware makes one after the other; what it gave up without a word
 /// counts until it is given up here, too.
 const MAX_PER_MACHINE: usize = 16;
+
+/// What waits for a session at once: a request, and where transfers share port 69, what is
+/// acknowledged meanwhile. What is beyond that is lost, like a datagram.
+const MAIL: usize = 16;
 
 /// Where transfers are sent from.
 #[derive(Clone)]
@@ -56,6 +61,9 @@ pub struct Settings {
     pub interface: String,
     /// The interface's MTU, octets: limits the block size.
     pub mtu: u16,
+    /// Transfers have no port of their own; all is sent from port 69 and received there, for networks
+    /// where something between lets no other port pass.
+    pub single_port: bool,
     /// URL of the folder that holds a folder for each machine, with its script.
     pub scripts: String,
     /// What is served: the EFI program of what is known without asking is a file, too.
@@ -90,7 +98,7 @@ pub async fn serve_tftp(
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let mut server = Server {
-        socket: UdpSocket::from_std(socket)?,
+        socket: Arc::new(UdpSocket::from_std(socket)?),
         settings: Arc::new(settings),
         files,
         witness,
@@ -123,13 +131,13 @@ enum Chained {
 }
 
 struct Server {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     settings: Arc<Settings>,
     files: Arc<Loaders>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
     /// By the machine's address and port. A session whose receiver is closed has ended.
-    sessions: HashMap<SocketAddr, mpsc::Sender<Job>>,
+    sessions: HashMap<SocketAddr, mpsc::Sender<Mail>>,
     tasks: JoinSet<()>,
     /// Which machine has which address: kept for a [`Chain`] only.
     addresses: HashMap<IpAddr, MacAddr>,
@@ -138,6 +146,7 @@ struct Server {
 impl Server {
     async fn datagram(&mut self, datagram: &[u8], peer: SocketAddr) {
         let refusal = match Packet::parse(datagram) {
+            Ok(Packet::Ack(_) | Packet::Error { .. }) if self.pass_on(datagram, peer) => None,
             Ok(Packet::Read(request)) => self.read(request, peer),
             Ok(Packet::Write) => Some((ErrorCode::AccessViolation, "files are read only")),
             Ok(Packet::Ack(_)) => Some((ErrorCode::UnknownTransfer, "no such transfer")),
@@ -149,6 +158,18 @@ impl Server {
             // A lost or refused ERROR is repaired by the machine's own time-out.
             let _ = self.socket.send_to(&error(code, message), peer).await;
         }
+    }
+
+    /// To the machine's transfer, if it has no port of its own.
+    fn pass_on(&self, datagram: &[u8], peer: SocketAddr) -> bool {
+        let session = self.sessions.get(&peer).filter(|_| self.settings.single_port);
+        // Full or ended: it is lost, as a datagram may be.
+        session.is_some_and(|session| {
+            !matches!(
+                session.try_send(Mail::Datagram(datagram.to_vec())),
+                Err(mpsc::error::TrySendError::Closed(_))
+            )
+        })
     }
 
     /// Hands the request to the machine's session, or says why not.
@@ -204,21 +225,22 @@ impl Server {
             self.addresses.insert(peer.ip(), job.mac);
         }
         if let Some(session) = self.sessions.get(&peer) {
-            match session.try_send(job) {
-                // Full: the session has a newer request already.
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => return None,
-                Err(mpsc::error::TrySendError::Closed(back)) => job = back,
+            match session.try_send(Mail::Request(job)) {
+                Err(mpsc::error::TrySendError::Closed(Mail::Request(back))) => job = back,
+                // Full: the machine asks again.
+                _ => return None,
             }
         } else if self.sessions.len() >= MAX_TRANSFERS || self.transfers(peer) >= MAX_PER_MACHINE {
             return Some((ErrorCode::Undefined, "busy, try again"));
         }
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(MAIL);
         self.sessions.insert(peer, sender);
         self.tasks.spawn(session::run(
             Arc::clone(&self.settings),
             Arc::clone(&self.witness),
             peer,
             job,
+            self.settings.single_port.then(|| Arc::clone(&self.socket)),
             receiver,
         ));
         None

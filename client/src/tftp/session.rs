@@ -1,16 +1,20 @@
 //! One machine's transfers: a task with its own socket that moves packets for [`Transfer`].
 //!
-//! Guarantees: answers come from the address and port of this transfer only; a datagram from
-//! anybody else gets ERROR 5 and changes nothing; memory is one read-ahead and one packet.
+//! Guarantees: answers come from the address and port of this transfer only, or all of them from
+//! port 69; a datagram from anybody else gets ERROR 5 and changes nothing; memory is one read-ahead.
 //! The socket is not connected to the machine, because a connected one would never see strangers.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
-use tokio::{net::UdpSocket, sync::mpsc, time::Instant};
+use tokio::{
+    net::UdpSocket,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Settings,
+    line::Line,
     transfer::{Action, Agreement, GIVE_UP, MAX_WINDOW_OCTETS, Transfer},
 };
 use crate::{
@@ -20,11 +24,14 @@ use crate::{
     mac::MacAddr,
     source::efi_program,
     template::Machine,
-    wire::tftp::{DATA_HEADER, ErrorCode, MAX_REQUEST, Packet, Request, data_header, error},
+    wire::tftp::{ErrorCode, MAX_REQUEST, Packet, Request, error},
 };
 
 /// Smallest read from the file: a window of one block must not cost a read each.
 const READ_AHEAD: usize = 64 * 1024;
+
+/// Longest IP datagram that the helper's guard lets out from port 69.
+const FRAME: u16 = 1500;
 
 /// An ERROR that comes so soon after a new request was sent before it: each came to its own socket,
 /// and nothing keeps their order.
@@ -57,13 +64,23 @@ impl File {
     }
 }
 
+/// What port 69 passes on to a machine's session.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// The same address and port asks, or asks again.
+    Request(Job),
+    /// An ACK or ERROR, where transfers have no port of their own.
+    Datagram(Vec<u8>),
+}
+
 /// Serves `job` to `peer`, and after it whatever the same address and port asks for meanwhile.
 pub(super) async fn run(
     settings: Arc<Settings>,
     witness: Arc<dyn Witness>,
     peer: SocketAddr,
     job: Job,
-    mut requests: mpsc::Receiver<Job>,
+    shared: Option<Arc<UdpSocket>>,
+    mut mail: mpsc::Receiver<Mail>,
 ) {
     let mut next = Some(job);
     while let Some(job) = next {
@@ -71,16 +88,23 @@ pub(super) async fn run(
         let length = blob.as_ref().map_or(0, |blob| blob.length);
         let download =
             Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, job.role, length);
-        next = match (open_socket(&settings), blob) {
-            (Ok(socket), Ok(blob)) => {
-                let window = Window { blob, octets: Vec::new(), start: 0 };
-                let session = Session { socket, peer, window, began: Instant::now() };
-                session.serve(&job, settings.mtu, download, &mut requests).await
+        let line = match &shared {
+            Some(socket) => Ok(Line::shared(Arc::clone(socket))),
+            None => Line::open(settings.address, &settings.interface),
+        };
+        next = match (line, blob) {
+            (Ok(line), Ok(blob)) => {
+                let largest = if settings.single_port { FRAME } else { u16::MAX };
+                let mtu = settings.mtu.min(largest);
+                let agreement = Agreement::new(job.request.options, blob.length, mtu);
+                let window = Window::new(blob, &agreement);
+                let session = Session { line, peer, window, began: Instant::now() };
+                session.serve(&job, agreement, download, &mut mail).await
             }
-            (Ok(socket), Err(reason)) => {
+            (Ok(line), Err(reason)) => {
                 let refusal = error(ErrorCode::Undefined, "the file cannot be made");
                 // A lost one is repaired by the machine's own time-out.
-                let _ = socket.send_to(&refusal, peer).await;
+                let _ = line.send(&refusal, peer).await;
                 download.ended(reason.to_string());
                 None
             }
@@ -91,33 +115,25 @@ pub(super) async fn run(
         };
         if next.is_none() {
             // From here on a new request makes a new session; one that came before is served here.
-            requests.close();
-            next = requests.try_recv().ok();
+            mail.close();
+            while let (None, Ok(letter)) = (&next, mail.try_recv()) {
+                if let Mail::Request(job) = letter {
+                    next = Some(job);
+                }
+            }
         }
     }
-}
-
-/// A fresh port on the interface's address.
-fn open_socket(settings: &Settings) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(IpProtocol::UDP))?;
-    // Keeps a VPN's routes from taking the answers. Kernels before 5.7 want a privilege for it;
-    // the address alone has to do there.
-    let _ = socket.bind_device(Some(settings.interface.as_bytes()));
-    socket.bind(&SocketAddr::from((settings.address, 0)).into())?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket.into())
 }
 
 /// What woke the task.
 enum Wake {
     Datagram(io::Result<(usize, SocketAddr)>),
-    /// The same address and port asks again.
-    Request(Job),
-    Deadline,
+    Mail(Mail),
+    Alarm,
 }
 
 struct Session {
-    socket: UdpSocket,
+    line: Line,
     peer: SocketAddr,
     window: Window,
     began: Instant,
@@ -128,12 +144,11 @@ impl Session {
     async fn serve(
         mut self,
         job: &Job,
-        mtu: u16,
+        agreement: Agreement,
         mut download: Download,
-        requests: &mut mpsc::Receiver<Job>,
+        mail: &mut mpsc::Receiver<Mail>,
     ) -> Option<Job> {
         let length = self.window.blob.length;
-        let agreement = Agreement::new(job.request.options, length, mtu);
         let block = agreement.block;
         let (mut transfer, mut action) = Transfer::begin(agreement, length, Duration::ZERO);
         let mut buffer = [0; MAX_REQUEST];
@@ -142,6 +157,9 @@ impl Session {
         // when the ERROR that belongs to it is seen, or when this transfer falls silent, and is
         // forgotten when an ACK shows that the transfer lives.
         let mut pending: Option<(Job, Duration)> = None;
+        // Deadlines move on with every packet. The alarm is not: it is set again when it rings early,
+        // or when a deadline comes before it.
+        let mut alarm = pin!(sleep_until(self.began + transfer.deadline()));
         loop {
             if transfer.under_way() {
                 download.progress(transfer.octets());
@@ -176,37 +194,42 @@ impl Session {
                 download.ended(failure.to_string());
                 return None;
             }
+            let deadline = self.began + transfer.deadline();
+            if deadline < alarm.deadline() {
+                alarm.as_mut().reset(deadline);
+            }
             let wake = tokio::select! {
                 biased;
-                received = self.socket.recv_from(&mut buffer) => Wake::Datagram(received),
-                Some(again) = requests.recv() => Wake::Request(again),
-                () = tokio::time::sleep_until(self.began + transfer.deadline()) => Wake::Deadline,
+                received = self.line.receive(&mut buffer) => Wake::Datagram(received),
+                Some(letter) = mail.recv() => Wake::Mail(letter),
+                () = &mut alarm => Wake::Alarm,
             };
             let now = self.began.elapsed();
             action = match wake {
-                Wake::Datagram(Ok((count, sender))) => {
-                    let datagram = buffer.get(..count).unwrap_or(&buffer);
-                    if sender == self.peer {
-                        let action = transfer.receive(datagram, now);
-                        if matches!(action, Action::Oack(_) | Action::Window { .. }) {
-                            pending = None;
-                        }
-                        action
-                    } else {
-                        self.rebuff(datagram, sender).await;
-                        Action::Wait
-                    }
+                Wake::Datagram(Ok((count, sender))) if sender != self.peer => {
+                    self.rebuff(buffer.get(..count).unwrap_or(&buffer), sender).await;
+                    Action::Wait
+                }
+                Wake::Datagram(Ok((count, _))) => {
+                    heard(&mut transfer, buffer.get(..count).unwrap_or(&buffer), &mut pending, now)
+                }
+                Wake::Mail(Mail::Datagram(datagram)) => {
+                    heard(&mut transfer, &datagram, &mut pending, now)
                 }
                 Wake::Datagram(Err(failure)) => {
                     download.ended(format!("the transfer's socket failed: {failure}"));
                     return None;
                 }
-                Wake::Request(again) => {
+                Wake::Mail(Mail::Request(again)) => {
                     let repeats = again.request == job.request && !transfer.under_way();
                     pending = Some((again, now));
                     if repeats { transfer.repeat(now) } else { Action::Wait }
                 }
-                Wake::Deadline => match pending.take() {
+                Wake::Alarm if now < transfer.deadline() => {
+                    alarm.as_mut().reset(deadline);
+                    Action::Wait
+                }
+                Wake::Alarm => match pending.take() {
                     Some((again, _)) if again.request != job.request || transfer.under_way() => {
                         supersede(download, transfer.under_way());
                         return Some(again);
@@ -218,32 +241,35 @@ impl Session {
     }
 
     async fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.socket.send_to(packet, self.peer).await.map(drop)
+        self.line.send(packet, self.peer).await
     }
 
-    /// Sends a window of blocks.
     async fn send_window(&mut self, first: u64, count: u16, block: u16) -> io::Result<()> {
         let octets = self.window.read(first, count, block).await?;
-        let block = usize::from(block);
-        let mut packet = Vec::with_capacity(DATA_HEADER + block);
-        let mut payloads = octets.chunks(block);
-        for number in (first..).take(usize::from(count)) {
-            packet.clear();
-            packet.extend_from_slice(&data_header(number));
-            // The last block of a file that fills its blocks exactly is empty.
-            packet.extend_from_slice(payloads.next().unwrap_or(&[]));
-            self.socket.send_to(&packet, self.peer).await?;
-        }
-        Ok(())
+        self.line.send_window(first, count, usize::from(block), octets, self.peer).await
     }
 
     /// ERROR 5 to a datagram from elsewhere (RFC 1350 section 4), unless it is an ERROR itself.
     async fn rebuff(&self, datagram: &[u8], stranger: SocketAddr) {
         if !matches!(Packet::parse(datagram), Ok(Packet::Error { .. })) {
             let packet = error(ErrorCode::UnknownTransfer, "not your transfer");
-            let _ = self.socket.send_to(&packet, stranger).await;
+            let _ = self.line.send(&packet, stranger).await;
         }
     }
+}
+
+/// A datagram from the machine. One that moves the transfer on shows that it lives.
+fn heard(
+    transfer: &mut Transfer,
+    datagram: &[u8],
+    pending: &mut Option<(Job, Duration)>,
+    now: Duration,
+) -> Action {
+    let action = transfer.receive(datagram, now);
+    if matches!(action, Action::Oack(_) | Action::Window { .. }) {
+        *pending = None;
+    }
+    action
 }
 
 /// The machine sent an ERROR. Before the first block was acknowledged that is a probe for the size.
@@ -280,32 +306,54 @@ fn silence(transfer: &Transfer) -> String {
 /// The part of the file around the current window.
 struct Window {
     blob: Blob,
+    /// Made once; `filled` octets of it are the file's, from `start` on.
     octets: Vec<u8>,
+    filled: usize,
     start: u64,
 }
 
 impl Window {
+    fn new(blob: Blob, agreement: &Agreement) -> Self {
+        let largest = usize::from(agreement.window) * usize::from(agreement.block);
+        debug_assert!(largest <= MAX_WINDOW_OCTETS);
+        let most = usize::try_from(blob.length).unwrap_or(usize::MAX);
+        let octets = vec![0; largest.max(READ_AHEAD).min(most)];
+        Self { blob, octets, filled: 0, start: 0 }
+    }
+
     /// The octets of `count` blocks from block `first` on, fewer at the end of the file.
     async fn read(&mut self, first: u64, count: u16, block: u16) -> io::Result<&[u8]> {
         let length = self.blob.length;
         let from = (first - 1).saturating_mul(u64::from(block)).min(length);
         let wanted = usize::from(count) * usize::from(block);
-        debug_assert!(wanted <= MAX_WINDOW_OCTETS);
         let wanted = usize::try_from(length - from).map_or(wanted, |left| left.min(wanted));
         if self.slice(from, wanted).is_none() {
-            let ahead = wanted.max(READ_AHEAD);
-            let ahead = usize::try_from(length - from).map_or(ahead, |left| left.min(ahead));
-            let content = self.blob.content.clone();
-            let octets = std::mem::take(&mut self.octets);
-            self.octets =
-                tokio::task::spawn_blocking(move || content.read_at(from, ahead, octets)).await??;
             self.start = from;
+            // What is in the page cache is not worth a way to another thread and back.
+            self.filled = self.blob.content.read_cached(from, &mut self.octets);
+            if self.filled < wanted {
+                self.wait_for(from).await?;
+            }
         }
         self.slice(from, wanted).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
+    /// Reads as much as there is room for, from the disk if need be.
+    async fn wait_for(&mut self, from: u64) -> io::Result<()> {
+        let room = self.octets.len();
+        let ahead = usize::try_from(self.blob.length - from).map_or(room, |left| left.min(room));
+        let content = self.blob.content.clone();
+        let octets = std::mem::take(&mut self.octets);
+        let read = tokio::task::spawn_blocking(move || content.read_at(from, ahead, octets));
+        self.octets = read.await??;
+        self.filled = ahead;
+        self.octets.resize(room, 0);
+        Ok(())
+    }
+
     fn slice(&self, from: u64, wanted: usize) -> Option<&[u8]> {
         let skipped = usize::try_from(from.checked_sub(self.start)?).ok()?;
-        self.octets.get(skipped..skipped.checked_add(wanted)?)
+        let octets = self.octets.get(..self.filled)?;
+        octets.get(skipped..skipped.checked_add(wanted)?)
     }
 }

@@ -1,9 +1,9 @@
 //! One TFTP transfer as a state machine: datagrams and time in, what to send out. No sockets, no
 //! clock, no file.
 //!
-//! Guarantees: never more than one window in flight; a duplicate ACK never causes a second DATA
-//! (RFC 1123 section 4.2.3.1); an ACK inside the window goes on from the block after it (RFC 7440
-//! section 4); every pause is bounded, and a machine that is silent for [`GIVE_UP`] is given up.
+//! Guarantees: never more than one window in flight; without windows a duplicate ACK never causes a
+//! second DATA (RFC 1123 section 4.2.3.1), with them every other window at most goes out twice for one;
+//! an ACK inside the window goes on from the block after it (RFC 7440 section 4); every pause is bounded, and a machine that is silent for [`GIVE_UP`] is given up.
 //! Never trusts the reader: an ACK of what was not sent is ignored.
 
 use std::time::Duration;
@@ -111,7 +111,7 @@ pub enum Action {
     },
     /// The reader was silent for [`GIVE_UP`].
     GivenUp,
-    /// The reader acknowledged less than [`LEAST`] in a [`MINUTE`].
+    /// The reader acknowledged less than half a block of 512 octets a second, over a minute.
     TooSlow,
 }
 
@@ -130,6 +130,9 @@ pub struct Transfer {
     sent: u64,
     /// When the window was sent, if it holds only blocks that were never sent before (Karn).
     sent_at: Option<Duration>,
+    /// An ACK of the last window that comes again means that this one's first block was lost, since
+    /// neither has been sent twice: there is nothing else that the reader could answer so.
+    telling: bool,
     /// Smoothed round trip and its variation (RFC 6298 section 2).
     round_trip: Option<(Duration, Duration)>,
     pause: Duration,
@@ -152,6 +155,7 @@ impl Transfer {
             acknowledged: 0,
             sent: 0,
             sent_at: Some(now),
+            telling: false,
             round_trip: None,
             pause: FIRST_PAUSE.min(ceiling),
             deadline: now,
@@ -183,6 +187,8 @@ impl Transfer {
                 return Action::Wait;
             }
             self.negotiating = false;
+        } else if newly == 0 && self.first_block_is_missed(now) {
+            return self.repeat(now);
         } else if newly == 0 || newly > self.sent - self.acknowledged {
             return Action::Wait;
         } else {
@@ -207,8 +213,18 @@ impl Transfer {
         if !whole {
             self.retransmissions = self.retransmissions.saturating_add(1);
         }
+        self.telling = whole && self.sent_at.is_some() && self.agreement.window > 1;
         self.sent_at = whole.then_some(now);
         self.send(now)
+    }
+
+    /// Whether the ACK of the last window, which came again, asks for this one again. One that comes in
+    /// less than half a round trip was sent before this window could arrive: the network doubled it.
+    fn first_block_is_missed(&self, now: Duration) -> bool {
+        let (Some(sent_at), Some((smooth, _))) = (self.sent_at, self.round_trip) else {
+            return false;
+        };
+        self.telling && now.saturating_sub(sent_at) >= smooth / 2
     }
 
     /// [`Transfer::deadline`] has come.
@@ -224,6 +240,7 @@ impl Transfer {
     pub fn repeat(&mut self, now: Duration) -> Action {
         self.retransmissions = self.retransmissions.saturating_add(1);
         self.sent_at = None;
+        self.telling = false;
         self.send(now)
     }
 

@@ -64,6 +64,7 @@ const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 const AT_MOST: u32 = 3;
 const AT_LEAST: u32 = 5;
+const NFT_LOOKUP_F_INV: u32 = 1;
 
 /// `meta nfproto ipv4`
 pub fn ipv4() -> Vec<Expr> {
@@ -141,6 +142,11 @@ pub fn plain_ip_header() -> Vec<Expr> {
     ]
 }
 
+/// `ip daddr 255.255.255.255`
+pub fn to_everybody() -> Vec<Expr> {
+    vec![load(NETWORK, 16, 4), compare(EQUAL, &[255; 4])]
+}
+
 /// `fib saddr . oif type local`: the source is an address of the interface that it leaves by.
 pub fn source_is_our_own() -> Vec<Expr> {
     const RESULT_ADDRTYPE: u32 = 3;
@@ -161,14 +167,27 @@ pub fn socket_mark_is(mark: u32) -> Vec<Expr> {
     vec![socket_mark(), compare(EQUAL, &mark.to_ne_bytes())]
 }
 
+/// `socket mark != MARK`
+pub fn socket_mark_is_not(mark: u32) -> Vec<Expr> {
+    vec![socket_mark(), compare(NOT_EQUAL, &mark.to_ne_bytes())]
+}
+
 /// `socket mark @SET`, or `socket mark != @SET`.
 pub fn socket_mark_in(set: &str, within: bool) -> Vec<Expr> {
-    const NFT_LOOKUP_F_INV: u32 = 1;
     let mut lookup = vec![text(1, set), number(2, REGISTER)];
     if !within {
         lookup.push(number(5, NFT_LOOKUP_F_INV));
     }
     vec![socket_mark(), expression("lookup", &lookup)]
+}
+
+/// `socket mark . iif != @SET`
+pub fn socket_mark_and_iif_not_in(set: &str) -> Vec<Expr> {
+    /// `NFT_REG32_01`: what is in it is the second quarter of what is in [`REGISTER`].
+    const SECOND: u32 = 9;
+    let iif = expression("meta", &[number(1, SECOND), number(2, META_IIF)]);
+    let lookup = [text(1, set), number(2, REGISTER), number(5, NFT_LOOKUP_F_INV)];
+    vec![socket_mark(), iif, expression("lookup", &lookup)]
 }
 
 /// `meta mark & MASK == TAG`

@@ -37,11 +37,12 @@ struct Identity {
     chain: u64,
 }
 
-/// The chain as it was found when the head rules of a lease were put into it.
+/// The chain as it was when it was last found whole, or the head rules of a lease were put into it.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     identity: Identity,
-    /// The highest handle of its rules: those that came later have higher ones.
+    /// The highest handle of the host's own rules: those that came later have higher ones. Rules of
+    /// leases come and go as users like, and say nothing about the host's firewall.
     newest: u64,
 }
 
@@ -68,12 +69,16 @@ impl Survey {
     }
 
     fn found(&self, path: Path<'static>) -> Option<Found> {
-        let newest = self.rules(path).iter().map(|rule| rule.handle).max().unwrap_or(0);
+        let newest = self.hosts_own(path).map(|rule| rule.handle).max().unwrap_or(0);
         self.identity(path).map(|identity| Found { identity, newest })
     }
 
     fn rules(&self, path: Path<'_>) -> &[Rule] {
         self.find(path).map_or(&[], |(_, rules)| rules)
+    }
+
+    fn hosts_own(&self, path: Path<'_>) -> impl Iterator<Item = &Rule> {
+        self.rules(path).iter().filter(|rule| rule.lease.is_none())
     }
 
     fn identity(&self, path: Path<'static>) -> Option<Identity> {
@@ -299,16 +304,15 @@ impl Firewall for Nftables {
             // There was no firewall, and still is none.
             return Ok(Standing::Whole);
         };
-        let rules = survey.rules(path);
-        let ours = host::count(rules, opening.mark);
+        let ours = host::count(survey.rules(path), opening.mark);
+        if ours >= opening.ports().count() {
+            self.open.insert(opening.mark, survey.found(path));
+            return Ok(Standing::Whole);
+        }
         // Emptied, and perhaps filled again, without having been made anew: as a reload (ufw).
-        let refilled = ours == 0
-            && found.is_some_and(|found| rules.iter().all(|rule| rule.handle > found.newest));
-        Ok(match (ours >= opening.ports().count(), refilled) {
-            (true, _) => Standing::Whole,
-            (false, true) => Standing::ChainGone,
-            (false, false) => Standing::Revoked,
-        })
+        let later = |rule: &Rule| found.is_some_and(|found| rule.handle > found.newest);
+        let refilled = ours == 0 && survey.hosts_own(path).all(later);
+        Ok(if refilled { Standing::ChainGone } else { Standing::Revoked })
     }
 
     fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError> {
@@ -329,7 +333,7 @@ impl Firewall for Nftables {
             let found = survey.found(path);
             let same = before.map(|found| found.identity) == found.map(|found| found.identity);
             // Emptied: perhaps it is being filled again. One that was made anew may be empty.
-            if rules.is_empty() && same {
+            if survey.hosts_own(path).next().is_none() && same {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.

@@ -112,29 +112,48 @@ pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32
     message(NEW_CHAIN, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
-/// A set of packet marks; `id` tells it from others of the same transaction.
-pub fn add_mark_set(family: Family, table: &str, set: &str, id: u32) -> Change {
-    /// The `mark` type of nft, for its listings.
-    const TYPE_MARK: u32 = 19;
+/// A type of nft, for its listings: of a mark, and of the index of an interface.
+pub const TYPE_MARK: u32 = 19;
+/// See [`TYPE_MARK`].
+pub const TYPE_INTERFACE: u32 = 20;
+
+/// A set whose keys are numbers of 32 bits of these types; `id` tells it from others of the same
+/// transaction.
+pub fn add_set(family: Family, table: &str, set: &str, id: u32, types: &[u32]) -> Change {
+    // nft writes the types of a joint key into one number, 6 bits each.
+    let (kind, length) = types
+        .iter()
+        .fold((0, 0_u32), |(kind, length), one| (kind << 6 | one, length.saturating_add(4)));
     // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
     let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
-    let key = [number(4, TYPE_MARK), number(5, 4)].concat();
+    let key = [number(4, kind), number(5, length)].concat();
     let attributes = [text(1, table), text(2, set), key, number(10, id), bytes(13, &userdata)];
     message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
 /// Puts a mark into a set.
 pub fn add_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    message(NEW_ELEMENT, CREATE, family, &element(table, set, mark))
+    message(NEW_ELEMENT, CREATE, family, &element(table, set, &mark.to_ne_bytes()))
+}
+
+/// Puts a mark together with the index of an interface into a set.
+pub fn add_mark_and_index(
+    family: Family,
+    table: &str,
+    set: &str,
+    (mark, index): (u32, u32),
+) -> Change {
+    let key = [mark.to_ne_bytes(), index.to_ne_bytes()].concat();
+    message(NEW_ELEMENT, CREATE, family, &element(table, set, &key))
 }
 
 /// Takes a mark out of a set.
 pub fn delete_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    message(DELETE_ELEMENT, 0, family, &element(table, set, mark))
+    message(DELETE_ELEMENT, 0, family, &element(table, set, &mark.to_ne_bytes()))
 }
 
-fn element(table: &str, set: &str, mark: u32) -> [Vec<u8>; 3] {
-    let key = nested(expr::ELEMENT, &[expr::data(1, &mark.to_ne_bytes())]);
+fn element(table: &str, set: &str, key: &[u8]) -> [Vec<u8>; 3] {
+    let key = nested(expr::ELEMENT, &[expr::data(1, key)]);
     [text(1, table), text(2, set), nested(3, &[key])]
 }
 

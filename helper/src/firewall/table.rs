@@ -6,15 +6,18 @@
 //! table inet portcullis {                # flags owner: dies with the helper, editable by nobody
 //!   set live { type mark; }              # leases that are open; taken out first when one ends
 //!   set shared { type mark; }            # leases beside another DHCP server, open or ended
+//!   set homes { type mark . iface_index; }  # where each lease is, or was: its sockets' filter
 //!   chain input {                        # input, -5: before every firewall's own chain
 //!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
 //!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
 //!     udp|tcp, socket mark & MASK == TAG  jump admit
 //!     udp, socket mark @shared, dport 67  accept      # the other server's, too: as if we were not
+//!     udp, socket mark . iif != @homes, dport 67  accept  # moved: its filter drops it, others hear it
 //!     udp|tcp, socket mark & MASK == TAG  drop                      # deaf for everything else
 //!   }
 //!   chain admit      per lease and port: ipv4, iif, protocol, dport, socket mark LEASE, in @live
 //!                    -> packet mark TAG, accept (the host's chain accepts what has it)
+//!                  and for UDP 67: ipv4, iif, to 255.255.255.255, another tagged socket -> the same
 //!   chain untrack_in, untrack_out        # raw: no conntrack entry outlives a lease's UDP
 //!   chain guard {                        # output, 300: what it sees is what leaves
 //!     socket mark & MASK == TAG  jump leased                        # all address families
@@ -52,6 +55,7 @@ pub const NAME: &str = "portcullis";
 
 const LIVE: &str = "live";
 const SHARED: &str = "shared";
+const HOMES: &str = "homes";
 const INPUT: &str = "input";
 const ADMIT: &str = "admit";
 const UNTRACK_IN: &str = "untrack_in";
@@ -93,13 +97,15 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let tagged = || expr::socket_is_tagged(marks);
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
+    let away = || expr::socket_mark_and_iif_not_in(HOMES);
     let not_live = || expr::socket_mark_in(LIVE, false);
     let udp_67 = || expr::dport(DHCP_PORT);
     let untag = || expr::set_tag_bits(marks, 0);
     vec![
         nft::add_owned_table(FAMILY, NAME),
-        nft::add_mark_set(FAMILY, NAME, LIVE, 1),
-        nft::add_mark_set(FAMILY, NAME, SHARED, 2),
+        nft::add_set(FAMILY, NAME, LIVE, 1, &[nft::TYPE_MARK]),
+        nft::add_set(FAMILY, NAME, SHARED, 2, &[nft::TYPE_MARK]),
+        nft::add_set(FAMILY, NAME, HOMES, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
@@ -112,6 +118,7 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [udp(), expr::socket_mark_in(SHARED, true), udp_67(), expr::accept()]),
+        rule(INPUT, None, [udp(), away(), udp_67(), expr::accept()]),
         rule(INPUT, None, [udp(), tagged(), expr::drop()]),
         rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
         rule(BOOT_ANSWER, None, answer(DHCPOFFER)),
@@ -129,8 +136,12 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     let marks = opening.mark.marks();
     let udp = || expr::protocol(Protocol::Udp);
     let mark = opening.mark.value();
-    let mut out =
-        vec![nft::add_mark(FAMILY, NAME, LIVE, mark), nft::add_mark(FAMILY, NAME, SHARED, mark)];
+    let admit = || [expr::set_tag_bits(marks, marks.tag()), expr::accept()].concat();
+    let mut out = vec![
+        nft::add_mark(FAMILY, NAME, LIVE, mark),
+        nft::add_mark_and_index(FAMILY, NAME, HOMES, (mark, index)),
+        nft::add_mark(FAMILY, NAME, SHARED, mark),
+    ];
     if opening.dhcp != Dhcp::Shared {
         // The slot's last lease may have left it there: added twice is there once, and deletable.
         out.push(nft::delete_mark(FAMILY, NAME, SHARED, mark));
@@ -143,10 +154,23 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
             expr::iif(index),
             expr::protocol(protocol),
             expr::dport(port),
-            expr::set_tag_bits(marks, marks.tag()),
-            expr::accept(),
+            admit(),
         ];
         out.push(rule(ADMIT, admitted));
+    }
+    if opening.dhcp != Dhcp::None {
+        // The holder of another lease's socket can move it here, and the kernel may find that one
+        // first. A broadcast comes to both all the same, and there the other's own filter drops it.
+        let beside_another = vec![
+            expr::socket_mark_is_not(mark),
+            expr::ipv4(),
+            expr::iif(index),
+            udp(),
+            expr::dport(DHCP_PORT),
+            expr::to_everybody(),
+            admit(),
+        ];
+        out.push(rule(ADMIT, beside_another));
     }
     out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
     for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {

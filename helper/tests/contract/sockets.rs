@@ -12,7 +12,8 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt};
 use portcullis_helper::{
-    firewall::{Dhcp, Opening},
+    config::Config,
+    firewall::{Dhcp, Firewall, Nftables, Opening},
     interface::{InterfaceName, Link},
     kernel::{Kernel, Linux},
     mark::Marks,
@@ -21,7 +22,10 @@ use portcullis_helper::{
 };
 use socket2::{SockFilter, SockRef};
 
-use crate::netns::{Peer, sh, two_wires};
+use crate::{
+    netns::{Peer, sh, two_wires},
+    real::NIXOS,
+};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
@@ -344,4 +348,83 @@ fn the_kernel_says_what_an_interface_is() {
     assert_eq!(other.addresses, [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 9)]);
     assert!(link("lo").unwrap().loopback);
     assert_eq!(link("pc-nobody"), None);
+}
+
+/// What a lease hears on port 67 of its interface while a socket of another lease is moved there.
+fn heard_beside(peer: &Peer, other: Dhcp, moved_to: Option<&[u8]>) -> [usize; 3] {
+    // As the whole firewall of NixOS does it.
+    sh(&NIXOS.replace("new : jump", "untracked : jump input-allow, new : jump"));
+    let other = Opening { dhcp: other, ..opening() };
+    let own = Opening {
+        mark: Marks::default().lease(NonZeroU8::new(8).unwrap()),
+        interface: InterfaceName::parse("pc-svc1").unwrap(),
+        index: link("pc-svc1").unwrap().index,
+        ..opening()
+    };
+    let mut firewall = Nftables::new(&Config::default()).unwrap();
+    let moved = take(&mut sockets::bind(&other, ADDRESS).unwrap(), "dhcp");
+    let here = Ipv4Addr::new(198, 51, 100, 1);
+    let mut bound = sockets::bind(&own, here).unwrap();
+    let dhcp = take(&mut bound, "dhcp");
+    for opening in [&other, &own] {
+        firewall.open(opening).unwrap();
+    }
+    let heard = || {
+        send(peer, "198.51.100.2", "255.255.255.255:67", 3);
+        received(&dhcp, 3)
+    };
+    let before = heard();
+    moved.connect("192.0.2.2:9").unwrap();
+    rustix::net::connect_unspec(&moved).unwrap();
+    SockRef::from(&moved).bind_device(moved_to).unwrap();
+    let meanwhile = heard();
+    firewall.close(&other).unwrap();
+    let afterwards = heard();
+    drop((moved, bound));
+    [before, meanwhile, afterwards]
+}
+
+/// Without its device, or on the other lease's interface: neither while its own lease is open nor after.
+#[test]
+fn p9_a_socket_of_another_lease_takes_no_broadcast() {
+    for other in [Dhcp::Proxy, Dhcp::Shared] {
+        for moved_to in [None, Some(b"pc-svc1".as_slice())] {
+            let heard = move || Some(heard_beside(&two_wires()?, other, moved_to));
+            let heard = thread::spawn(heard).join().unwrap();
+            assert!(heard.is_none_or(|heard| heard == [3; 3]), "{other:?} {moved_to:?}: {heard:?}");
+        }
+    }
+}
+
+/// Another DHCP server of the host, on another interface.
+#[test]
+fn p9_a_moved_socket_does_not_make_a_server_of_the_host_deaf() {
+    let Some(peer) = two_wires() else { return };
+    let server = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    server.bind_device(Some(b"pc-svc1")).unwrap();
+    server.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67)).into()).unwrap();
+    let server = UdpSocket::from(server);
+    let mut firewall = Nftables::new(&Config::default()).unwrap();
+    let opening = opening();
+    let moved = take(&mut sockets::bind(&opening, ADDRESS).unwrap(), "dhcp");
+    firewall.open(&opening).unwrap();
+    let heard = || {
+        send(&peer, "198.51.100.2", "255.255.255.255:67", 3);
+        received(&server, 3)
+    };
+    assert_eq!(heard(), 3);
+    moved.connect("192.0.2.2:9").unwrap();
+    rustix::net::connect_unspec(&moved).unwrap();
+    SockRef::from(&moved).bind_device(Some(b"pc-svc1")).unwrap();
+    assert_eq!(heard(), 3, "moved there while its lease is open");
+    firewall.close(&opening).unwrap();
+    assert_eq!(heard(), 3, "its lease has ended");
+    assert_eq!(received(&moved, 0), 0);
+    // At home, without a lease, it is deaf.
+    rustix::net::connect_unspec(&moved).unwrap();
+    SockRef::from(&moved).bind_device(Some(b"pc-svc0")).unwrap();
+    send(&peer, "192.0.2.2", "255.255.255.255:67", 3);
+    assert_eq!(received(&moved, 0), 0);
+    let listing = sh("nft list table inet portcullis");
+    assert!(listing.contains("type mark . iface_index"), "{listing}");
 }

@@ -56,12 +56,16 @@ fn http_boot_that_does_not_come_for_the_program_is_told_what_to_try() {
     let mut book = book();
     ask(&mut book, 0, A, 16, Firmware::Http, OfferForm::Http);
     let told = book.tick(31_000);
-    let [(_, Statement::Stalled { step, advice })] = told.as_slice() else { panic!("{told:?}") };
+    let [(_, Statement::Stalled { step, advice, .. })] = told.as_slice() else {
+        panic!("{told:?}")
+    };
     assert!(step.contains("EFI program"), "{step}");
     assert!(advice.iter().any(|line| line.contains("plain HTTP")), "{advice:?}");
     book.fact(40_000, A, started(1, Role::Efi));
     let told = book.tick(71_000);
-    let [(_, Statement::Stalled { step, advice })] = told.as_slice() else { panic!("{told:?}") };
+    let [(_, Statement::Stalled { step, advice, .. })] = told.as_slice() else {
+        panic!("{told:?}")
+    };
     assert!(step.contains("EFI program's download"), "{step}");
     assert!(advice[0].contains("memory"), "{advice:?}");
 }
@@ -128,7 +132,9 @@ fn silence(book: &mut Book, from: u64, until: u64) -> Vec<(u64, String, String)>
     let mut said = Vec::new();
     for second in from.div_ceil(1000)..=until / 1000 {
         for (mac, statement) in book.tick(second * 1000) {
-            let Statement::Stalled { step, advice } = statement else { panic!("{statement:?}") };
+            let Statement::Stalled { step, advice, .. } = statement else {
+                panic!("{statement:?}")
+            };
             assert_eq!(mac, A);
             said.push((second, step, advice[0].clone()));
         }
@@ -144,6 +150,30 @@ fn says(book: &mut Book, from: u64, second: u64, step: &str, reason: &str) {
     assert_eq!(said[0].0, second);
     assert!(said[0].1.contains(step), "{said:?}");
     assert!(said[0].2.contains(reason), "{said:?}");
+}
+
+#[test]
+fn what_the_screen_shows_depends_on_what_asked_last() {
+    for (arch, firmware, form, codes) in [
+        (BIOS, Firmware::Pxe, OfferForm::Complete, &["PXE-E53", "PXE-E32"][..]),
+        (UEFI, Firmware::Pxe, OfferForm::Complete, &["PXE-E16", "PXE-E18"]),
+        (UEFI, Firmware::Ipxe, OfferForm::Script, &["ipxe-4c0a6", "ipxe-040ee1"]),
+        (41, Firmware::Pxe, OfferForm::Folder, &[]),
+    ] {
+        let mut book = book();
+        ask(&mut book, 0, A, arch, firmware, form);
+        let told = book.tick(60_000);
+        let [(_, Statement::Stalled { screen, .. })] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(screen, codes);
+    }
+    // It asks again and takes no address: nobody gave it one.
+    let mut book = book();
+    for now in [0, 4_000, 8_000] {
+        ask(&mut book, now, A, BIOS, Firmware::Pxe, OfferForm::Complete);
+    }
+    let told = book.tick(60_000);
+    let [(_, Statement::Stalled { screen, .. })] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(screen, &["PXE-E52"]);
 }
 
 #[test]
@@ -442,7 +472,7 @@ fn returned(book: &mut Book, after: u64, firmware: Firmware) -> Option<Vec<Strin
     load(book, 1_000, A, 1, Role::Efi);
     let told = book.fact(1_000 + after, A, seen(16, firmware));
     told.into_iter().find_map(|what| match what {
-        What::Statement(Statement::Stalled { step, advice }) => {
+        What::Statement(Statement::Stalled { step, advice, .. }) => {
             assert!(step.contains("refused"), "{step}");
             Some(advice)
         }

@@ -128,6 +128,26 @@ fn wire_49_an_ack_inside_the_window_goes_on_from_there() {
 }
 
 #[test]
+fn wire_49_a_window_whose_first_block_was_lost_is_sent_again_once() {
+    let at = Duration::from_micros;
+    let (mut transfer, _) = windowed(8000, 8, 4);
+    assert_eq!(transfer.receive(&ack(0), at(2000)), window(1, 4));
+    assert_eq!(transfer.receive(&ack(4), at(4000)), window(5, 4));
+    // Doubled on the way: it cannot be an answer to what was sent half a millisecond ago.
+    assert_eq!(transfer.receive(&ack(4), at(4500)), Action::Wait);
+    // The reader saw block 6.
+    assert_eq!(transfer.receive(&ack(4), at(6000)), window(5, 4));
+    // And block 7.
+    assert_eq!(transfer.receive(&ack(4), at(8000)), Action::Wait);
+    assert_eq!(transfer.receive(&ack(8), at(9000)), window(9, 4));
+    // This may answer the second of two windows 5 to 8.
+    assert_eq!(transfer.receive(&ack(8), at(11_000)), Action::Wait);
+    assert_eq!(transfer.receive(&ack(12), at(12_000)), window(13, 4));
+    assert_eq!(transfer.receive(&ack(12), at(14_000)), window(13, 4));
+    assert_eq!(transfer.retransmissions(), 2);
+}
+
+#[test]
 fn wire_51_pauses_grow_and_are_bounded() {
     let (mut transfer, _) = plain(5000);
     let mut now = NOW;
@@ -243,6 +263,9 @@ impl Reader {
     }
 }
 
+/// How long the reader waits before it says again what it has.
+const READER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs a transfer of `file`; gives what arrived and how many DATA packets were sent for it.
 fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -> (Vec<u8>, u64) {
     let length = file.len() as u64;
@@ -260,7 +283,8 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
         since_ack: 0,
         complete: false,
     };
-    queue.push(Reverse((Duration::from_secs(1), 0, Event::ReaderTimer)));
+    let mut heard = NOW;
+    queue.push(Reverse((READER_PAUSE, 0, Event::ReaderTimer)));
     loop {
         let mut out = Vec::new();
         match action {
@@ -297,13 +321,17 @@ fn simulate(file: &[u8], block: u16, blocks: u16, weather: Weather, seed: u64) -
             match event {
                 Event::ToServer(packet) => action = transfer.receive(&packet, now),
                 Event::ToReader(packet) => {
+                    heard = now;
                     out.extend(reader.receive(&packet).map(|ack| Event::ToServer(ack.into())));
                 }
                 Event::ReaderTimer => {
                     // A reader repeats its last ACK when nothing comes.
-                    let low = u16::try_from(reader.blocks % 65536).unwrap();
-                    out.push(Event::ToServer(ack(low).into()));
-                    let again = now + Duration::from_secs(1);
+                    if now - heard >= READER_PAUSE {
+                        let low = u16::try_from(reader.blocks % 65536).unwrap();
+                        out.push(Event::ToServer(ack(low).into()));
+                        heard = now;
+                    }
+                    let again = heard + READER_PAUSE;
                     queue.push(Reverse((again, 0, Event::ReaderTimer)));
                 }
             }
@@ -351,6 +379,21 @@ fn wire_49_duplicated_packets_do_not_double_the_traffic() {
     let (received, sent) = simulate(&file, 512, 1, doubled, 1);
     assert!(received == file);
     assert_eq!(sent, 101);
+}
+
+#[test]
+fn wire_49_doubled_acks_of_windows_cause_nothing() {
+    let (mut transfer, _) = windowed(8 * 400, 8, 4);
+    let mut now = NOW;
+    let mut sent = 0;
+    for block in (0..=400).step_by(4) {
+        now += Duration::from_millis(1);
+        if let Action::Window { count, .. } = transfer.receive(&ack(block), now) {
+            sent += count;
+        }
+        assert_eq!(transfer.receive(&ack(block), now), Action::Wait);
+    }
+    assert_eq!(sent, 401);
 }
 
 proptest! {

@@ -1,0 +1,158 @@
+//! The way from a transfer to its machine: a socket of its own, or the one of port 69 that all share.
+//!
+//! Guarantees: blocks leave in order and each as a datagram of its own. From a transfer's own socket
+//! a window goes to the kernel at once, which cuts it into datagrams (UDP_SEGMENT, udp(7)) without
+//! a copy before that; where kernel or device cannot, they go one by one, and so for the rest of the
+//! transfer. From port 69 they always go one by one: the helper's guard lets nothing pass there that
+//! is longer than a frame.
+
+use std::{
+    io::{self, IoSlice},
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+    sync::Arc,
+};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::UdpSocket};
+
+use crate::wire::tftp::{DATA_HEADER, data_header};
+
+/// Most datagrams that a kernel makes of one (UDP_MAX_SEGMENTS before Linux 6.9, include/linux/udp.h).
+const MAX_SEGMENTS: usize = 64;
+
+/// Longest UDP payload over IPv4: 65535 octets less both headers.
+const MAX_PAYLOAD: usize = 65_507;
+
+/// See the top of the file.
+pub(super) struct Line {
+    socket: Arc<UdpSocket>,
+    shared: bool,
+    /// Whether the kernel is asked to cut windows.
+    segments: bool,
+}
+
+impl Line {
+    /// A fresh port on the interface's address.
+    pub fn open(address: Ipv4Addr, interface: &str) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        // Keeps a VPN's routes from taking the answers. Kernels before 5.7 want a privilege for it;
+        // the address alone has to do there.
+        let _ = socket.bind_device(Some(interface.as_bytes()));
+        socket.bind(&SocketAddr::from((address, 0)).into())?;
+        socket.set_nonblocking(true)?;
+        let socket = Arc::new(UdpSocket::from_std(socket.into())?);
+        Ok(Self { socket, shared: false, segments: true })
+    }
+
+    /// The socket of port 69. What comes back is read by whoever reads that.
+    pub fn shared(socket: Arc<UdpSocket>) -> Self {
+        Self { socket, shared: true, segments: false }
+    }
+
+    /// The next datagram to a socket of its own.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        if self.shared {
+            return std::future::pending().await;
+        }
+        self.socket.recv_from(buffer).await
+    }
+
+    /// Sends one datagram.
+    pub async fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(packet, to).await.map(drop)
+    }
+
+    /// Sends `count` blocks of `block` octets from number `first` on. `octets` is what they hold; the
+    /// last block of a file may be short or empty.
+    pub async fn send_window(
+        &mut self,
+        first: u64,
+        count: u16,
+        block: usize,
+        octets: &[u8],
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        let at_once = (MAX_PAYLOAD / (DATA_HEADER + block)).clamp(1, MAX_SEGMENTS);
+        let mut rest = Blocks { first, count: usize::from(count), block, octets };
+        while self.segments && rest.count > 1 {
+            let (burst, after) = rest.split(at_once);
+            if self.send_burst(&burst, to).await.is_err() {
+                // Whatever the reason is: if it is none of segmentation's, it comes again below.
+                self.segments = false;
+                break;
+            }
+            rest = after;
+        }
+        while rest.count > 0 {
+            let (one, after) = rest.split(1);
+            self.send_burst(&one, to).await?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// One call of the kernel.
+    async fn send_burst(&self, burst: &Blocks<'_>, to: SocketAddr) -> io::Result<()> {
+        let segment = u16::try_from(DATA_HEADER + burst.block).unwrap_or(u16::MAX);
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let control = if burst.count > 1 { &control[..] } else { &[] };
+        let to = SockaddrStorage::from(to);
+        let send = || {
+            let mut headers = [[0; DATA_HEADER]; MAX_SEGMENTS];
+            let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
+            let parts = burst.parts(&mut headers, &mut parts);
+            sendmsg(self.socket.as_raw_fd(), parts, control, MsgFlags::empty(), Some(&to))
+                .map(drop)
+                .map_err(io::Error::from)
+        };
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+}
+
+/// Blocks that follow one another.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    first: u64,
+    count: usize,
+    block: usize,
+    octets: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    /// The first `most` blocks, and the others.
+    fn split(self, most: usize) -> (Self, Self) {
+        let count = self.count.min(most);
+        let (octets, others) = self.octets.split_at((count * self.block).min(self.octets.len()));
+        let number = u64::try_from(count).unwrap_or(u64::MAX);
+        let first = self.first.saturating_add(number);
+        (
+            Self { count, octets, ..self },
+            Self { first, count: self.count - count, octets: others, ..self },
+        )
+    }
+
+    /// Header, payload, header, payload ... of at most [`MAX_SEGMENTS`] blocks.
+    fn parts<'b>(
+        &self,
+        headers: &'b mut [[u8; DATA_HEADER]; MAX_SEGMENTS],
+        parts: &'b mut [IoSlice<'b>; 2 * MAX_SEGMENTS],
+    ) -> &'b [IoSlice<'b>]
+    where
+        'a: 'b,
+    {
+        for (header, number) in headers.iter_mut().zip(self.first..) {
+            *header = data_header(number);
+        }
+        let payloads = self.octets.chunks(self.block).chain(std::iter::repeat(&[][..]));
+        let blocks = headers.iter().zip(payloads).take(self.count);
+        for (pair, (header, payload)) in parts.chunks_exact_mut(2).zip(blocks) {
+            if let [first, second] = pair {
+                *first = IoSlice::new(header);
+                *second = IoSlice::new(payload);
+            }
+        }
+        parts.get(..2 * self.count).unwrap_or(parts)
+    }
+}
