@@ -166,6 +166,11 @@ pub struct Boot {
     /// Shown on the machine's screen before it fetches the kernel.
     #[arg(long, value_name = "TEXT")]
     pub bootmsg: Option<String>,
+    /// Folder on a web server that has copies of kernel and initrds under their own names: machines
+    /// with iPXE fetch them from there, and from this computer only if that fails. May be given
+    /// several times: the machines are spread over the mirrors, and each one tries all of them.
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
     /// Where, for whom and how.
     #[command(flatten)]
     pub serving: Serving,

@@ -159,16 +159,33 @@ impl Fetcher {
         timeout(within, read).await.unwrap_or(Err(FetchError::Timeout(within)))
     }
 
+    /// `count` octets of a file from `start` on; all of it, if its server knows no ranges.
+    ///
+    /// # Errors
+    /// There is no such file, or no such part of it.
+    pub async fn part(&self, address: &Uri, start: u64, count: u64) -> Result<Part, FetchError> {
+        let end = start.saturating_add(count).saturating_sub(1);
+        let response = self.ask(Method::GET, address, &range(start, end), ANSWER).await?;
+        let start = match response.status() {
+            StatusCode::OK => None,
+            StatusCode::PARTIAL_CONTENT => Some(start),
+            other => return Err(FetchError::Status(other)),
+        };
+        Ok(Part {
+            facts: Facts::of(&response),
+            start: start.unwrap_or_default(),
+            whole: start.is_none(),
+            body: Body::new(response.into_body()),
+        })
+    }
+
     /// The first octets of a file, at most `limit`, and what its server says of it.
     ///
     /// # Errors
     /// There is no such file.
     pub async fn head(&self, address: &Uri, limit: usize) -> Result<(Vec<u8>, Facts), FetchError> {
-        let mut headers = HeaderMap::new();
-        if let Ok(range) = HeaderValue::from_str(&format!("bytes=0-{}", limit.saturating_sub(1))) {
-            headers.insert(RANGE, range);
-        }
-        let response = self.ask(Method::GET, address, &headers, ANSWER).await?;
+        let end = u64::try_from(limit.saturating_sub(1)).unwrap_or(u64::MAX);
+        let response = self.ask(Method::GET, address, &range(0, end), ANSWER).await?;
         let facts = match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Facts::of(&response),
             // A file without a first octet (RFC 9110 section 15.5.17).
@@ -193,6 +210,41 @@ impl Fetcher {
         timeout(ANSWER, read).await.unwrap_or(Err(FetchError::Timeout(ANSWER)))?;
         octets.truncate(limit);
         Ok((octets, facts))
+    }
+}
+
+/// Asks for these octets, the last one included.
+fn range(start: u64, end: u64) -> HeaderMap {
+    let range = HeaderValue::from_str(&format!("bytes={start}-{end}"));
+    range.map(|range| (RANGE, range)).into_iter().collect()
+}
+
+/// A part of a file, while it comes.
+#[derive(Debug)]
+pub struct Part {
+    /// What its server says of the whole.
+    pub facts: Facts,
+    /// The place in the file of what comes first; [`Self::next`] leaves it to the caller.
+    pub start: u64,
+    whole: bool,
+    body: Body,
+}
+
+impl Part {
+    /// It is the whole file, since its server knows no ranges.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The next octets, or none at the end.
+    ///
+    /// # Errors
+    /// Nothing came for too long, or the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let next = timeout(ANSWER, next(&mut self.body)).await;
+        let next = next.map_err(|_| FetchError::Timeout(ANSWER))?;
+        next.transpose().map_err(|error| connection(&error))
     }
 }
 

@@ -112,6 +112,9 @@ pub struct Generation {
     pub cmdline: Template,
     /// Extra files that command line or script name.
     pub others: Vec<Payload>,
+    /// Folders on other web servers that have kernel and initrds under their own names, and that
+    /// machines try first: addresses without a slash at the end.
+    pub mirrors: Vec<String>,
     /// Shown on the machine's screen before it fetches the kernel.
     pub message: Option<String>,
     /// An iPXE script that is run instead of one made from the above.
@@ -144,6 +147,7 @@ impl Default for Generation {
             initrds: Vec::new(),
             cmdline: Template::default(),
             others: Vec::new(),
+            mirrors: Vec::new(),
             message: None,
             script: None,
             files: Vec::new(),
@@ -177,6 +181,7 @@ impl Generation {
         let mut images = self.kernel.iter().chain(&self.initrds);
         self.script.is_none()
             && self.menu.is_empty()
+            && self.mirrors.is_empty()
             && images.all(|image| image.elsewhere().is_none())
     }
 

@@ -9,13 +9,21 @@
 //! that holds `${` and a later `}` cannot be written at all. Options end at the first argument
 //! (src/core/getopt.c), so words that begin with `-` need nothing.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use crate::{
     image::{Generation, MenuItem, Payload, Script, menu_folder},
     mac::MacAddr,
+    source::mirror,
     template::Machine,
 };
+
+/// Milliseconds without an octet after which iPXE leaves a mirror for the next one (ipxe:
+/// src/core/monojob.c `monojob_wait`): longer than a server's disk takes to wake up.
+const MIRROR_STALL: u32 = 20_000;
 
 /// A command line that iPXE cannot pass on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +69,16 @@ pub fn script(generation: &Generation, machine: &Machine) -> Result<String, Cmdl
         }
         None => {}
     }
-    let address = |payload: Option<&Payload>, name: &str| {
-        payload.and_then(Payload::elsewhere).unwrap_or_else(|| format!("{url}/{name}"))
+    let mirrors = spread(&generation.mirrors, machine.mac);
+    // One line: fetched from the first that has all of it.
+    let fetch = |command: &str, payload: Option<&Payload>, name: &str| {
+        let mut line = String::new();
+        for base in &mirrors {
+            let address = mirror::address(base, payload.map_or(name, Payload::name));
+            let _ = write!(line, "{command} --timeout {MIRROR_STALL} --name {name} {address} || ");
+        }
+        let last = payload.and_then(Payload::elsewhere).unwrap_or_else(|| format!("{url}/{name}"));
+        line + &format!("{command} --name {name} {last}")
     };
     // A message that cannot be written is no reason not to boot.
     let message = generation.message.as_deref().and_then(|text| quote(text).ok());
@@ -72,12 +88,12 @@ pub fn script(generation: &Generation, machine: &Machine) -> Result<String, Cmdl
         // After a word of ours, for a message may begin with a hyphen.
         let _ = writeln!(script, "echo Portcullis: {message}");
     }
-    let kernel = address(generation.kernel.as_ref(), "kernel");
-    let _ = writeln!(script, "kernel --name kernel {kernel} || goto no_kernel");
+    let kernel = fetch("kernel", generation.kernel.as_ref(), "kernel");
+    let _ = writeln!(script, "{kernel} || goto no_kernel");
     let mut arguments = String::from("kernel");
     for (number, initrd) in generation.initrds.iter().enumerate() {
-        let initrd = address(Some(initrd), &format!("initrd{number}"));
-        let _ = writeln!(script, "initrd --name initrd{number} {initrd} || goto no_initrd");
+        let initrd = fetch("initrd", Some(initrd), &format!("initrd{number}"));
+        let _ = writeln!(script, "{initrd} || goto no_initrd");
         let _ = write!(arguments, " initrd=initrd{number}");
     }
     if !cmdline.is_empty() {
@@ -112,6 +128,16 @@ fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
 
 /// Milliseconds until the first item of a menu is taken.
 const MENU_TIMEOUT: u32 = 30_000;
+
+/// The mirrors in the order in which this machine tries them: the same at every boot, and another one
+/// first for other machines.
+fn spread(mirrors: &[String], mac: MacAddr) -> Vec<&String> {
+    let mut hasher = DefaultHasher::new();
+    mac.0.hash(&mut hasher);
+    let count = u64::try_from(mirrors.len()).unwrap_or(u64::MAX).max(1);
+    let first = usize::try_from(hasher.finish() % count).unwrap_or_default();
+    mirrors.iter().cycle().skip(first).take(mirrors.len()).collect()
+}
 
 /// The first line, and the settings that quoted texts refer to.
 fn head(quoted: &[&str]) -> String {
@@ -285,6 +311,41 @@ mod tests {
         for label in ["no_kernel", "no_initrd", "no_boot", "failed"] {
             assert!(FAILURES.contains(&format!(":{label}\n")), "{label}");
         }
+    }
+
+    #[test]
+    fn mirrors_are_tried_before_ourselves_and_spread_over_the_machines() {
+        let mut generation = generation(1, "");
+        generation.mirrors = vec!["http://a/x".into(), "https://b".into(), "http://c:8".into()];
+        let mut first = std::collections::BTreeSet::new();
+        for last in 0..64 {
+            let mac = MacAddr([2, 0, 0, 0, 0, last]);
+            let url = machine_url(&generation, "http://h:1", mac);
+            let machine = Machine { mac, ..Machine::at(&url) };
+            let text = super::script(&generation, &machine).unwrap();
+            assert_eq!(text, super::script(&generation, &machine).unwrap());
+            let order = |command: &str| {
+                let line = text.lines().find(|line| line.starts_with(command)).unwrap();
+                let mut tries: Vec<String> = line.split(" || ").map(str::to_owned).collect();
+                assert!(tries.pop().unwrap().starts_with("goto no_"));
+                let ours = tries.pop().unwrap();
+                assert!(ours.ends_with(&format!(
+                    " {url}/{}",
+                    if command == "kernel" { "kernel" } else { "initrd0" }
+                )));
+                assert!(!ours.contains("--timeout"), "an iPXE without that option comes to us");
+                tries
+            };
+            let (kernel, initrd) = (order("kernel"), order("initrd"));
+            assert_eq!(kernel.len(), 3);
+            for (kernel, initrd) in kernel.iter().zip(&initrd) {
+                let (command, address) = kernel.rsplit_once(' ').unwrap();
+                assert_eq!(command, "kernel --timeout 20000 --name kernel");
+                assert_eq!(*initrd, format!("initrd --timeout 20000 --name initrd0 {address}"));
+            }
+            first.insert(kernel[0].clone());
+        }
+        assert_eq!(first.len(), 3, "{first:?}");
     }
 
     #[test]

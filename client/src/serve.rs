@@ -139,8 +139,12 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let signer = signer(&boot.serving, report)?;
     let direct = boot.serving.direct;
     if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
-        if !boot.initrds.is_empty() || boot.cmdline.is_some() || !boot.menu.is_empty() {
-            let text = "netboot.xyz chooses kernel and command line itself: name it alone";
+        let alone = boot.initrds.is_empty()
+            && boot.cmdline.is_none()
+            && boot.menu.is_empty()
+            && boot.mirror.is_empty();
+        if !alone {
+            let text = "netboot.xyz chooses kernel, command line and mirror itself: name it alone";
             return Err(Failure::new(Code::Usage, text));
         }
         let generation = runtime.block_on(async {
@@ -156,6 +160,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
         message: boot.bootmsg.clone(),
         direct,
         menu: boot.menu.clone(),
+        mirrors: boot.mirror.clone(),
     };
     let (sender, changes) = mpsc::channel(CHANGES);
     let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
@@ -184,8 +189,15 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
             Dish::Linux { kernel, initrds, cmdline } => {
                 let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
                 let direct = quick.serving.direct;
-                let menu = Vec::new();
-                source::open(&Order { kernel, initrds, cmdline, message, direct, menu }).await?
+                source::open(&Order {
+                    kernel,
+                    initrds,
+                    cmdline,
+                    message,
+                    direct,
+                    ..Order::default()
+                })
+                .await?
             }
             Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
         };

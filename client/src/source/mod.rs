@@ -11,6 +11,7 @@ mod efi;
 mod file;
 pub mod fresh;
 pub mod kernel;
+pub mod mirror;
 pub mod netboot_ipxe;
 pub mod quick;
 pub mod url;
@@ -163,6 +164,8 @@ pub struct Order {
     pub direct: bool,
     /// Further sources and their names: each machine's person chooses.
     pub menu: Vec<(String, PathBuf)>,
+    /// Folders on web servers that have the same files: machines try them first.
+    pub mirrors: Vec<String>,
 }
 
 /// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
@@ -196,6 +199,12 @@ pub async fn open(order: &Order) -> Result<Generation, Failure> {
 }
 
 async fn open_one(order: &Order) -> Result<Generation, Failure> {
+    let mut generation = open_files(order).await?;
+    generation.mirrors = mirror::check(&generation, &order.mirrors).await?;
+    Ok(generation)
+}
+
+async fn open_files(order: &Order) -> Result<Generation, Failure> {
     let mut opener = Opener { direct: order.direct, ..Opener::default() };
     let cmdline = order.cmdline.as_deref();
     if order.kernel.is_dir() {
