@@ -10,7 +10,7 @@ use portcullis::{
     read::Content,
     report::{json, text::Narrator},
     source::{api::Api, netboot_ipxe::cmdline},
-    template::{Machine, Template},
+    template::{Identity, Machine, Said, Template},
 };
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -49,7 +49,9 @@ pub fn template(octets: &[u8]) {
     });
     if let Ok(template) = parsed {
         let url = "http://u";
-        let machine = Machine::at(url);
+        let said = || Said::new(b"said");
+        let identity = Identity { uuid: said(), arch: said(), serial: said(), hostname: said() };
+        let machine = Machine { identity, ..Machine::at(url) };
         let filled = template.text(&machine);
         assert_eq!(template.text(&machine), filled);
         let places = (0..files.len()).filter(|n| filled.contains(&format!("{url}/other{n}")));
