@@ -7,6 +7,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    process::Command,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use portcullis_lab::{
     need_host,
     netns::Netns,
     nixos::Flavour,
-    process::{Process, mortal, wait_until},
+    process::{Process, finish, mortal, wait_until},
     scene::{HOST, HTTP, Scene},
 };
 use tempfile::TempDir;
@@ -26,6 +28,15 @@ use tempfile::TempDir;
 /// The image's kernel and initrd, and how the mirrors' folder names them.
 const FILES: [&str; 2] = ["bzImage", "initrd"];
 const MAC: &str = "02:00:00:00:00:01";
+
+/// nginx, unpacked and not installed.
+fn program() -> &'static str {
+    static NGINX: LazyLock<String> = LazyLock::new(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rivals");
+        format!("{}/nginx", finish(Command::new(script)).unwrap().trim())
+    });
+    &NGINX
+}
 
 /// nginx with a folder, on a computer of its own.
 struct Mirror {
@@ -63,7 +74,7 @@ impl Mirror {
     }
 
     fn serve(&mut self) {
-        let mut command = mortal("nginx");
+        let mut command = mortal(program());
         command.arg("-e").arg(self.at("errors")).arg("-c").arg(self.at("nginx.conf"));
         self.nginx = Some(self.netns.spawn(command).unwrap());
         let listens = || !self.netns.sh("ss -Hltn 'sport = :80'").unwrap_or_default().is_empty();
@@ -105,7 +116,7 @@ fn named(script: &str, command: &str) -> (String, String) {
 
 #[test]
 fn a_machine_boots_from_a_mirror_and_the_host_sends_no_image() {
-    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("nginx"));
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("dpkg-deb"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let mirror = Mirror::start(&scene, 4, "0");
     let client = scene.serve(&["--mirror", &mirror.url()]).unwrap();
@@ -128,7 +139,7 @@ fn a_machine_boots_from_a_mirror_and_the_host_sends_no_image() {
 /// One mirror dies while it sends the initrd, the other is gone before: iPXE goes on, and at last to us.
 #[test]
 fn a_machine_whose_mirrors_die_boots_from_the_host() {
-    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("nginx"));
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("dpkg-deb"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     // So slow that the machine is in the middle of a file when they die.
     let mut mirrors = [4, 5].map(|last| Mirror::start(&scene, last, "64k"));
@@ -174,7 +185,7 @@ fn a_machine_whose_mirrors_die_boots_from_the_host() {
 /// The addresses in the script are those that bring the files, to any machine.
 #[test]
 fn the_script_names_mirrors_that_have_the_files_and_ourselves_last() {
-    need_host!(Needs::Tool("nginx"));
+    need_host!(Needs::Tool("dpkg-deb"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     let mirrors = [4, 5].map(|last| Mirror::start(&scene, last, "0"));
     let urls = [mirrors[0].url(), mirrors[1].url()];
@@ -212,7 +223,7 @@ fn the_script_names_mirrors_that_have_the_files_and_ourselves_last() {
 
 #[test]
 fn a_mirror_that_has_something_else_is_refused_before_anything_is_opened() {
-    need_host!(Needs::Tool("nginx"));
+    need_host!(Needs::Tool("dpkg-deb"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let mut mirror = Mirror::start(&scene, 4, "0");
     let refused = |url: &str, words: &[&str], code: i32| {
