@@ -24,8 +24,7 @@ INSTALLED = \
 	$(PREFIX)/lib/sysusers.d/portcullis.conf \
 	$(PREFIX)/lib/systemd/catalog/portcullis.catalog \
 	$(datadir)/doc/portcullis/helper.toml.example \
-	$(addprefix $(datadir)/man/man1/,portcullis.1 portcullis-boot.1 portcullis-status.1 \
-		portcullis-close.1 portcullis-explain.1 portcullis-interfaces.1) \
+	$(addprefix $(datadir)/man/man1/,portcullis.1 portcullis-[a-z]*.1) \
 	$(datadir)/bash-completion/completions/portcullis \
 	$(datadir)/zsh/site-functions/_portcullis \
 	$(datadir)/fish/vendor_completions.d/portcullis.fish

@@ -27,6 +27,43 @@ const BANNED: [(&str, &str); 5] = [
     ("async-io", "one runtime: tokio"),
 ];
 
+/// With a page for a command that does not exist yet, which nobody will remember to list.
+#[test]
+fn what_is_installed_is_uninstalled() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let build = directory.path().join("build");
+    let generated = build.join("generated");
+    std::fs::create_dir_all(&generated).expect("a directory");
+    let programs = ["portcullis", "portcullis-helper"].map(|name| build.join(name));
+    let pages = ["portcullis.1", "portcullis-boot.1", "portcullis-new.1", "portcullis.bash"];
+    let completions = ["_portcullis", "portcullis.fish"];
+    let texts = pages.iter().chain(&completions).map(|name| generated.join(name));
+    for file in programs.into_iter().chain(texts) {
+        let made = Command::new("install").args(["-m755", "/dev/null"]).arg(file).status();
+        assert!(made.expect("install starts").success());
+    }
+    let root = directory.path().join("root");
+    let make = |goal: &str| {
+        let made = Command::new("make")
+            .args(["--silent", goal, "PIXIECORE=yes"])
+            .arg(format!("DESTDIR={}", root.display()))
+            .arg(format!("BUILD={}", build.display()))
+            .current_dir(workspace())
+            .output()
+            .expect("make starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    let files = || {
+        let found = Command::new("find").arg(&root).args(["!", "-type", "d"]).output();
+        String::from_utf8(found.expect("find starts").stdout).expect("names")
+    };
+    make("install");
+    assert!(files().lines().count() > 15, "{}", files());
+    assert!(files().contains("portcullis-new.1") && files().contains("bin/pixiecore"));
+    make("uninstall");
+    assert_eq!(files(), "");
+}
+
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--locked", "--offline"])
