@@ -185,6 +185,14 @@ impl Generation {
             && images.all(|image| image.elsewhere().is_none())
     }
 
+    /// Whether machines fetch anything from another server themselves.
+    #[must_use]
+    pub fn is_fetched_elsewhere(&self) -> bool {
+        let mut files = self.kernel.iter().chain(&self.initrds).chain(&self.others);
+        files.any(|file| file.elsewhere().is_some())
+            || self.menu.iter().any(|item| item.generation.is_fetched_elsewhere())
+    }
+
     /// The part that a path in the machine's folder leads to, and the rest of that path: below
     /// [`menu_folder`] an item of the menu, else this itself.
     #[must_use]

@@ -253,6 +253,9 @@ fn serve(
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    if boot.direct && content.generation().is_some_and(|one| !one.is_fetched_elsewhere()) {
+        report.note("--direct does nothing here: every file lies on this computer.");
+    }
     let chain = find_chain(boot, &content, report)?;
     let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
@@ -302,7 +305,8 @@ fn find_chain(
             Payload::Remote(_) => None,
         });
     let Some((generation, kernel)) = kernel else {
-        let text = "GRUB is given a kernel and initrds that lie on this computer, the same for every                     machine";
+        let text = "GRUB is given a kernel and initrds that lie on this computer, the same for every \
+                    machine";
         return Err(refusal(text.to_owned()).advise("download them, and name the files"));
     };
     if content.efi().is_some_and(EfiImage::is_named) {
@@ -357,6 +361,8 @@ async fn run(
         }
         opened = open(plan, &mut session, report) => opened?,
     };
+    // Of all that is open, also when it does not come to serving.
+    let mut leases: Vec<Lease> = opened.iter().map(|(lease, _)| lease.clone()).collect();
     let started = tokio::select! {
         biased;
         () = interrupts.next() => None,
@@ -369,14 +375,15 @@ async fn run(
     let _awake = inhibit::sleep(session.connection()).await;
     if !outlets.is_empty() {
         watch(&mut session, &mut outlets, &mut changes, &mut interrupts, report).await?;
+        leases = outlets.iter().map(|outlet| outlet.lease.clone()).collect();
     }
     for outlet in &mut outlets {
         outlet.stop(report).await;
     }
     report.interrupted();
     let close = async {
-        for outlet in &outlets {
-            if let Ok(Err(failure)) = timeout(CLOSING, session.close(outlet.lease.number)).await {
+        for lease in &leases {
+            if let Ok(Err(failure)) = timeout(CLOSING, session.close(lease.number)).await {
                 report.detail(&failure.message);
             }
         }
@@ -385,8 +392,8 @@ async fn run(
         () = interrupts.next() => {}
         () = close => {}
     }
-    for outlet in &outlets {
-        report.closed(&outlet.lease, reason::CLOSED);
+    for lease in &leases {
+        report.closed(lease, reason::CLOSED);
     }
     Ok(())
 }

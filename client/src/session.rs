@@ -133,7 +133,7 @@ pub struct Session {
 }
 
 /// A granted request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lease {
     /// Its number.
     pub number: u64,

@@ -190,6 +190,24 @@ fn a_server_that_is_there_first_is_left_alone() {
 }
 
 #[test]
+fn ended_while_it_looks_for_other_servers_it_says_what_it_closed() {
+    need_host!();
+    let cable = Cable::new(Flavour::Nftables, Site::GivesAlice, Some("192.0.2.2/24"));
+    let client = cable.boot(&["--dhcp-server"]);
+    assert!(
+        wait_until(SOON, || client.stdout().contains("Looking for other")),
+        "{}",
+        client.stderr()
+    );
+    client.signal(Signal::SIGINT).unwrap();
+    let mut client = client;
+    assert_eq!(client.end().unwrap().code(), Some(0), "{}", client.stderr());
+    let said = client.stdout();
+    assert!(said.contains("\"event\":\"closed\"") && !said.contains("\"ready\""), "{said}");
+    cable.assert_restored();
+}
+
+#[test]
 fn a_server_that_appears_later_ends_the_handing_out_and_not_the_serving() {
     need_host!();
     let cable = Cable::new(Flavour::Nftables, Site::GivesAlice, Some("192.0.2.2/24"));
