@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// UDP port of DHCP clients (RFC 2131 section 4.1).
-const CLIENT_PORT: u16 = 68;
+pub(super) const CLIENT_PORT: u16 = 68;
 
 /// The one item of the menu that sends a machine to its disk.
 const LOCAL_DISK: &str = "Boot from the local disk";

@@ -3,8 +3,8 @@
 //! A server answers a machine on port 68, which takes a privilege to hear. But it answers a relay on
 //! port 67, where this program listens: so the question is sent as a relay's would be, by broadcast
 //! from an ordinary socket, with our own address as `giaddr` (RFC 2131 section 4.1). dnsmasq, ISC
-//! dhcpd, Kea and busybox's udhcpd answer it. A server that refuses relays (MikroTik's default, for
-//! one) is not found so, and is noticed by the first machine that names it in a REQUEST.
+//! dhcpd, Kea and busybox's udhcpd answer it. A server that refuses relays is not found
+//! so, and is noticed by the first machine that names it in a REQUEST.
 //!
 //! Guarantees: an answer takes nothing: an offer that is not followed by a REQUEST lapses. Asks with
 //! the interface's own hardware address, so that servers that know only some machines answer.

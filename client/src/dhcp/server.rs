@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use portcullis_dbus::DHCP_PORT;
 
 use super::{
+    decide::CLIENT_PORT,
     pool::{Machine, Pool, Taken},
     query::name,
 };
@@ -22,8 +23,6 @@ use crate::{
     },
 };
 
-/// UDP port of DHCP clients (RFC 2131 section 4.1).
-const CLIENT_PORT: u16 = 68;
 /// Seconds for which an address is given: long enough for an installation that cannot renew when
 /// this program has ended, short enough that the network's own server soon has its machines back.
 pub const LEASE: u32 = 3600;
