@@ -13,6 +13,7 @@ let
 
   option = type: default: mkOption { inherit type default; };
   flag = default: option types.bool default;
+  unused = option types.raw null;
 
   # Something with a path in the store that nobody builds.
   fake =
@@ -182,9 +183,8 @@ in
       pixiecore.enable = flag false;
       atftpd.enable = flag false;
       tftpd.enable = flag false;
-      # For the tests with virtual machines, as is what follows: not looked at.
-      dnsmasq = option types.raw { };
-      getty = option types.raw { };
+      dnsmasq = unused;
+      getty = unused;
     }
     // lib.optionalAttrs (release == "new") { firewalld.enable = flag false; };
 
@@ -194,8 +194,12 @@ in
     users.users = option (types.attrsOf user) { };
     users.groups = option (types.attrsOf group) { };
 
-    specialisation = option types.raw { };
-    virtualisation = option types.raw { };
+    # Of a whole system, and of the tests with virtual machines.
+    boot.loader = unused;
+    fileSystems = unused;
+    specialisation = unused;
+    system.stateVersion = unused;
+    virtualisation = unused;
   };
 
   config._module.args = { inherit pkgs; };

@@ -49,20 +49,25 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// nix-instantiate, with a store that holds nothing and is gone afterwards, as any user.
-fn nix(arguments: &[&str]) -> Output {
-    let place = tempfile::tempdir().unwrap();
+/// nix-instantiate as any user, with a store and state of its own in `place`.
+fn nix_in(place: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("nix-instantiate");
-    command.args(arguments).current_dir(workspace()).env("HOME", place.path());
+    command.args(arguments).current_dir(workspace()).env("HOME", place);
     for (name, folder) in [
         ("NIX_STORE_DIR", "store"),
         ("NIX_STATE_DIR", "state"),
         ("NIX_LOG_DIR", "log"),
         ("NIX_CONF_DIR", "configuration"),
     ] {
-        command.env(name, place.path().join(folder));
+        command.env(name, place.join(folder));
     }
-    command.output().unwrap()
+    // Nothing is built, so nobody is needed to build it.
+    command.env("NIX_CONFIG", "build-users-group =").output().unwrap()
+}
+
+/// The same, with a store that holds nothing and is gone afterwards.
+fn nix(arguments: &[&str]) -> Output {
+    nix_in(tempfile::tempdir().unwrap().path(), arguments)
 }
 
 /// The folder lib of nixpkgs, for tests that `make test-nix` runs.
@@ -416,6 +421,40 @@ fn the_flake_and_the_package_evaluate() {
     assert!(package["installPhase"].as_str().unwrap().contains("\nmake install PREFIX=\"$out\"\n"));
     assert!(package["renamed"].as_str().unwrap().contains("PREFIX=\"$out\" PIXIECORE=yes\n"));
     assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
+}
+
+/// What nix would build from is a whole workspace, and nothing that a build leaves behind.
+#[test]
+#[ignore = "needs nixpkgs: make test-nix"]
+fn the_packages_source_is_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let (file, lib) = ("nix/checks/evaluate.nix", nixpkgs_lib());
+    let arguments = ["--eval", "--json", "--read-write-mode", file, "--arg", "lib", &lib];
+    let output = nix_in(place.path(), &[arguments.as_slice(), &["-A", "package.source"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let source: PathBuf = serde_json::from_slice(&output.stdout).unwrap();
+    for left_out in ["target", ".cache", ".git", "docs", "nix"] {
+        assert!(!source.join(left_out).exists(), "{left_out}");
+    }
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(&source)
+            .env_remove("MAKEFLAGS")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {said}");
+        output.stdout
+    };
+    let metadata = ["metadata", "--format-version=1", "--locked", "--offline", "--no-deps"];
+    let metadata: Value = serde_json::from_slice(&run(env!("CARGO"), &metadata)).unwrap();
+    assert!(metadata["packages"].as_array().unwrap().len() >= 5);
+    // Every file that make installs is there but for what was built.
+    let (build, stage) = (host::built().unwrap(), place.path().join("stage"));
+    let build = format!("BUILD={}", build.display());
+    run("make", &["install", &build, &format!("PREFIX={}", stage.display())]);
+    assert!(stage.join("share/polkit-1/rules.d/50-portcullis.rules").exists());
 }
 
 /// Each script of a virtual machine's test is Python, and its machines' configurations are taken.
