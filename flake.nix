@@ -44,6 +44,8 @@
         {
           # nix run . -- boot ./result
           default = app "${(packagesOf pkgs).portcullis}/bin/portcullis" "Serves a boot image";
+        }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isx86_64 {
           # nix run .#demo
           demo =
             app "${(machines pkgs).serve-nftables.driver}/bin/nixos-test-driver"

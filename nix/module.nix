@@ -198,8 +198,8 @@ in
       example = [ "alice" ];
       description = ''
         Users who open the network boot ports without a password, at an active local session. They become members
-        of the group `portcullis`, which counts from their next login on. Everybody else is asked for an
-        administrator's password. Whoever may do this can offer a boot image to every machine on that network.
+        of the group `portcullis`. Everybody else is asked for an administrator's password. Whoever may do this can
+        offer a boot image to every machine on that network.
       '';
     };
 

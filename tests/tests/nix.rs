@@ -49,9 +49,9 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// nix-instantiate as any user, with a store and state of its own in `place`.
-fn nix_in(place: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new("nix-instantiate");
+/// A program of nix' as any user, with a store and state of its own in `place`.
+fn nix_in(place: &Path, program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace()).env("HOME", place);
     for (name, folder) in [
         ("NIX_STORE_DIR", "store"),
@@ -62,12 +62,13 @@ fn nix_in(place: &Path, arguments: &[&str]) -> Output {
         command.env(name, place.join(folder));
     }
     // Nothing is built, so nobody is needed to build it.
-    command.env("NIX_CONFIG", "build-users-group =").output().unwrap()
+    let settings = "build-users-group =\nexperimental-features = nix-command flakes";
+    command.env("NIX_CONFIG", settings).output().unwrap()
 }
 
-/// The same, with a store that holds nothing and is gone afterwards.
+/// nix-instantiate, with a store that holds nothing and is gone afterwards.
 fn nix(arguments: &[&str]) -> Output {
-    nix_in(tempfile::tempdir().unwrap().path(), arguments)
+    nix_in(tempfile::tempdir().unwrap().path(), "nix-instantiate", arguments)
 }
 
 /// The folder lib of nixpkgs, for tests that `make test-nix` runs.
@@ -423,6 +424,58 @@ fn the_flake_and_the_package_evaluate() {
     assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
 }
 
+/// In place of nixpkgs: its lib, and packages that nobody builds.
+const NIXPKGS: &str = "{
+  outputs = { self }:
+    let
+      lib = import ./lib;
+      nixos = import ./checks/nixos.nix { inherit lib; cross = false; release = \"new\"; };
+      evaluate = modules: lib.evalModules { modules = [ nixos ] ++ modules; };
+    in
+    {
+      lib = lib // { nixosSystem = { modules, ... }: evaluate modules; };
+      legacyPackages =
+        lib.genAttrs [ \"x86_64-linux\" \"aarch64-linux\" ] (_: (evaluate [ ])._module.args.pkgs);
+    };
+}
+";
+
+/// Flakes have rules of their own (what may be in an input, where files may be): by nix' own command.
+#[test]
+#[ignore = "needs nixpkgs: make test-nix"]
+fn nix_itself_shows_the_flake() {
+    let place = tempfile::tempdir().unwrap();
+    let (flake, nixpkgs) = (place.path().join("flake"), place.path().join("nixpkgs"));
+    for folder in [&flake, &nixpkgs] {
+        fs::create_dir(folder).unwrap();
+    }
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").arg("-rT").args([from, to]).status().unwrap();
+        assert!(copied.success(), "{}", from.display());
+    };
+    for part in ["flake.nix", "Cargo.toml", "Cargo.lock", "nix"] {
+        copy(&workspace().join(part), &flake.join(part));
+    }
+    copy(Path::new(&nixpkgs_lib()), &nixpkgs.join("lib"));
+    for part in ["checks", "overlay.nix"] {
+        copy(&workspace().join("nix").join(part), &nixpkgs.join(part));
+    }
+    fs::write(nixpkgs.join("flake.nix"), NIXPKGS).unwrap();
+    let path = |folder: &Path| format!("path:{}", folder.display());
+    let (flake, nixpkgs) = (path(&flake), path(&nixpkgs));
+    let arguments = ["flake", "show", "--json", "--no-write-lock-file", "--override-input"];
+    let arguments = [arguments.as_slice(), &["nixpkgs", &nixpkgs, &flake]].concat();
+    let output = nix_in(place.path(), "nix", &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["apps"]["x86_64-linux"]["default"]["type"], "app", "{shown:#}");
+    assert_eq!(shown["nixosModules"]["default"]["type"], "nixos-module", "{shown:#}");
+    let package = &shown["packages"]["aarch64-linux"]["default"];
+    assert_eq!(package["type"], "derivation", "{shown:#}");
+    assert_eq!(shown["checks"]["x86_64-linux"]["module"]["name"], "portcullis-module", "{shown:#}");
+}
+
 /// What nix would build from is a whole workspace, and nothing that a build leaves behind.
 #[test]
 #[ignore = "needs nixpkgs: make test-nix"]
@@ -430,7 +483,8 @@ fn the_packages_source_is_whole() {
     let place = tempfile::tempdir().unwrap();
     let (file, lib) = ("nix/checks/evaluate.nix", nixpkgs_lib());
     let arguments = ["--eval", "--json", "--read-write-mode", file, "--arg", "lib", &lib];
-    let output = nix_in(place.path(), &[arguments.as_slice(), &["-A", "package.source"]].concat());
+    let arguments = [arguments.as_slice(), &["-A", "package.source"]].concat();
+    let output = nix_in(place.path(), "nix-instantiate", &arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let source: PathBuf = serde_json::from_slice(&output.stdout).unwrap();
     for left_out in ["target", ".cache", ".git", "docs", "nix"] {
