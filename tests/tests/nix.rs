@@ -482,18 +482,22 @@ fn nix_itself_shows_the_flake() {
 fn the_packages_source_is_whole() {
     let place = tempfile::tempdir().unwrap();
     let (file, lib) = ("nix/checks/evaluate.nix", nixpkgs_lib());
-    let arguments = ["--eval", "--json", "--read-write-mode", file, "--arg", "lib", &lib];
-    let arguments = [arguments.as_slice(), &["-A", "package.source"]].concat();
+    let arguments =
+        ["--eval", "--strict", "--json", "--read-write-mode", file, "--arg", "lib", &lib];
+    let arguments = [arguments.as_slice(), &["-A", "package"]].concat();
     let output = nix_in(place.path(), "nix-instantiate", &arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let source: PathBuf = serde_json::from_slice(&output.stdout).unwrap();
+    let package: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let source = PathBuf::from(package["source"].as_str().unwrap());
     for left_out in ["target", ".cache", ".git", "docs", "nix"] {
         assert!(!source.join(left_out).exists(), "{left_out}");
     }
-    let run = |program: &str, arguments: &[&str]| {
+    let run = |program: &str, arguments: &[&str], out: &Path| {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(&source)
+            .env("BUILD", host::built().unwrap())
+            .env("out", out)
             .env_remove("MAKEFLAGS")
             .output()
             .unwrap();
@@ -502,13 +506,17 @@ fn the_packages_source_is_whole() {
         output.stdout
     };
     let metadata = ["metadata", "--format-version=1", "--locked", "--offline", "--no-deps"];
-    let metadata: Value = serde_json::from_slice(&run(env!("CARGO"), &metadata)).unwrap();
+    let metadata = run(env!("CARGO"), &metadata, Path::new("/"));
+    let metadata: Value = serde_json::from_slice(&metadata).unwrap();
     assert!(metadata["packages"].as_array().unwrap().len() >= 5);
-    // Every file that make installs is there but for what was built.
-    let (build, stage) = (host::built().unwrap(), place.path().join("stage"));
-    let build = format!("BUILD={}", build.display());
-    run("make", &["install", &build, &format!("PREFIX={}", stage.display())]);
-    assert!(stage.join("share/polkit-1/rules.d/50-portcullis.rules").exists());
+    // What is done with it once it is built, word for word.
+    for (phase, named) in [("installPhase", false), ("renamed", true)] {
+        let out = place.path().join(phase);
+        let script = format!("runHook() {{ :; }}\n{}", package[phase].as_str().unwrap());
+        run("bash", &["-euc", &script], &out);
+        assert!(out.join("share/polkit-1/rules.d/50-portcullis.rules").exists(), "{phase}");
+        assert_eq!(out.join("bin/pixiecore").exists(), named, "{phase}");
+    }
 }
 
 /// Each script of a virtual machine's test is Python, and its machines' configurations are taken.
