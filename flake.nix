@@ -19,7 +19,7 @@
     {
       packages = forEach (pkgs: rec {
         portcullis = pkgs.callPackage ./nix/package.nix { };
-        pixiecore-compat = portcullis.override { withPixiecoreName = true; };
+        pixiecore-compat = pkgs.callPackage ./nix/pixiecore-compat.nix { inherit portcullis; };
         default = portcullis;
       });
 

@@ -185,11 +185,7 @@ in
       type = types.package;
       default = pkgs.portcullis or (pkgs.callPackage ./package.nix { });
       defaultText = literalExpression "pkgs.portcullis, or what the flake builds";
-      example = literalExpression "pkgs.portcullis.override { withPixiecoreName = true; }";
-      description = ''
-        The package of both programs. With `withPixiecoreName` there is also a command `pixiecore`, which runs
-        Pixiecore's command lines.
-      '';
+      description = "The package of both programs.";
     };
 
     users = mkOption {

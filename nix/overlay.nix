@@ -1,5 +1,5 @@
-# pkgs.portcullis, and pkgs.pixiecore-compat: the same, under the name pixiecore as well.
+# pkgs.portcullis, and pkgs.pixiecore-compat: the same under the name pixiecore.
 final: _prev: {
   portcullis = final.callPackage ./package.nix { };
-  pixiecore-compat = final.portcullis.override { withPixiecoreName = true; };
+  pixiecore-compat = final.callPackage ./pixiecore-compat.nix { };
 }

@@ -9,8 +9,6 @@
   rustc,
   ipxe,
   systemd,
-  # Under the name pixiecore as well, whose command lines it runs: for scripts that start ${pixiecore}/bin/pixiecore.
-  withPixiecoreName ? false,
 }:
 
 let
@@ -69,7 +67,7 @@ lib.throwIf (lib.versionOlder rustc.version oldestRust)
 
     installPhase = ''
       runHook preInstall
-      make install PREFIX="$out"${lib.optionalString withPixiecoreName " PIXIECORE=yes"}
+      make install PREFIX="$out"
       runHook postInstall
     '';
 

@@ -99,7 +99,6 @@ in
         installPhase
         version
         ;
-      renamed = (pkgs.portcullis.override { withPixiecoreName = true; }).arguments.installPhase;
       source = "${made.src}";
     };
 
