@@ -12,6 +12,7 @@ pub mod caller;
 pub mod config;
 pub mod facts;
 pub mod firewall;
+pub mod guard;
 pub mod interface;
 mod journal;
 pub mod kernel;
