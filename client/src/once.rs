@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -40,6 +40,7 @@ use zbus::Connection;
 use crate::{
     agent::find,
     cli::{Common, Via},
+    commands::with_agent,
     exit::{Code, Failure},
     report::Report,
     session::Session,
@@ -62,7 +63,7 @@ pub enum Way {
 pub struct Once {
     via: Via,
     helper: PathBuf,
-    no_ask_password: bool,
+    common: Common,
     /// The system bus, if there is one: for others than the helper.
     bus: Option<Connection>,
 }
@@ -102,7 +103,7 @@ pub async fn way(via: Option<Via>, common: &Common, report: &mut Report) -> Resu
         helper.display(),
         via.name()
     ));
-    Ok(Way::Once(Once { via, helper, no_ask_password: common.no_ask_password, bus }))
+    Ok(Way::Once(Once { via, helper, common: common.clone(), bus }))
 }
 
 /// The helper's file beside the program's, or where `make install` puts it.
@@ -202,20 +203,25 @@ impl Way {
     pub async fn session(self) -> Result<(Session, Option<Started>), Failure> {
         match self {
             Self::Installed(session) => Ok((session, None)),
-            Self::Once(once) => once.start().await.map(|(session, one)| (session, Some(one))),
+            Self::Once(once) => {
+                // pkexec asks polkit about this process, whose agent with_agent starts. Its own does
+                // not work from a terminal (polkit 122: "No session for cookie").
+                let (session, one) = with_agent(&once.common, async || once.start().await).await?;
+                Ok((session, Some(one)))
+            }
         }
     }
 }
 
 impl Once {
-    async fn start(self) -> Result<(Session, Started), Failure> {
-        let (tool, flags) = (self.via.name(), self.via.flags(self.no_ask_password));
-        let mut words = vec![tool.as_str()];
-        words.extend(flags);
-        let (mut started, socket) = Started::new(&words, &self.helper).map_err(|error| {
-            Failure::new(Code::Internal, format!("{tool} cannot be started: {error}"))
-        })?;
-        match Session::over(socket, self.bus).await {
+    async fn start(&self) -> Result<(Session, Started), Failure> {
+        let flags = self.via.flags(self.common.no_ask_password);
+        let (mut started, socket) =
+            Started::new(self.via, flags, &self.helper).map_err(|error| {
+                let text = format!("{} cannot be started: {error}", self.via.name());
+                Failure::new(Code::Internal, text)
+            })?;
+        match Session::over(socket, self.bus.clone()).await {
             Ok(session) => {
                 started.said.speaks.store(true, Ordering::Relaxed);
                 Ok((session, started))
@@ -231,10 +237,10 @@ impl Via {
         match (self, no_ask_password) {
             (Self::Sudo, true) => &["-n", "--"],
             (Self::Sudo, false) => &["--"],
-            (Self::Pkexec, true) => &["--disable-internal-agent"],
+            (Self::Pkexec, _) => &["--disable-internal-agent"],
             (Self::Run0, true) => &["--no-ask-password", "--"],
             (Self::Run0, false) => &["--"],
-            (Self::Pkexec, false) | (Self::Never, _) => &[],
+            (Self::Never, _) => &[],
         }
     }
 }
@@ -253,21 +259,28 @@ struct Said {
     speaks: AtomicBool,
     /// The first error of the helper's.
     error: Mutex<Option<String>>,
+    /// The first line of a tool whose lines are not shown: all that pkexec says is why it did nothing.
+    tool: Option<Mutex<String>>,
+}
+
+fn lock<T>(one: &Mutex<T>) -> MutexGuard<'_, T> {
+    one.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Said {
-    /// One line: what the tool says is shown as it is; the helper's lines begin with a priority
+    /// One line: what sudo and run0 say is shown as it is; the helper's lines begin with a priority
     /// (sd-daemon(3)), and only warnings and errors are for the user.
     fn hear(&self, line: &str, mut screen: impl Write) {
         let Some((priority, text)) = priority(line) else {
-            let _ = writeln!(screen, "{line}");
+            match &self.tool {
+                Some(first) if lock(first).is_empty() => line.clone_into(&mut lock(first)),
+                Some(_) => {}
+                None => drop(writeln!(screen, "{line}")),
+            }
             return;
         };
         if priority <= 3 && !self.speaks.load(Ordering::Relaxed) {
-            self.error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert_with(|| text.to_owned());
+            lock(&self.error).get_or_insert_with(|| text.to_owned());
         } else if priority <= 4 {
             let _ = writeln!(screen, "{HELPER}: {}", text.escape_debug());
         }
@@ -281,13 +294,12 @@ fn priority(line: &str) -> Option<(u8, &str)> {
 
 impl Started {
     /// Starts the helper through a tool, and returns our end of its socket.
-    fn new(words: &[&str], helper: &Path) -> io::Result<(Self, UnixStream)> {
+    fn new(via: Via, flags: &[&str], helper: &Path) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         // Both outputs are a pipe: so sudo takes it for a part of a pipeline, and leaves the
         // terminal to us once it has the password.
         let (screen, words_end) = io::pipe()?;
-        let (tool, flags) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut command = Command::new(find(tool).ok_or(io::ErrorKind::NotFound)?);
+        let mut command = Command::new(find(&via.name()).ok_or(io::ErrorKind::NotFound)?);
         command
             .args(flags)
             .arg(helper)
@@ -298,7 +310,8 @@ impl Started {
         let child = command.spawn()?;
         // With it go our copies of what the child has: their closing says that it is gone.
         drop(command);
-        let said = Arc::new(Said::default());
+        let tool = (via == Via::Pkexec).then(Mutex::default);
+        let said = Arc::new(Said { tool, ..Said::default() });
         let screen = pipe::Receiver::from_owned_fd(OwnedFd::from(screen))?;
         let hearing = Arc::clone(&said);
         let reader = tokio::spawn(async move {
@@ -314,14 +327,17 @@ impl Started {
     async fn failure(&mut self, via: Via) -> Failure {
         let status = timeout(END, self.child.wait()).await.ok().and_then(Result::ok);
         let _ = timeout(END, &mut self.reader).await;
-        let error = self.said.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let error = lock(&self.said.error).take();
         match error {
             Some(error) => {
                 let unreachable = Error::ZBus(zbus::Error::InvalidReply).exit_code();
                 let message = format!("the helper for this run cannot start: {error}");
                 Failure { code: unreachable, message, advice: Vec::new() }
             }
-            None => refused(via, status),
+            None => {
+                let said = self.said.tool.as_ref().map(|first| lock(first).clone());
+                refused(via, status, &said.unwrap_or_default())
+            }
         }
     }
 
@@ -332,16 +348,21 @@ impl Started {
     }
 }
 
-/// pkexec(1) says by its exit code whether somebody said no (126) or nobody could be asked (127).
-fn refused(via: Via, status: Option<ExitStatus>) -> Failure {
+/// pkexec(1) says by its exit code that its dialog was dismissed (126), and in words that there is
+/// nobody to show one.
+fn refused(via: Via, status: Option<ExitStatus>, said: &str) -> Failure {
     let tool = via.name();
     let code = status.and_then(|status| status.code());
     let ended = code.map_or_else(String::new, |code| format!(" (its exit code: {code})"));
+    let why = if said.is_empty() { String::new() } else { format!(": {}", said.escape_debug()) };
     let error = match (via, code) {
         (Via::Pkexec, Some(126)) => {
             Error::AuthenticationDismissed("pkexec was dismissed: nothing was opened".to_owned())
         }
-        _ => Error::NotAuthorized(format!("{tool} did not start the helper{ended}")),
+        (Via::Pkexec, _) if said.contains("No authentication agent") => {
+            Error::NoAgent("pkexec needs a password, and there is nobody to ask for it".to_owned())
+        }
+        _ => Error::NotAuthorized(format!("{tool} did not start the helper{ended}{why}")),
     };
     let code = error.exit_code();
     Failure { code, message: error.message(), advice: Vec::new() }
@@ -421,6 +442,11 @@ mod tests {
 
     #[test]
     fn the_helpers_lines_are_told_from_the_tools() {
+        let pkexec = Said { tool: Some(Mutex::default()), ..Said::default() };
+        for line in ["Error: no", "", "This incident has been reported."] {
+            pkexec.hear(line, io::sink());
+        }
+        assert_eq!(*lock(pkexec.tool.as_ref().unwrap()), "Error: no");
         let (said, mut screen) = (Said::default(), Vec::new());
         let mut hear = |line| said.hear(line, &mut screen);
         for line in ["Sorry, try again.", "<6>ready", "<3>no table", "<3>later", "<4>odd \u{1b}["] {
@@ -438,22 +464,21 @@ mod tests {
 
     #[test]
     fn each_tool_is_told_whether_it_may_ask_here() {
-        for (via, words) in [
-            (Via::Sudo, "-n --"),
-            (Via::Pkexec, "--disable-internal-agent"),
-            (Via::Run0, "--no-ask-password --"),
-        ] {
+        for (via, words) in [(Via::Sudo, "-n --"), (Via::Run0, "--no-ask-password --")] {
             assert_eq!(via.flags(true).join(" "), words);
             assert!(!via.flags(false).contains(&words.split(' ').next().unwrap_or_default()));
         }
+        assert_eq!(Via::Pkexec.flags(false), ["--disable-internal-agent"]);
     }
 
     #[test]
     fn a_refusal_has_the_exit_code_of_the_contract() {
         let ended = |code: i32| Some(std::os::unix::process::ExitStatusExt::from_raw(code << 8));
-        assert_eq!(refused(Via::Pkexec, ended(126)).code, 11);
-        assert_eq!(refused(Via::Pkexec, ended(127)).code, 10);
-        assert_eq!(refused(Via::Sudo, ended(1)).code, 10);
-        assert_eq!(refused(Via::Sudo, None).code, 10);
+        let nobody = "Error executing command as another user: No authentication agent found.";
+        assert_eq!(refused(Via::Pkexec, ended(126), "").code, 11);
+        assert_eq!(refused(Via::Pkexec, ended(127), "Not authorized").code, 10);
+        assert_eq!(refused(Via::Pkexec, ended(127), nobody).code, 12);
+        assert_eq!(refused(Via::Sudo, ended(1), "").code, 10);
+        assert_eq!(refused(Via::Sudo, None, "").code, 10);
     }
 }

@@ -16,13 +16,11 @@ use portcullis_lab::{
     nspawn::{ADMIN_PASSWORD, ALICE, Debian, Login, Session},
     probe::{self, Answer},
     process::wait_until,
-    snapshot::{Snapshot, assert_same},
+    trace::Trace,
 };
 
 /// Longest time that anything short of a dialog may take.
 const SOON: Duration = Duration::from_secs(30);
-/// How long the traces of a login may take to go.
-const GONE: Duration = Duration::from_secs(60);
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Whom sudo and polkit take for an administrator, with a password.
 const CAROL: Login = Login { user: "carol", seated: true };
@@ -32,50 +30,17 @@ const READY: &str = "\"event\":\"ready\"";
 const DONE: i32 = 0;
 const NOT_AUTHORIZED: i32 = 10;
 const DISMISSED: i32 = 11;
+const NO_AGENT: i32 = 12;
 const NO_HELPER: i32 = 22;
 const ENDED: i32 = 23;
 
-/// What sudo, logins and the journal write of themselves; all else counts.
-const THEIR_OWN: [&str; 10] = [
-    "/var/log",
-    "/home/carol/.sudo_as_admin_successful",
-    "/var/lib/sudo",
-    "/var/lib/systemd",
-    "/run/sudo",
-    "/run/systemd",
-    "/run/user",
-    "/run/log",
-    "/run/utmp",
-    "/run/udev",
-];
-
-/// Everything that a run could leave.
-#[derive(PartialEq, Eq)]
-struct Trace {
-    files: String,
-    processes: String,
-    rules: Snapshot,
-}
+/// What sudo writes of itself.
+const APART: [&str; 3] = ["/var/lib/sudo", "/run/sudo", "/home/carol/.sudo_as_admin_successful"];
 
 struct Stage<'a> {
     debian: &'a Debian<'a>,
     outside: &'a Netns,
     before: Trace,
-}
-
-fn trace(debian: &Debian<'_>) -> Trace {
-    let apart: Vec<_> = THEIR_OWN.iter().map(|path| format!("-path {path}")).collect();
-    // With accounts by their text: their files' times are among what is listed.
-    let files = format!(
-        "find / /run /tmp -xdev \\( {} \\) -prune -o \
-         ! -type d -printf '%p %y %m %u:%g %s %T@\\n' | sort -u; cat /etc/passwd /etc/group",
-        apart.join(" -o ")
-    );
-    Trace {
-        files: debian.sh(&files).unwrap(),
-        processes: debian.sh("ps -e --no-headers -o user:20,comm | sort").unwrap(),
-        rules: Snapshot::take(debian.netns()).unwrap(),
-    }
 }
 
 #[track_caller]
@@ -108,7 +73,7 @@ fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
     // Each login's own processes would stay for a while after it: now they stay for good.
     debian.sh("loginctl enable-linger carol alice").unwrap();
     debian.run(CAROL, &["true"], SOON).unwrap();
-    let before = trace(&debian);
+    let before = Trace::take(&debian, &APART).unwrap();
     let stage = Stage { debian: &debian, outside: &outside, before };
     stage.assert_untouched();
     play(&stage);
@@ -131,21 +96,7 @@ impl Stage<'_> {
 
     #[track_caller]
     fn assert_untouched(&self) {
-        let start = std::time::Instant::now();
-        wait_until(GONE, || trace(self.debian) == self.before);
-        eprintln!("DEBUG untouched after {:?}", start.elapsed());
-        let now = trace(self.debian);
-        for (what, was, is) in [
-            ("files", &self.before.files, &now.files),
-            ("processes", &self.before.processes, &now.processes),
-        ] {
-            let new: Vec<_> =
-                is.lines().filter(|line| !was.lines().any(|old| old == *line)).collect();
-            let gone: Vec<_> =
-                was.lines().filter(|line| !is.lines().any(|one| one == *line)).collect();
-            assert!(was == is, "{what}: new {new:#?} gone {gone:#?}\n{}", self.journal());
-        }
-        assert_same(&self.before.rules, &now.rules);
+        self.before.assert_restored(self.debian, &APART);
         assert_eq!(self.debian.netns().sh("ss -Hlntuwp").unwrap(), "");
         assert_ne!(self.http(), Answer::Open);
         for port in [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT] {
@@ -303,6 +254,11 @@ fn p4_a_run_through_pkexec_and_its_text_agent_leaves_nothing_whatever_ends_it() 
         session.terminal().unwrap().interrupt().unwrap();
         assert_eq!(session.exit(SOON), Ok(DONE), "{:?}", session.said());
         stage.assert_untouched();
+
+        // Nobody to ask: no desktop, and no terminal.
+        let (code, said) =
+            stage.debian.run(CAROL, &Stage::words(&["--via", "pkexec"]), SOON).unwrap();
+        assert_eq!(code, NO_AGENT, "{said}");
 
         // Wrong, and dismissed.
         let mut session = stage.asked("pkexec");

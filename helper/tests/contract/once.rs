@@ -269,6 +269,15 @@ async fn p3_killed_it_leaves_nothing_and_so_does_its_guard() {
     assert_eq!(ruleset(), before);
     drop(sockets);
 
+    // Told to stop, it closes and says so, whichever half is told.
+    let mut started = Started::new().await;
+    let (_, sockets, _) = started.client.open("pc-svc0").await.unwrap();
+    kill(Pid::from_raw(i32::try_from(started.guard.id()).unwrap()), Signal::SIGTERM).unwrap();
+    started.client.connection.closed().await;
+    assert!(started.guard.wait().unwrap().success());
+    drop(sockets);
+    assert_eq!(ruleset(), before);
+
     // Without its guard it ends with its caller all the same.
     let mut started = Started::new().await;
     let (_, sockets, _) = started.client.open("pc-svc0").await.unwrap();
