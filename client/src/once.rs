@@ -54,7 +54,7 @@ const END: Duration = Duration::from_secs(5);
 /// The way to a helper.
 pub enum Way {
     /// The one that is installed.
-    Installed(Session),
+    Installed(Box<Session>),
     /// One for this run.
     Once(Once),
 }
@@ -76,7 +76,7 @@ pub struct Once {
 pub async fn way(via: Option<Via>, common: &Common, report: &mut Report) -> Result<Way, Failure> {
     let (bus, missing) = match Session::connect().await {
         Ok(session) => match session.missing().await {
-            None => return Ok(Way::Installed(session)),
+            None => return Ok(Way::Installed(Box::new(session))),
             Some(missing) => (session.bus().cloned(), missing),
         },
         Err(no_bus) => (None, no_bus),
@@ -202,7 +202,7 @@ impl Way {
     /// It was not started, or could not serve.
     pub async fn session(self) -> Result<(Session, Option<Started>), Failure> {
         match self {
-            Self::Installed(session) => Ok((session, None)),
+            Self::Installed(session) => Ok((*session, None)),
             Self::Once(once) => {
                 // pkexec asks polkit about this process, whose agent with_agent starts. Its own does
                 // not work from a terminal (polkit 122: "No session for cookie").

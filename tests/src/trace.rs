@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{Result, nspawn::Debian, process::wait_until, snapshot::Snapshot};
+use crate::{LabError, Result, nspawn::Debian, process::wait_until, snapshot::Snapshot};
 
 /// How long what others do of themselves, as a login's end, may take.
 const SOON: Duration = Duration::from_secs(60);
@@ -50,23 +50,23 @@ impl Trace {
         Ok(Self { lines, rules: Snapshot::take(debian.netns())? })
     }
 
-    /// Fails the test if it is not the same again soon, with what came and what went.
-    ///
-    /// # Panics
-    /// When it is not.
-    #[track_caller]
-    pub fn assert_restored(&self, debian: &Debian<'_>, apart: &[&str]) {
+    /// Waits until it is the same again; the error says what came and what went.
+    pub fn restored(&self, debian: &Debian<'_>, apart: &[&str]) -> Result<()> {
         let mut now = Self::take(debian, apart);
         wait_until(SOON, || {
             now = Self::take(debian, apart);
             now.as_ref() == Ok(self)
         });
-        let now = now.unwrap_or_else(|error| panic!("{error}"));
-        let only = |one: &Self, other: &Self| -> Vec<String> {
-            one.lines.iter().filter(|line| !other.lines.contains(line)).cloned().collect()
+        let now = now?;
+        if now == *self {
+            return Ok(());
+        }
+        let only = |one: &Self, other: &Self| -> String {
+            let lines = one.lines.iter().filter(|line| !other.lines.contains(line));
+            lines.flat_map(|line| [line, "\n"]).collect()
         };
         let (came, went) = (only(&now, self), only(self, &now));
         let rules = self.rules.changes(&now.rules);
-        assert!(now == *self, "came: {came:#?}\nwent: {went:#?}\nrules: {rules}");
+        Err(LabError(format!("came:\n{came}went:\n{went}rules:\n{rules}")))
     }
 }

@@ -120,6 +120,8 @@ fn p4_purged_the_package_leaves_nothing() {
     assert_ne!(session.exit(SOON), Ok(0), "{:?}", session.said());
     assert!(session.said().unwrap().contains("helper-stopping"), "{:?}", session.said());
     assert_ne!(http(), Answer::Open);
-    before.assert_restored(&debian, &APART);
+    if let Err(error) = before.restored(&debian, &APART) {
+        panic!("{error}");
+    }
     assert!(debian.sh("dpkg --status portcullis").is_err());
 }

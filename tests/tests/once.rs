@@ -96,7 +96,9 @@ impl Stage<'_> {
 
     #[track_caller]
     fn assert_untouched(&self) {
-        self.before.assert_restored(self.debian, &APART);
+        if let Err(error) = self.before.restored(self.debian, &APART) {
+            panic!("{error}\n{}", self.journal());
+        }
         assert_eq!(self.debian.netns().sh("ss -Hlntuwp").unwrap(), "");
         assert_ne!(self.http(), Answer::Open);
         for port in [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT] {
