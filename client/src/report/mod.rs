@@ -1,9 +1,10 @@
 //! What a person, or a program, gets to see.
 //!
 //! Results (the state, each machine's way) go to stdout; questions, notes and errors to stderr.
-//! Pure functions make the text ([`text`], [`explain`], [`units`]) and the objects ([`json`]); this file only
+//! Pure functions make the text ([`text`], [`explain`], [`doctor`], [`units`]) and the objects ([`json`]); this file only
 //! writes them. A reader that has gone away is no error: serving goes on.
 
+pub mod doctor;
 pub mod explain;
 pub mod json;
 pub mod text;
@@ -17,6 +18,7 @@ use std::{
 use crate::{
     cli::{Color, Common, Serving},
     codes::{self, Entry},
+    doctor::Diagnosis,
     event::Event,
     exit::Failure,
     interfaces::Interface,
@@ -277,6 +279,28 @@ impl Report {
             for line in explain::list(all) {
                 self.result(&line);
             }
+        }
+    }
+
+    /// Shows what `doctor` has found.
+    pub fn diagnosis(&mut self, diagnosis: &Diagnosis) {
+        if self.json {
+            for object in json::diagnosis(diagnosis) {
+                self.object(&object);
+            }
+        } else {
+            for line in doctor::diagnosis(diagnosis) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Says that `doctor` has looked at everything.
+    pub fn examined(&mut self, found: usize, probe: bool) {
+        if self.json {
+            self.object(&json::examined(found));
+        } else {
+            self.result(&doctor::examined(found, probe));
         }
     }
 
