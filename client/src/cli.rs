@@ -78,6 +78,17 @@ pub enum Command {
     Ipv6(Ignored),
 }
 
+/// What the generator of fish's completions leaves out: it writes no values of arguments without a dash.
+#[must_use]
+pub fn fish_codes() -> String {
+    let names: BTreeSet<_> = codes::data().codes.iter().map(|entry| entry.code.as_str()).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    format!(
+        "complete -c portcullis -n \"__fish_portcullis_using_subcommand explain\" -f -a \"{}\"\n",
+        names.join(" ")
+    )
+}
+
 /// Takes any text, and offers the codes that are known to the shells' completion.
 #[derive(Clone, Debug)]
 struct ScreenCode;

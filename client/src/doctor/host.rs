@@ -18,18 +18,42 @@ const SYSCTL: &str = "/proc/sys";
 /// `rp_filter`: the source's route must lead back through the interface that it came in by.
 const STRICT: u32 = 1;
 
-/// Another interface is in the same network, the way to that network leads over it, and what comes in by
-/// ours is dropped for that.
+/// Two interfaces in one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twins {
+    /// The one that the way to that network leads over. What comes in by ours fails the test of its way
+    /// back, where there is one.
+    pub other: String,
+    /// Address and length of the prefix.
+    pub network: String,
+    /// The kernel makes that test.
+    pub is_tested: bool,
+}
+
+impl Twins {
+    /// What is wrong, if the kernel drops what comes in.
+    #[must_use]
+    pub fn finding(&self, interface: &str) -> Option<Finding> {
+        let Self { other, network, is_tested } = self;
+        let text = format!(
+            "{interface} and {other} are both in the network {network}, and the way there leads over \
+             {other}: what machines send to {interface} is dropped (strict reverse-path filter)"
+        );
+        let finding = Finding::new("reverse-path", text, format!("serve on {other}: -i {other}"));
+        let finding = finding.or(format!("or disconnect {other}, or take its address away"));
+        let sysctl = format!("sudo sysctl net.ipv4.conf.{interface}.rp_filter=2");
+        is_tested.then(|| finding.or(format!("or have it pass: {sysctl} (loose)")))
+    }
+}
+
+/// Whether another interface is in the network of ours, and the way there leads over it.
 #[must_use]
-pub fn reverse_path(interface: &str, address: Ipv4Addr) -> Option<Finding> {
+pub fn twins(interface: &str, address: Ipv4Addr) -> Option<Twins> {
     // The larger of the two counts.
     let setting = |name: &str| {
         let path = Path::new(SYSCTL).join("net/ipv4/conf").join(name).join("rp_filter");
         fs::read_to_string(path).ok()?.trim().parse::<u32>().ok()
     };
-    if setting(interface).max(setting("all")) != Some(STRICT) {
-        return None;
-    }
     let of = |any: Option<nix::sys::socket::SockaddrStorage>| {
         any?.as_sockaddr_in().map(SockaddrIn::ip).map(Ipv4Addr::to_bits)
     };
@@ -43,17 +67,11 @@ pub fn reverse_path(interface: &str, address: Ipv4Addr) -> Option<Finding> {
     let machine = neighbour(network, *mask, |at| all.iter().any(|(own, ..)| *own == at))?;
     let from = source_towards(machine)?;
     let (_, _, other) = all.iter().find(|(at, _, name)| *at == from && name != interface)?;
-    let network = format!("{}/{}", Ipv4Addr::from_bits(network), mask.count_ones());
-    let text = format!(
-        "{interface} and {other} are both in the network {network}, and the way there leads over \
-         {other}: what machines send to {interface} is dropped (strict reverse-path filter)"
-    );
-    let finding = Finding::new("reverse-path", text, format!("serve on {other}: -i {other}"));
-    Some(
-        finding.or(format!("or disconnect {other}, or take its address away")).or(format!(
-            "or let it pass: sudo sysctl net.ipv4.conf.{interface}.rp_filter=2 (loose)"
-        )),
-    )
+    Some(Twins {
+        other: other.clone(),
+        network: format!("{}/{}", Ipv4Addr::from_bits(network), mask.count_ones()),
+        is_tested: setting(interface).max(setting("all")) == Some(STRICT),
+    })
 }
 
 /// An address of this network that is none of this host's own.

@@ -12,7 +12,7 @@ mod network;
 
 use std::{net::Ipv4Addr, path::Path};
 
-use portcullis_dbus::keys::authorization;
+use portcullis_dbus::keys::{authorization, backend};
 
 use crate::{
     cli, codes,
@@ -93,28 +93,29 @@ impl Diagnosis {
 /// [`Code::Found`]: something is wrong; it has been said.
 pub fn doctor(arguments: &cli::Doctor, report: &mut Report) -> Result<(), Failure> {
     let runtime = runtime()?;
-    let mut found = 0;
-    let mut tell = |diagnosis: Diagnosis, report: &mut Report| {
-        found += diagnosis.findings.len();
-        report.diagnosis(&diagnosis);
-    };
+    let mut diagnoses = Vec::new();
     match pick_interfaces(&arguments.serving, report) {
         Ok(interfaces) => {
             for interface in interfaces {
-                tell(runtime.block_on(interface_of(arguments, interface)), report);
+                if arguments.probe {
+                    report.note(&format!(
+                        "Opening UDP 67 on {interface} for five seconds, to hear what servers offer ..."
+                    ));
+                }
+                diagnoses.push(runtime.block_on(interface_of(arguments, interface)));
             }
         }
         Err(failure) => {
             let findings = vec![Finding::of("interface", failure)];
-            tell(Diagnosis { findings, ..Diagnosis::default() }, report);
+            diagnoses.push(Diagnosis { findings, ..Diagnosis::default() });
         }
     }
-    tell(runtime.block_on(served(arguments)), report);
-    report.examined(found, arguments.probe);
-    if found == 0 {
+    diagnoses.push(runtime.block_on(served(arguments)));
+    report.diagnoses(&diagnoses);
+    if diagnoses.iter().all(|one| one.findings.is_empty()) {
         return Ok(());
     }
-    Err(Failure::new(Code::Found, "what is marked may keep machines from booting"))
+    Err(Failure::new(Code::Found, "what is marked with ! may keep machines from booting"))
 }
 
 /// What can be known of serving on one interface.
@@ -137,7 +138,7 @@ async fn interface_of(arguments: &cli::Doctor, name: String) -> Diagnosis {
     match asked.await {
         Ok((session, checked)) => {
             asked::judge(&checked, &name, &mut diagnosis);
-            ways(&name, checked.address, &mut diagnosis);
+            ways(&name, checked.address, &checked.backend, &mut diagnosis);
             if arguments.probe {
                 probe(arguments, &session, &name, &checked, &mut diagnosis).await;
             } else {
@@ -149,7 +150,7 @@ async fn interface_of(arguments: &cli::Doctor, name: String) -> Diagnosis {
             let address = address.and_then(|one| one.addresses.first().copied());
             diagnosis.findings.push(Finding::of("helper", failure));
             diagnosis.findings.extend(host::ports_taken(arguments.serving.port, address));
-            ways(&name, address, &mut diagnosis);
+            ways(&name, address, "", &mut diagnosis);
         }
     }
     diagnosis.fact(
@@ -161,9 +162,22 @@ async fn interface_of(arguments: &cli::Doctor, name: String) -> Diagnosis {
 }
 
 /// Whether packets find their way through this host.
-fn ways(interface: &str, address: Option<Ipv4Addr>, diagnosis: &mut Diagnosis) {
-    if let Some(address) = address {
-        diagnosis.findings.extend(host::reverse_path(interface, address));
+fn ways(interface: &str, address: Option<Ipv4Addr>, backend: &str, diagnosis: &mut Diagnosis) {
+    let is_nixos = [backend::NIXOS_NFTABLES, backend::NIXOS_IPTABLES].contains(&backend);
+    if let Some(twins) = address.and_then(|address| host::twins(interface, address)) {
+        let finding = twins.finding(interface);
+        if finding.is_none() && is_nixos {
+            diagnosis.fact(
+                "way back",
+                format!(
+                    "{interface} and {} are both in the network {}, and the way there leads over the \
+                     latter: NixOS' firewall then drops what comes in by {interface}, unless \
+                     networking.firewall.checkReversePath is \"loose\" or false",
+                    twins.other, twins.network
+                ),
+            );
+        }
+        diagnosis.findings.extend(finding);
     }
     if host::bridge_is_filtered(interface) {
         diagnosis.fact(
@@ -265,6 +279,18 @@ mod tests {
 
     #[test]
     fn every_finding_has_a_remedy() {
+        for key in [
+            "link",
+            "memory-initrd",
+            "no-dhcp-server",
+            "dhcp-off",
+            "option-60",
+            "router-http",
+            "other-server-ipxe",
+            "other-server-bios",
+        ] {
+            assert!(!remedy(key).is_empty(), "{key} is not in codes.json");
+        }
         let bare = Finding::of("source", Failure::new(Code::Source, "it is not there"));
         assert_eq!(bare.remedies.len(), 1);
         let advised = Failure::new(Code::Source, "it is not there").advise("look elsewhere");

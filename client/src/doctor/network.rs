@@ -125,3 +125,80 @@ fn finding(server: Ipv4Addr, offers: &[&Heard], verdicts: &[(Asker, Verdict)]) -
     );
     Some(Finding::new("router-boot-file", text, remedy("other-server-bios")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::dhcp::{COOKIE, HEADER};
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const ROUTER: [u8; 4] = [192, 0, 2, 1];
+    const OTHER: [u8; 4] = [192, 0, 2, 3];
+    const PXE: &[u8] = b"\x3c\x09PXEClient";
+    const HTTP: &[u8] = b"\x3c\x0aHTTPClient";
+    const COMPLETE: &[u8] = b"\x2b\x03\x06\x01\x08";
+    const FILE: &[u8] = b"\x43\x03a/b";
+
+    /// The same offer to everybody.
+    fn offers(server: [u8; 4], gives: bool, options: &[&[u8]]) -> Vec<Heard> {
+        let mut bytes = vec![2, 1, 6, 0];
+        bytes.resize(16, 0);
+        bytes.extend(if gives { [192, 0, 2, 100] } else { [0; 4] });
+        bytes.resize(HEADER - COOKIE.len(), 0);
+        bytes.extend(COOKIE);
+        bytes.extend([53, 1, 2, 54, 4]);
+        bytes.extend(server);
+        bytes.extend(options.concat());
+        let offer = Offer::parse(&bytes, server.into()).unwrap();
+        Asker::ALL.map(|asker| Heard { asker, offer: offer.clone() }).to_vec()
+    }
+
+    fn judged(heard: &[Vec<Heard>], dhcp_server: bool) -> (Vec<&'static str>, Vec<String>) {
+        let mut diagnosis = Diagnosis::default();
+        judge(heard.concat(), OURS, dhcp_server, &mut diagnosis);
+        assert!(
+            diagnosis.findings.iter().all(|one| one.remedies.iter().all(|one| !one.is_empty()))
+        );
+        let facts = diagnosis.facts.iter().map(|fact| fact.text.clone()).collect();
+        (diagnosis.findings.iter().map(|finding| finding.name).collect(), facts)
+    }
+
+    #[test]
+    fn each_server_has_the_worst_that_it_does_told() {
+        let plain = || offers(ROUTER, true, &[]);
+        for (heard, dhcp_server, names) in [
+            (vec![], false, vec!["no-dhcp"]),
+            (vec![], true, vec![]),
+            (vec![plain()], false, vec![]),
+            (vec![plain()], true, vec!["other-dhcp-server"]),
+            (vec![offers(ROUTER, true, &[PXE])], false, vec!["router-is-pxe-server"]),
+            (vec![offers(ROUTER, true, &[HTTP, FILE])], false, vec!["router-http"]),
+            (vec![offers(ROUTER, true, &[FILE])], false, vec!["router-boot-file"]),
+            (
+                vec![plain(), offers(OTHER, false, &[PXE, COMPLETE, FILE])],
+                false,
+                vec!["other-boot-server"],
+            ),
+            // Our own, from another run of this program on this computer.
+            (vec![plain(), offers(OURS.octets(), false, &[PXE, FILE])], false, vec![]),
+        ] {
+            let heard: Vec<Vec<Heard>> = heard;
+            assert_eq!(judged(&heard, dhcp_server).0, names, "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn offers_are_told_server_by_server_and_the_same_once() {
+        let heard = [offers(ROUTER, true, &[]), offers(OTHER, false, &[PXE, FILE])];
+        let (_, facts) = judged(&heard, false);
+        assert_eq!(
+            facts,
+            [
+                "192.0.2.1: an address (192.0.2.100)",
+                "192.0.2.3: no address (a proxy); to BIOS, UEFI, HTTP boot: \"PXEClient\", boot file \
+                 a/b",
+                "machines will take our offer: UEFI, HTTP boot",
+            ]
+        );
+    }
+}

@@ -11,33 +11,26 @@ const MARGIN: usize = 13;
 
 /// What is known, then what is wrong.
 #[must_use]
-pub fn diagnosis(diagnosis: &Diagnosis) -> Vec<Line> {
+pub fn diagnoses(all: &[Diagnosis]) -> Vec<Line> {
     let mut lines = Vec::new();
-    for fact in &diagnosis.facts {
+    for fact in all.iter().flat_map(|one| &one.facts) {
         let mut text = broken(&fact.text, MARGIN, MARGIN).into_iter();
         let first = text.next().unwrap_or_default();
         let first = format!("  {:<11}{}", fact.about, first.trim_start());
         lines.extend(std::iter::once(first).chain(text).map(Line::plain));
     }
-    for finding in &diagnosis.findings {
+    let findings: Vec<_> = all.iter().flat_map(|one| &one.findings).collect();
+    for finding in &findings {
         let text = broken(&format!("! {}", finding.text), 0, 2);
         lines.extend(text.into_iter().map(|text| Line::toned(Tone::Attention, text)));
         for remedy in &finding.remedies {
             lines.extend(broken(&format!("- {remedy}"), 4, 6).into_iter().map(Line::plain));
         }
     }
-    lines
-}
-
-/// The last line.
-#[must_use]
-pub fn examined(found: usize, probe: bool) -> Line {
-    let opened = if probe { "UDP 67 is closed again" } else { "nothing was opened" };
-    match found {
-        0 => Line::toned(Tone::Good, format!("Nothing wrong was found, and {opened}.")),
-        1 => Line::plain(format!("One finding, marked with !, and {opened}.")),
-        many => Line::plain(format!("{many} findings, each marked with !, and {opened}.")),
+    if findings.is_empty() {
+        lines.push(Line::toned(Tone::Good, "Nothing wrong was found, and nothing is open."));
     }
+    lines
 }
 
 #[cfg(test)]
@@ -56,15 +49,18 @@ mod tests {
             text: "udp port 69 is in use ".repeat(5),
             remedies: vec!["stop it".to_owned(), "or not".to_owned()],
         }];
-        let lines = diagnosis(&Diagnosis { facts, findings, ..Diagnosis::default() });
+        let second = Diagnosis { facts: vec![facts[0].clone()], ..Diagnosis::default() };
+        let lines = diagnoses(&[Diagnosis { facts, findings, ..Diagnosis::default() }, second]);
         let text: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(text[0], "  interface  eth0 (wired, 192.0.2.2), connected");
         assert!(text[1].starts_with("  not seen   word word"));
-        assert_eq!(text[2], format!("{}word word word word word word word", " ".repeat(13)));
-        assert!(text[3].starts_with("! udp port 69"));
-        assert!(text[4].starts_with("  "));
+        assert!(text[2].starts_with(&format!("{}word", " ".repeat(13))), "{text:#?}");
+        // Facts of all come first.
+        assert_eq!(text[3], text[0]);
+        assert!(text[4].starts_with("! udp port 69") && text[5].starts_with("  "), "{text:#?}");
         assert_eq!(text[text.len() - 2..], ["    - stop it", "    - or not"]);
         assert!(text.iter().all(|line| line.chars().count() < 80), "{text:#?}");
-        assert_eq!(examined(0, false).text, "Nothing wrong was found, and nothing was opened.");
+        let lines = diagnoses(&[Diagnosis::default()]);
+        assert_eq!(lines[0].text, "Nothing wrong was found, and nothing is open.");
     }
 }

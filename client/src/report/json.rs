@@ -179,7 +179,8 @@ pub fn diagnosis(diagnosis: &Diagnosis) -> Vec<Value> {
 
 /// `examined`, of `doctor`.
 #[must_use]
-pub fn examined(found: usize) -> Value {
+pub fn examined(all: &[Diagnosis]) -> Value {
+    let found: usize = all.iter().map(|one| one.findings.len()).sum();
     json!({ "event": "examined", "findings": found })
 }
 

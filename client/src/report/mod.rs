@@ -283,24 +283,16 @@ impl Report {
     }
 
     /// Shows what `doctor` has found.
-    pub fn diagnosis(&mut self, diagnosis: &Diagnosis) {
+    pub fn diagnoses(&mut self, all: &[Diagnosis]) {
         if self.json {
-            for object in json::diagnosis(diagnosis) {
+            for object in all.iter().flat_map(json::diagnosis) {
                 self.object(&object);
             }
+            self.object(&json::examined(all));
         } else {
-            for line in doctor::diagnosis(diagnosis) {
+            for line in doctor::diagnoses(all) {
                 self.result(&line);
             }
-        }
-    }
-
-    /// Says that `doctor` has looked at everything.
-    pub fn examined(&mut self, found: usize, probe: bool) {
-        if self.json {
-            self.object(&json::examined(found));
-        } else {
-            self.result(&doctor::examined(found, probe));
         }
     }
 
