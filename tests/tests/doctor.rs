@@ -166,7 +166,7 @@ fn a_port_is_taken_also_where_the_helper_cannot_be_asked() {
     assert_eq!(names(&without_bus()), ["helper"]);
     let socket = ward.host.netns().run(|| UdpSocket::bind("0.0.0.0:69").unwrap()).unwrap();
     let (text, remedy) = only(&ward.told(&IMAGE), "port-taken");
-    assert!(text.contains("udp port 69") && text.contains("uid 0 is root"), "{text}");
+    assert!(text.contains("udp port 69") && text.contains("uid 0 (root)"), "{text}");
     assert!(remedy.contains("ss -lnp"), "{remedy}");
     let told = without_bus();
     assert_eq!(names(&told), ["helper", "port-taken"]);
@@ -214,6 +214,28 @@ fn a_strict_reverse_path_with_two_interfaces_in_one_network() {
     let told = ward.told(&second);
     assert_eq!(names(&told), NOTHING, "{told:#?}");
     assert!(fact(&told, "way back").contains("checkReversePath"), "{told:#?}");
+}
+
+#[test]
+fn a_bridge_whose_frames_are_filtered() {
+    need_host!();
+    let ward = Ward::new(None, Site::AllowsAlice);
+    let host = ward.host.netns();
+    host.bridge("br0").unwrap();
+    host.address("br0", "198.51.100.2/24").unwrap();
+    ward.lan.attach(host, "eth1", None).unwrap();
+    host.plug("eth1", "br0").unwrap();
+    assert!(wait_until(SOON, || ward.sysfs("br0/operstate") == "up"));
+    // Where the kernel has br_netfilter loaded; elsewhere nothing is filtered.
+    let filter = |value: &str| {
+        let set = host.sysctl("net/bridge/bridge-nf-call-iptables", value).is_ok();
+        let told = ward.told(&["-i", "br0"]);
+        assert_eq!(names(&told), NOTHING, "{told:#?}");
+        (set, !fact(&told, "bridge").is_empty())
+    };
+    let (is_loaded, is_told) = filter("1");
+    assert_eq!(is_told, is_loaded);
+    assert!(!filter("0").1);
 }
 
 #[test]

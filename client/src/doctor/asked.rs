@@ -106,7 +106,7 @@ fn finding(name: &'static str, problem: &str, otherwise: &str) -> Finding {
 /// The name of a user, if it has one.
 pub fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => format!(" (uid {uid} is {})", user.name),
+        Ok(Some(user)) => format!(" ({})", user.name),
         Ok(None) | Err(_) => String::new(),
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         let diagnosis = judged(&Checked { taken, problems, ..checked() });
         assert_eq!(names(&diagnosis), ["port-taken", "port-taken"]);
         let [first, second] = diagnosis.findings.as_slice() else { panic!() };
-        assert!(first.text.ends_with("of uid 0 (uid 0 is root)"), "{}", first.text);
+        assert!(first.text.ends_with("of uid 0 (root)"), "{}", first.text);
         assert!(first.remedies[1].contains("--dhcp-no-bind"));
         assert_eq!(second.remedies, ["stop it (`ss -lnp` names it)"]);
         assert_eq!(diagnosis.facts[0].text, "free: UDP 4011 and TCP 64172");

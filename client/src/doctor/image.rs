@@ -60,7 +60,7 @@ pub fn judge(generation: Option<&Generation>, loaders: &Loaders, diagnosis: &mut
     };
     diagnosis.fact("image", named.join(", "));
     let memory = files().filter_map(Payload::length).sum::<u64>().saturating_mul(MEMORY_FACTOR);
-    diagnosis.fact("memory", format!("a machine needs {} at least", size(memory)));
+    diagnosis.fact("memory", format!("kernel and initrd take {} of the machine's", size(memory)));
     if memory > USUAL_MEMORY {
         let text = format!("kernel and initrd need {}, more than many machines have", size(memory));
         diagnosis.findings.push(Finding::new("memory", text, remedy("memory-initrd")));
@@ -230,7 +230,7 @@ mod tests {
         };
         let good = judged(vec![initrd("070701 and more")]);
         assert_eq!(names(&good), <[&str; 0]>::default());
-        assert_eq!(fact(&good, "memory"), "a machine needs 2.0 KiB at least");
+        assert_eq!(fact(&good, "memory"), "kernel and initrd take 2.0 KiB of the machine's");
         assert_eq!(names(&judged(vec![initrd("<html>")])), ["initrd"]);
         let large = |length| match initrd("070701") {
             Payload::Local(blob) => Payload::Local(Blob { length, ..blob }),

@@ -156,7 +156,7 @@ async fn interface_of(arguments: &cli::Doctor, name: String) -> Diagnosis {
     diagnosis.fact(
         "not seen",
         "single rules of other firewall tables, and filters before the input hook such as NixOS' \
-         checkReversePath (`sudo nft list ruleset` shows them); tables of iptables-legacy",
+         checkReversePath (`sudo nft list ruleset` shows them); iptables-legacy beside another firewall",
     );
     Diagnosis { interface: Some(name), ..diagnosis }
 }
@@ -201,10 +201,14 @@ async fn probe(
     let Some(address) = checked.address else {
         return;
     };
-    // It would be refused, and has been told of.
-    if checked.authorization == authorization::NO
-        || checked.taken.iter().any(|(protocol, port, _)| (protocol.as_str(), *port) == ("udp", 67))
-    {
+    let taken =
+        |(protocol, port, _): &(String, u16, u32)| (protocol.as_str(), *port) == ("udp", 67);
+    if arguments.serving.dhcp_no_bind {
+        diagnosis
+            .fact("network", "not asked: UDP 67 is shared, and the other server gets the answers");
+        return;
+    }
+    if checked.authorization == authorization::NO || checked.taken.iter().any(taken) {
         diagnosis.fact("network", "not asked, since UDP 67 cannot be opened");
         return;
     }

@@ -81,7 +81,7 @@ impl Chain {
     }
 
     /// Whether it is a base chain at hook input.
-    fn is_input(&self) -> bool {
+    pub fn is_input(&self) -> bool {
         self.hook == Some(At::INPUT)
     }
 

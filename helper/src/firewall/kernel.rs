@@ -271,7 +271,7 @@ impl Firewall for Nftables {
 
     fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
         let (_, survey) = self.survey()?;
-        let judged = host::judge(&survey.listing, self.named).ok();
+        let judged = self.judge(&survey.listing).ok();
         Ok(host::other_drops(&survey.closed, judged.and_then(|(_, path)| path)))
     }
 
