@@ -113,9 +113,14 @@ fn finding(server: Ipv4Addr, offers: &[&Heard], verdicts: &[(Asker, Verdict)]) -
     };
     if let Some(one) = offers.iter().find(proxy) {
         let file = one.offer.file.as_deref().unwrap_or("its own boot server");
-        let text = format!(
-            "{server} offers network boot as well ({file}): each machine takes whichever answers first"
-        );
+        let is_first = |(_, verdict): &&(Asker, Verdict)| matches!(verdict, Verdict::First(rivals) if rivals.contains(&server));
+        let first: Vec<_> =
+            verdicts.iter().filter(is_first).map(|(asker, _)| asker.name()).collect();
+        let outcome = match first.is_empty() {
+            true => "firmware prefers our offer, iPXE takes whichever comes first".to_owned(),
+            false => format!("whichever offer comes first is taken ({})", first.join(", ")),
+        };
+        let text = format!("{server} offers network boot as well ({file}): {outcome}");
         return Some(Finding::new("other-boot-server", text, remedy("other-server-ipxe")));
     }
     let file = offers.iter().find_map(|one| one.offer.file.as_deref())?;
