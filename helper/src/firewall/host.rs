@@ -299,7 +299,7 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
 
 /// Of chains that are closed, those that an opening does not open, in words: what they do not name is
 /// dropped there all the same. `opened`: the chain that our rules go into. Without one, an input chain is
-/// an [`obstacle`] already.
+/// an obstacle already, of which `judge` tells.
 pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
     let told = closed.iter().filter(|chain| match opened {
         Some(path) => !chain.is_beside(path) || chain.hook == Some(At::OUTPUT),
