@@ -164,6 +164,11 @@ fn firewall(name: &str) -> String {
             "opened (the chain that this host's configuration names); closes when this program ends"
                 .to_owned()
         }
+        backend::FIREWALLD => {
+            "opened by firewalld, for every interface of the zone and every program; closes when this \
+             program ends, a minute later at the most"
+                .to_owned()
+        }
         backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
         other => format!("opened ({}); closes when this program ends", other.escape_default()),
     }
@@ -177,6 +182,9 @@ pub fn firewall_before(name: &str) -> String {
         backend::NIXOS_NFTABLES => format!("NixOS, nftables: {ports}"),
         backend::NIXOS_IPTABLES => format!("NixOS, iptables: {ports}"),
         backend::NAMED_CHAIN => format!("the chain that this host's configuration names: {ports}"),
+        backend::FIREWALLD => {
+            format!("firewalld: {ports}, for every interface of the zone and every program")
+        }
         backend::NONE => "none that drops anything: nothing has to be opened".to_owned(),
         other => format!("{}: {ports}", other.escape_default()),
     }
