@@ -1,11 +1,15 @@
 //! Writes the man pages and the shell completions into a folder, from the same table that parses
 //! the command line: `cargo run -p portcullis --example generate -- FOLDER`.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use clap::{CommandFactory as _, ValueEnum as _};
 use clap_complete::{Shell, generate_to};
-use portcullis::cli::Cli;
+use portcullis::cli::{Cli, fish_codes};
 
 fn main() -> io::Result<()> {
     let folder = std::env::args_os()
@@ -15,7 +19,10 @@ fn main() -> io::Result<()> {
     std::fs::create_dir_all(&folder)?;
     clap_mangen::generate_to(Cli::command(), &folder)?;
     for shell in Shell::value_variants() {
-        generate_to(*shell, &mut Cli::command(), "portcullis", &folder)?;
+        let file = generate_to(*shell, &mut Cli::command(), "portcullis", &folder)?;
+        if *shell == Shell::Fish {
+            OpenOptions::new().append(true).open(file)?.write_all(fish_codes().as_bytes())?;
+        }
     }
     Ok(())
 }

@@ -50,6 +50,12 @@ pub enum Command {
     },
     /// List the network interfaces and say which one `boot` would take.
     Interfaces(Common),
+    /// Look, before anything is opened, for what would keep machines from booting.
+    #[command(after_help = "Examples:\n  \
+        portcullis doctor\n  \
+        portcullis doctor ./result -i enp3s0 --probe\n\n\
+        Exit code 34: something was found. The other options are those of boot.")]
+    Doctor(Box<Doctor>),
     /// Say what a code or message on the other machine's screen means, and what to try.
     #[command(after_help = "Examples:\n  \
         portcullis explain PXE-E53\n  \
@@ -70,6 +76,17 @@ pub enum Command {
     /// Pixiecore's IPv6 modes: not in this version.
     #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
+}
+
+/// What the generator of fish's completions leaves out: it writes no values of arguments without a dash.
+#[must_use]
+pub fn fish_codes() -> String {
+    let names: BTreeSet<_> = codes::data().codes.iter().map(|entry| entry.code.as_str()).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    format!(
+        "complete -c portcullis -n \"__fish_portcullis_using_subcommand explain\" -f -a \"{}\"\n",
+        names.join(" ")
+    )
 }
 
 /// Takes any text, and offers the codes that are known to the shells' completion.
@@ -185,6 +202,29 @@ pub struct Boot {
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
     /// Where, for whom and how.
+    #[command(flatten)]
+    pub serving: Serving,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// What is to be served, as for boot: a kernel and its initrds, a directory, an EFI program or an
+    /// iPXE script. Without it, what is served is not looked at.
+    #[arg(value_name = "KERNEL|DIR|EFI|IPXE")]
+    pub source: Option<PathBuf>,
+    /// Initial ramdisks (files or addresses).
+    #[arg(value_name = "INITRD")]
+    pub initrds: Vec<PathBuf>,
+    /// Kernel command line, as for boot.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Ask the network as a machine would that boots from it, and show what every server offers. To
+    /// hear the answers UDP 67 is opened on the interface, for five seconds; polkit may ask for a
+    /// password.
+    #[arg(long)]
+    pub probe: bool,
+    /// Where, and with what.
     #[command(flatten)]
     pub serving: Serving,
 }

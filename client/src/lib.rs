@@ -10,6 +10,7 @@ pub mod cli;
 pub mod codes;
 pub mod commands;
 pub mod dhcp;
+pub mod doctor;
 pub mod download;
 pub mod event;
 pub mod exit;

@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser as _;
 use portcullis::{
     cli::{Cli, Command},
-    commands,
+    commands, doctor,
     exit::{Code, Failure},
     pixiecore_v1,
     report::Report,
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Boot(boot) => Report::for_serving(&boot.serving),
         Command::Api(api) => Report::for_serving(&api.serving),
         Command::Quick(quick) => Report::for_serving(&quick.serving),
+        Command::Doctor(doctor) => Report::for_serving(&doctor.serving),
         Command::Status(common)
         | Command::Interfaces(common)
         | Command::Close { common, .. }
@@ -48,6 +49,7 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Status(_) => commands::status(report),
         Command::Close { lease, common } => commands::close(*lease, common, report),
         Command::Interfaces(_) => commands::interfaces(report),
+        Command::Doctor(arguments) => doctor::doctor(arguments, report),
         Command::Explain { code, .. } => commands::explain(&code.join(" "), report),
         Command::Api(api) => serve::api(api, report),
         Command::Quick(quick) => serve::quick(quick, report),

@@ -260,18 +260,11 @@ fn serve(
     let chain = find_chain(boot, &content, report)?;
     let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
-    let request = |interface| Request {
-        interface,
-        http_port: boot.port,
-        share_dhcp: boot.dhcp_no_bind,
-        max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
-        full_dhcp: boot.dhcp_server,
-    };
     let interfaces = pick_interfaces(boot, report)?;
     if boot.dhcp_server {
         interfaces.iter().try_for_each(|interface| can_hand_out(interface))?;
     }
-    let requests = interfaces.into_iter().map(request).collect();
+    let requests = interfaces.into_iter().map(|interface| request(boot, interface)).collect();
     let count = boot.count.map(|count| Count::new(count.into()));
     let plan = Plan {
         boot,
@@ -289,6 +282,17 @@ fn serve(
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
+}
+
+/// What is asked of the helper for an interface.
+pub(crate) fn request(boot: &Serving, interface: String) -> Request {
+    Request {
+        interface,
+        http_port: boot.port,
+        share_dhcp: boot.dhcp_no_bind,
+        max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
+        full_dhcp: boot.dhcp_server,
+    }
 }
 
 /// The signed boot loaders that the user wants, if what is served can be loaded by them.
@@ -333,7 +337,14 @@ fn find_chain(
 }
 
 /// iPXE, for machines that load nothing else.
-fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<Loaders, Failure> {
+///
+/// # Errors
+/// As [`loaders::find`].
+pub(crate) fn find_loaders(
+    boot: &Serving,
+    efi: Option<&EfiImage>,
+    chain: bool,
+) -> Result<Loaders, Failure> {
     if efi.is_some_and(EfiImage::is_named) {
         return Ok(Loaders::default());
     }

@@ -63,6 +63,20 @@ impl Request {
     }
 }
 
+/// Seconds for which a lease that only listens stands at most.
+const LISTENING: u32 = 60;
+
+/// A request for UDP 67 alone.
+fn listening(interface: &str) -> HashMap<&'static str, Variant<'_>> {
+    HashMap::from([
+        (request::INTERFACE, Variant::from(interface)),
+        (request::BOOT_SERVER, Variant::from(false)),
+        (request::TFTP, Variant::from(false)),
+        (request::HTTP_PORT, Variant::from(0_u16)),
+        (request::MAX_SECONDS, Variant::from(LISTENING)),
+    ])
+}
+
 /// The sockets of a lease.
 #[derive(Debug)]
 pub struct Sockets {
@@ -115,11 +129,55 @@ impl Facts {
     }
 }
 
+/// What `Check` says of a request. What the helper left out is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Firewall back end, one of [`portcullis_dbus::keys::backend`].
+    pub backend: String,
+    /// Address that would be served on; none if the interface will not do.
+    pub address: Option<Ipv4Addr>,
+    /// UDP ports that would be opened.
+    pub udp_ports: Vec<u16>,
+    /// TCP ports that would be opened.
+    pub tcp_ports: Vec<u16>,
+    /// What polkit would answer, one of [`portcullis_dbus::keys::authorization`].
+    pub authorization: String,
+    /// Ports that are taken: `udp` or `tcp`, number, uid of the holder.
+    pub taken: Vec<(String, u16, u32)>,
+    /// Why `Open` would refuse, one sentence each, what concerns the interface first.
+    pub problems: Vec<String>,
+    /// Chains of the firewall that drop by policy and would not be opened.
+    pub other_drops: Vec<String>,
+}
+
+impl Checked {
+    fn new(mut facts: HashMap<String, OwnedVariant>) -> Self {
+        Self {
+            backend: take(&mut facts, fact::BACKEND).unwrap_or_default(),
+            address: take::<String>(&mut facts, fact::ADDRESS).and_then(|text| text.parse().ok()),
+            udp_ports: take(&mut facts, fact::UDP_PORTS).unwrap_or_default(),
+            tcp_ports: take(&mut facts, fact::TCP_PORTS).unwrap_or_default(),
+            authorization: take(&mut facts, fact::AUTHORIZATION).unwrap_or_default(),
+            taken: take(&mut facts, fact::PORTS_TAKEN).unwrap_or_default(),
+            problems: take(&mut facts, fact::PROBLEMS).unwrap_or_default(),
+            other_drops: take(&mut facts, fact::OTHER_DROPS).unwrap_or_default(),
+        }
+    }
+}
+
 fn take<T: TryFrom<OwnedVariant>>(
     facts: &mut HashMap<String, OwnedVariant>,
     key: &str,
 ) -> Option<T> {
     T::try_from(facts.remove(key)?).ok()
+}
+
+/// One of the sockets that the helper opened.
+fn handed(fds: &mut HashMap<String, zbus::OwnedFd>, key: &str) -> Result<OwnedFd, Failure> {
+    fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
+        Failure::new(Code::Internal, format!("the helper opened no socket \"{key}\""))
+            .advise("portcullis and portcullis-helper may be of different versions")
+    })
 }
 
 /// A connection to the helper.
@@ -200,12 +258,7 @@ impl Session {
         // the answer, such as an idle helper that left and the one that was started for us.
         while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
         self.holds = true;
-        let mut take = |key: &str| {
-            fds.remove(key).map(OwnedFd::from).ok_or_else(|| {
-                Failure::new(Code::Internal, format!("the helper opened no socket \"{key}\""))
-                    .advise("portcullis and portcullis-helper may be of different versions")
-            })
-        };
+        let mut take = |key| handed(&mut fds, key);
         let sockets = Sockets {
             dhcp: take(socket::DHCP)?.into(),
             boot_server: take(socket::BOOT_SERVER)?.into(),
@@ -213,6 +266,25 @@ impl Session {
             http: take(socket::HTTP)?.into(),
         };
         Ok((Lease { number, facts: Facts::new(facts) }, sockets))
+    }
+
+    /// Says what [`Self::open`] would do. Opens nothing and never shows a dialog.
+    ///
+    /// # Errors
+    /// Those of the contract.
+    pub async fn check(&self, request: &Request) -> Result<Checked, Failure> {
+        self.start.or_fails(self.proxy.check(request.keys())).await.map(Checked::new)
+    }
+
+    /// Asks for UDP 67 alone, for a minute at most, to listen there. May show a dialog.
+    ///
+    /// # Errors
+    /// Those of the contract.
+    pub async fn listen(&self, interface: &str) -> Result<(Lease, UdpSocket), Failure> {
+        let (number, mut fds, facts) =
+            self.start.or_fails(self.proxy.open(listening(interface))).await?;
+        let socket = handed(&mut fds, socket::DHCP)?;
+        Ok((Lease { number, facts: Facts::new(facts) }, socket.into()))
     }
 
     /// The connection to the system bus, if there is one.
@@ -378,6 +450,17 @@ mod tests {
         assert_eq!(request.keys().get("max-seconds"), Some(&Variant::from(60u32)));
         request.full_dhcp = true;
         assert_eq!(request.keys().get("full-dhcp"), Some(&Variant::from(true)));
+    }
+
+    #[test]
+    fn to_listen_one_port_is_asked_for() {
+        let keys = listening("eth0");
+        assert_eq!(keys.len(), 5);
+        for closed in ["boot-server", "tftp"] {
+            assert_eq!(keys.get(closed), Some(&Variant::from(false)));
+        }
+        assert_eq!(keys.get("http-port"), Some(&Variant::from(0_u16)));
+        assert_eq!(keys.get("max-seconds"), Some(&Variant::from(60_u32)));
     }
 
     #[test]

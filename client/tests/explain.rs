@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use clap::CommandFactory as _;
 use clap_complete::{Shell, generate};
-use portcullis::cli::Cli;
+use portcullis::cli::{Cli, fish_codes};
 use serde_json::Value;
 
 fn explain(words: &[&str]) -> Output {
@@ -76,12 +76,16 @@ fn an_unknown_code_ends_with_2_and_names_near_ones() {
 }
 
 #[test]
-// The generator writes no values of arguments without a dash for fish.
-fn bash_and_zsh_complete_codes() {
-    for shell in [Shell::Bash, Shell::Zsh] {
+fn shells_complete_codes() {
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let mut script = Vec::new();
         generate(shell, &mut Cli::command(), "portcullis", &mut script);
-        let script = String::from_utf8(script).unwrap();
+        let mut script = String::from_utf8(script).unwrap();
+        if shell == Shell::Fish {
+            // The name of the generator's own function.
+            assert!(script.contains("function __fish_portcullis_using_subcommand"), "{script}");
+            script = fish_codes();
+        }
         for code in ["PXE-E53", "ipxe-4c0a6", "access-denied"] {
             assert!(script.contains(code), "{shell}: {code}");
         }

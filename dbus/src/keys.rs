@@ -70,6 +70,9 @@ pub mod fact {
     pub const PORTS_TAKEN: &str = "ports-taken";
     /// `[as]`: sentences that say why `Open` would refuse, empty when it would not (`Check` only).
     pub const PROBLEMS: &str = "problems";
+    /// `[as]`: base chains of the firewall, at most 16, that drop by policy what they do not name, and
+    /// that `Open` would not open (`Check` only). What passes there is not known.
+    pub const OTHER_DROPS: &str = "other-drops";
 }
 
 /// Values of `fact::DHCP_MODE`.

@@ -82,5 +82,7 @@ pub const NETLINK_BUFFER: usize = 64 * 1024;
 /// Messages of one netlink dump: a host with more rules, links or sockets is beyond what is read,
 /// and the request is refused.
 pub const DUMP_MESSAGES: usize = 65_536;
+/// Chains of the host's firewall that `Check` names: more than anybody would read.
+pub const DROPS: usize = 16;
 /// Attempts to commit a firewall change while others commit theirs (each fails with ERESTART).
 pub const COMMIT_ATTEMPTS: u32 = 20;

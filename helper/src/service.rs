@@ -109,7 +109,7 @@ impl Netboot {
     /// Facts: `backend`, `interface`, `interface-index`, `address`, `udp-ports`, `tcp-ports`,
     /// `dhcp-mode` as for `Open`; `authorization` (s: `yes`, `challenge`, `no`, `unavailable`); `ports-taken` (a(squ):
     /// protocol, port, uid of the holder); `problems` (as: sentences, empty when `Open` would
-    /// succeed).
+    /// succeed); `other-drops` (as: chains that drop by policy and that `Open` would not open).
     #[zbus(out_args("facts"))]
     async fn check(
         &self,

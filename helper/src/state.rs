@@ -297,6 +297,9 @@ impl State {
             }
         };
         facts::put(&mut facts, fact::BACKEND, backend.into());
+        // That the firewall cannot be read is among the problems by now.
+        let drops = self.firewall.other_drops().unwrap_or_default();
+        facts::put(&mut facts, fact::OTHER_DROPS, drops.into());
         facts::put_ports(&mut facts, request.ports());
         facts::put(&mut facts, fact::DHCP_MODE, facts::dhcp_mode(request.dhcp()).into());
         facts::put(&mut facts, fact::PROBLEMS, problems.into());

@@ -31,6 +31,8 @@ pub enum Site {
     GivesAlice,
     /// No rule: polkit wants an administrator's password.
     Asks,
+    /// A rule says no.
+    Refuses,
 }
 
 impl Site {
@@ -54,6 +56,14 @@ impl Site {
 "
             }
             Self::Asks => "// Nothing is said here.\n",
+            Self::Refuses => {
+                "polkit.addRule(function (action, subject) {
+    if (action.id.indexOf('org.portcullis.netboot1.') == 0) {
+        return polkit.Result.NO;
+    }
+});
+"
+            }
         }
     }
 
@@ -61,7 +71,7 @@ impl Site {
     fn configuration(self) -> &'static str {
         match self {
             Self::GivesAlice => "full-dhcp = true\n",
-            Self::AllowsAlice | Self::Asks => "",
+            Self::AllowsAlice | Self::Asks | Self::Refuses => "",
         }
     }
 }

@@ -2,10 +2,11 @@
 //! `--dhcp-server` also addresses: packet -> `server` -> reply, with what `decide` says in it.
 //!
 //! Guarantees: without `--dhcp-server` ordinary DHCP clients never get an answer, and a reply gives
-//! no address; what is sent passes the helper's output guard. `query`, `table`, `decide`, `pool` and
-//! `server` are pure; `serve` and `probe` move packets.
+//! no address; what is sent passes the helper's output guard. `query`, `table`, `decide`, `pool`,
+//! `server` and `offers` are pure; `serve` and `probe` move packets.
 
 mod decide;
+pub mod offers;
 pub mod pool;
 pub mod probe;
 mod query;

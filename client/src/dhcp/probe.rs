@@ -1,4 +1,4 @@
-//! Looks for other DHCP servers, as an ordinary user can.
+//! Looks for other DHCP servers, and for what servers offer to machines that boot, as an ordinary user can.
 //!
 //! A server answers a machine on port 68, which takes a privilege to hear. But it answers a relay on
 //! port 67, where this program listens: so the question is sent as a relay's would be, by broadcast
@@ -6,12 +6,15 @@
 //! dhcpd, Kea and busybox's udhcpd answer it. A server that refuses relays is not found
 //! so, and is noticed by the first machine that names it in a REQUEST.
 //!
+//! Servers for network boot answer in the same way, if the question has what firmware puts into it: so
+//! `doctor` hears what a machine would be offered.
+//!
 //! Guarantees: an answer takes nothing: an offer that is not followed by a REQUEST lapses. Asks with
 //! the interface's own hardware address, so that servers that know only some machines answer.
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     path::Path,
     time::Duration,
 };
@@ -20,7 +23,10 @@ use portcullis_dbus::DHCP_PORT;
 use socket2::{Domain, Socket, Type};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::server::answering_server;
+use super::{
+    offers::{Asker, Offer},
+    server::answering_server,
+};
 use crate::{
     mac::MacAddr,
     wire::{
@@ -36,11 +42,25 @@ const ASKED: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::
 /// address, udhcpd after 2 s, ISC dhcpd after 1 s, Kea at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Answers that are kept; EDK2 keeps 16.
+const OFFERS: usize = 64;
+
 /// Asks on one interface.
 #[derive(Debug)]
 pub struct Prober {
     socket: UdpSocket,
-    question: Vec<u8>,
+    xid: [u8; 4],
+    mac: MacAddr,
+    address: Ipv4Addr,
+}
+
+/// An offer, and who was offered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// In whose place it was asked for.
+    pub asker: Asker,
+    /// The offer.
+    pub offer: Offer,
 }
 
 impl Prober {
@@ -55,17 +75,20 @@ impl Prober {
         socket.set_broadcast(true)?;
         let mut xid = [0; 4];
         rustix::rand::getrandom(&mut xid, rustix::rand::GetRandomFlags::empty())?;
-        let question = question(xid, hardware_address(interface), address);
-        Ok(Self { socket: socket.into(), question })
+        Ok(Self { socket: socket.into(), xid, mac: hardware_address(interface), address })
     }
 
-    /// Asks once.
+    /// Asks once for an address.
     ///
     /// # Errors
     /// The question could not be sent.
     pub fn ask(&self) -> io::Result<()> {
+        self.send(&question(self.xid, self.mac, self.address, &[]))
+    }
+
+    fn send(&self, question: &[u8]) -> io::Result<()> {
         let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, DHCP_PORT);
-        self.socket.send_to(&self.question, everybody).map(drop)
+        self.socket.send_to(question, everybody).map(drop)
     }
 
     /// Asks until a server answers to `dhcp`, the socket of port 67, or none does for five seconds.
@@ -74,6 +97,49 @@ impl Prober {
     /// # Errors
     /// The question could not be sent, or the socket fails.
     pub async fn look(&self, dhcp: &UdpSocket, ours: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+        let server = |bytes: &[u8], _| answering_server(bytes).filter(|one| *one != ours);
+        self.listen(dhcp, || self.ask(), server).await
+    }
+
+    /// Asks as machines that boot from the network do, for five seconds, and returns every different
+    /// offer that came to `dhcp`, the socket of port 67.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub async fn offers(&self, dhcp: &UdpSocket) -> io::Result<Vec<Heard>> {
+        let mut heard: Vec<Heard> = Vec::new();
+        let ask = || {
+            Asker::ALL.into_iter().try_for_each(|asker| {
+                let options = as_firmware(asker);
+                self.send(&question(self.xid_of(asker), self.mac, self.address, &options))
+            })
+        };
+        let keep = |bytes: &[u8], source| -> Option<()> {
+            let xid = bytes.get(4..8)?;
+            let asker = Asker::ALL.into_iter().find(|asker| self.xid_of(*asker) == xid)?;
+            let one = Heard { asker, offer: Offer::parse(bytes, source)? };
+            if heard.len() < OFFERS && !heard.contains(&one) {
+                heard.push(one);
+            }
+            None
+        };
+        self.listen(dhcp, ask, keep).await?;
+        Ok(heard)
+    }
+
+    /// Each has a transaction of its own.
+    fn xid_of(&self, asker: Asker) -> [u8; 4] {
+        let [a, b, c, d] = self.xid;
+        [a, b, c, d & 0xfc | asker as u8]
+    }
+
+    /// Asks at its times, and listens until `take` has what it wants or patience ends.
+    async fn listen<T>(
+        &self,
+        dhcp: &UdpSocket,
+        ask: impl Fn() -> io::Result<()>,
+        mut take: impl FnMut(&[u8], Ipv4Addr) -> Option<T>,
+    ) -> io::Result<Option<T>> {
         let dhcp = tokio::net::UdpSocket::from_std(dhcp.try_clone()?)?;
         let begun = Instant::now();
         let mut times = ASKED.iter().map(|after| begun + *after).peekable();
@@ -81,14 +147,15 @@ impl Prober {
         loop {
             tokio::select! {
                 () = sleep_until(times.peek().copied().unwrap_or(begun)), if times.peek().is_some() => {
-                    self.ask()?;
+                    ask()?;
                     times.next();
                 }
-                received = timeout_at(begun + PATIENCE, dhcp.recv(&mut datagram)) => {
+                received = timeout_at(begun + PATIENCE, dhcp.recv_from(&mut datagram)) => {
                     let Ok(received) = received else { return Ok(None) };
-                    let bytes = datagram.get(..received?).unwrap_or_default();
-                    if let Some(server) = answering_server(bytes).filter(|one| *one != ours) {
-                        return Ok(Some(server));
+                    let (length, source) = received?;
+                    let IpAddr::V4(source) = source.ip() else { continue };
+                    if let Some(found) = take(datagram.get(..length).unwrap_or_default(), source) {
+                        return Ok(Some(found));
                     }
                 }
             }
@@ -96,8 +163,8 @@ impl Prober {
     }
 }
 
-/// A relayed DISCOVER.
-fn question(xid: [u8; 4], mac: MacAddr, relay: Ipv4Addr) -> Vec<u8> {
+/// A relayed DISCOVER, with these options after its type.
+fn question(xid: [u8; 4], mac: MacAddr, relay: Ipv4Addr, options: &[u8]) -> Vec<u8> {
     let mut out = vec![BOOTREQUEST, 1, 6, 1];
     out.extend_from_slice(&xid);
     out.resize(24, 0);
@@ -106,8 +173,37 @@ fn question(xid: [u8; 4], mac: MacAddr, relay: Ipv4Addr) -> Vec<u8> {
     out.resize(HEADER - COOKIE.len(), 0);
     out.extend_from_slice(&COOKIE);
     out.extend_from_slice(&[option::MESSAGE_TYPE, 1, message_type::DISCOVER]);
+    out.extend_from_slice(options);
     out.push(option::END);
-    out.resize(MIN, option::PAD);
+    if out.len() < MIN {
+        out.resize(MIN, option::PAD);
+    }
+    out
+}
+
+/// What firmware puts into its DISCOVER (RFC 4578, RFC 5970): who it is, and what it wants to know.
+fn as_firmware(asker: Asker) -> Vec<u8> {
+    let (class, arch) = asker.class();
+    let mut out = vec![option::VENDOR_CLASS, u8::try_from(class.len()).unwrap_or_default()];
+    out.extend_from_slice(class);
+    out.extend_from_slice(&[option::ARCHITECTURE, 2]);
+    out.extend_from_slice(&arch.to_be_bytes());
+    // Its network interface: UNDI 3.16; its identifier: type 0, all zero.
+    out.extend_from_slice(&[94, 3, 1, 3, 16, option::MACHINE_ID, 17]);
+    out.extend_from_slice(&[0; 17]);
+    let wanted = [
+        option::SUBNET_MASK,
+        option::ROUTER,
+        option::DNS,
+        option::VENDOR,
+        option::SERVER_ID,
+        option::VENDOR_CLASS,
+        66,
+        option::BOOT_FILE,
+        option::MACHINE_ID,
+    ];
+    out.extend_from_slice(&[55, u8::try_from(wanted.len()).unwrap_or_default()]);
+    out.extend_from_slice(&wanted);
     out
 }
 
@@ -125,7 +221,8 @@ mod tests {
     #[test]
     fn the_question_octet_by_octet() {
         let mac = MacAddr([2, 0, 0, 0, 0, 7]);
-        let bytes = question([0xde, 0xad, 0xbe, 0xef], mac, Ipv4Addr::new(10, 77, 0, 1));
+        let relay = Ipv4Addr::new(10, 77, 0, 1);
+        let bytes = question([0xde, 0xad, 0xbe, 0xef], mac, relay, &[]);
         // One hop, and our address as giaddr.
         let mut expected = vec![1, 1, 6, 1, 0xde, 0xad, 0xbe, 0xef];
         expected.extend([0; 16]);
@@ -134,5 +231,18 @@ mod tests {
         expected.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255]);
         expected.resize(300, 0);
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_machines_question_octet_by_octet() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 7]);
+        let relay = Ipv4Addr::new(10, 77, 0, 1);
+        let bytes = question([1, 2, 3, 4], mac, relay, &as_firmware(Asker::Http));
+        let mut expected = vec![53, 1, 1, 60, 33];
+        expected.extend(b"HTTPClient:Arch:00016:UNDI:003016");
+        expected.extend([93, 2, 0, 16, 94, 3, 1, 3, 16, 97, 17]);
+        expected.extend([0; 17]);
+        expected.extend([55, 9, 1, 3, 6, 43, 54, 60, 66, 67, 97, 255]);
+        assert_eq!(bytes[240..], expected);
     }
 }

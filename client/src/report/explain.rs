@@ -84,7 +84,7 @@ fn columns(text: &str, hanging: usize) -> Vec<String> {
 
 /// Breaks a text between words. `first` and `hanging` are the blanks before the first line and the
 /// others. A word that is longer than a line stays whole.
-fn broken(text: &str, first: usize, hanging: usize) -> Vec<String> {
+pub(super) fn broken(text: &str, first: usize, hanging: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = " ".repeat(first);
     let mut empty = true;

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::{Asking, Ready};
 use crate::{
     codes::{Entry, Reason},
+    dhcp::probe::Heard,
+    doctor::{Diagnosis, Fact, Finding},
     event::Event,
     exit::Failure,
     interfaces::Interface,
@@ -136,6 +138,50 @@ pub fn code(entry: &Entry) -> Value {
         "reasons": entry.reasons().map(reason).collect::<Vec<_>>(),
         "sources": entry.sources().collect::<Vec<_>>(),
     })
+}
+
+/// `fact`, `offer` and `finding`, of `doctor`.
+#[must_use]
+pub fn diagnosis(diagnosis: &Diagnosis) -> Vec<Value> {
+    let interface = &diagnosis.interface;
+    let fact = |fact: &Fact| {
+        json!({
+            "event": "fact",
+            "interface": interface,
+            "about": fact.about,
+            "text": fact.text,
+        })
+    };
+    let offer = |Heard { asker, offer }: &Heard| {
+        json!({
+            "event": "offer",
+            "interface": interface,
+            "asker": asker,
+            "server": offer.server,
+            "address": offer.address,
+            "class": offer.class,
+            "file": offer.file,
+        })
+    };
+    let finding = |finding: &Finding| {
+        json!({
+            "event": "finding",
+            "interface": interface,
+            "finding": finding.name,
+            "text": finding.text,
+            "remedies": finding.remedies,
+        })
+    };
+    let facts = diagnosis.facts.iter().map(fact);
+    let offers = diagnosis.offers.iter().map(offer);
+    facts.chain(offers).chain(diagnosis.findings.iter().map(finding)).collect()
+}
+
+/// `examined`, of `doctor`.
+#[must_use]
+pub fn examined(all: &[Diagnosis]) -> Value {
+    let found: usize = all.iter().map(|one| one.findings.len()).sum();
+    json!({ "event": "examined", "findings": found })
 }
 
 #[cfg(test)]

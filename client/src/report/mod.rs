@@ -1,9 +1,10 @@
 //! What a person, or a program, gets to see.
 //!
 //! Results (the state, each machine's way) go to stdout; questions, notes and errors to stderr.
-//! Pure functions make the text ([`text`], [`explain`], [`units`]) and the objects ([`json`]); this file only
+//! Pure functions make the text ([`text`], [`explain`], [`doctor`], [`units`]) and the objects ([`json`]); this file only
 //! writes them. A reader that has gone away is no error: serving goes on.
 
+pub mod doctor;
 pub mod explain;
 pub mod json;
 pub mod text;
@@ -17,6 +18,7 @@ use std::{
 use crate::{
     cli::{Color, Common, Serving},
     codes::{self, Entry},
+    doctor::Diagnosis,
     event::Event,
     exit::Failure,
     interfaces::Interface,
@@ -275,6 +277,20 @@ impl Report {
             }
         } else {
             for line in explain::list(all) {
+                self.result(&line);
+            }
+        }
+    }
+
+    /// Shows what `doctor` has found.
+    pub fn diagnoses(&mut self, all: &[Diagnosis]) {
+        if self.json {
+            for object in all.iter().flat_map(json::diagnosis) {
+                self.object(&object);
+            }
+            self.object(&json::examined(all));
+        } else {
+            for line in doctor::diagnoses(all) {
                 self.result(&line);
             }
         }

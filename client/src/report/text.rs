@@ -174,6 +174,22 @@ fn firewall(name: &str) -> String {
     }
 }
 
+/// What would be done with the firewall, before it is.
+#[must_use]
+pub fn firewall_before(name: &str) -> String {
+    let ports = "the ports are opened in it while portcullis runs";
+    match name {
+        backend::NIXOS_NFTABLES => format!("NixOS, nftables: {ports}"),
+        backend::NIXOS_IPTABLES => format!("NixOS, iptables: {ports}"),
+        backend::NAMED_CHAIN => format!("the chain that this host's configuration names: {ports}"),
+        backend::FIREWALLD => {
+            format!("firewalld: {ports}, for every interface of the zone and every program")
+        }
+        backend::NONE => "none that drops anything: nothing has to be opened".to_owned(),
+        other => format!("{}: {ports}", other.escape_default()),
+    }
+}
+
 /// The last line.
 #[must_use]
 pub fn closed(facts: &Facts) -> Line {

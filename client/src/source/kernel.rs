@@ -16,12 +16,36 @@ pub fn is_kernel(head: &[u8]) -> bool {
 /// whole.
 #[must_use]
 pub fn is_linux(head: &[u8]) -> bool {
-    // Documentation/arch/x86/boot.rst: the header's magic, from protocol 2.00.
-    let bzimage = starts(head, 0x202, b"HdrS");
     // Documentation/arch/arm64/booting.rst and riscv/boot-image-header.rst: magic at 56.
     let image = starts(head, 56, b"ARM\x64") || starts(head, 56, b"RSC\x05");
     // include/linux/pe.h, LINUX_PE_MAGIC: LoongArch, and every kernel that unpacks itself under EFI.
-    bzimage || image || starts(head, 56, &[0xcd, 0x23, 0x82, 0x81])
+    is_bzimage(head) || image || starts(head, 56, &[0xcd, 0x23, 0x82, 0x81])
+}
+
+/// Whether these octets begin an x86 kernel that BIOS machines boot.
+#[must_use]
+pub fn is_bzimage(head: &[u8]) -> bool {
+    // Documentation/arch/x86/boot.rst: the header's magic, from protocol 2.00.
+    starts(head, 0x202, b"HdrS")
+}
+
+/// Whether these octets begin an initial ramdisk: a cpio archive (Documentation/driver-api/early-userspace/
+/// buffer-format.rst), as it is or compressed in a way that Linux unpacks (lib/decompress.c).
+#[must_use]
+pub fn is_initrd(head: &[u8]) -> bool {
+    const MAGIC: [&[u8]; 10] = [
+        b"070701",
+        b"070702",
+        &[0x1f, 0x8b],
+        &[0x1f, 0x9e],
+        b"BZh",
+        &[0x5d, 0x00, 0x00],
+        &[0xfd, b'7', b'z', b'X', b'Z'],
+        &[0x89, b'L', b'Z', b'O'],
+        &[0x02, 0x21, 0x4c, 0x18],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+    ];
+    MAGIC.iter().any(|magic| head.starts_with(magic))
 }
 
 /// The machine type of a PE/COFF image, as EFI programs are. The offset of its header stands at
@@ -86,6 +110,18 @@ mod tests {
             kernel.resize(1024, 0);
             kernel[offset..offset + magic.len()].copy_from_slice(magic);
             assert!(is_linux(&kernel), "{magic:?}");
+        }
+    }
+
+    #[test]
+    fn initrds_are_known_by_their_magic() {
+        let gzip = [0x1f, 0x8b, 8, 0];
+        let zstd = [0x28, 0xb5, 0x2f, 0xfd];
+        for initrd in [&b"070701000"[..], &gzip, &zstd, &[0xfd, b'7', b'z', b'X', b'Z', 0]] {
+            assert!(is_initrd(initrd), "{initrd:?}");
+        }
+        for other in [&b""[..], b"07070", b"MZ", b"<html>", &with(0x202, b"HdrS")] {
+            assert!(!is_initrd(other), "{other:?}");
         }
     }
 

@@ -176,6 +176,18 @@ impl<'a> Message<'a> {
         self.field::<4>(12).into()
     }
 
+    /// The address that a server gives; zero from a proxy.
+    #[must_use]
+    pub fn yiaddr(&self) -> Ipv4Addr {
+        self.field::<4>(16).into()
+    }
+
+    /// The field `file`, padded with zeros; nothing if it holds options.
+    #[must_use]
+    pub fn file(&self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(if self.overload() & 1 == 1 { &[] } else { &self.header[FILE] })
+    }
+
     /// The relay agent that passed the message on, if any.
     #[must_use]
     pub fn giaddr(&self) -> Ipv4Addr {
@@ -372,6 +384,7 @@ mod tests {
         assert_eq!(message.xid(), [4, 5, 6, 7]);
         assert_eq!(message.flags(), [10, 11]);
         assert_eq!(message.ciaddr(), Ipv4Addr::new(12, 13, 14, 15));
+        assert_eq!(message.yiaddr(), Ipv4Addr::new(16, 17, 18, 19));
         assert_eq!(message.giaddr(), Ipv4Addr::new(24, 25, 26, 27));
         assert_eq!(message.chaddr().to_vec(), (28..44).collect::<Vec<u8>>());
     }

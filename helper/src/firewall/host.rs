@@ -16,6 +16,7 @@ use super::{
 use crate::{
     attribute::{Attributes, until_nul},
     config::{self, NamedChain},
+    limits,
     mark::LeaseMark,
 };
 
@@ -57,8 +58,8 @@ pub struct Chain {
     pub name: String,
     /// Its handle: another one after it was deleted and made again in the same table.
     pub handle: u64,
-    /// Whether it is a base chain at hook input.
-    pub input: bool,
+    /// The hook that it is a base chain at, if IPv4 passes there.
+    pub hook: Option<At>,
     /// Whether its policy is to drop.
     pub drops: bool,
 }
@@ -66,13 +67,13 @@ pub struct Chain {
 impl Chain {
     /// From the kernel's attributes.
     pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
-        let hook = attributes.nested(4)?.number(1)?;
+        let hook = attributes.nested(4)?.number(1)?.map(At);
         Ok(Self {
             family,
             table: attributes.text(1),
             name: attributes.text(3),
             handle: attributes.array(2)?.map_or(0, u64::from_be_bytes),
-            input: hook == Some(At::INPUT.0) && [Family::IPV4, Family::INET].contains(&family),
+            hook: hook.filter(|_| [Family::IPV4, Family::INET].contains(&family)),
             drops: attributes.number(5)? == Some(NF_DROP),
         })
     }
@@ -80,6 +81,21 @@ impl Chain {
     /// Where it is.
     pub fn path(&self) -> Path<'_> {
         path(self.family, &self.table, &self.name)
+    }
+
+    /// Whether it is a base chain at hook input.
+    pub fn is_input(&self) -> bool {
+        self.hook == Some(At::INPUT)
+    }
+
+    /// Whether it is in our own table.
+    fn is_ours(&self) -> bool {
+        self.family == table::FAMILY && self.table == table::NAME
+    }
+
+    /// Whether what it does not name is dropped.
+    pub fn is_closed(&self) -> bool {
+        self.hook.is_some() && self.drops && !self.is_ours()
     }
 
     /// Whether it is in the table of this place.
@@ -179,11 +195,10 @@ pub fn has_legacy_filter() -> bool {
 
 /// Chains whose rules decide which firewall this is.
 pub fn decisive(chain: &Chain, named: Option<Path<'_>>) -> bool {
-    let ours = chain.family == table::FAMILY && chain.table == table::NAME;
     let known = [NIXOS_NFTABLES, NIXOS_NFTABLES_OUTPUT, NIXOS_IPTABLES];
     // The way from the hook to a named chain may lead through any other of its table.
     let on_the_way = named.is_some_and(|path| chain.is_beside(path));
-    !ours && (chain.input || known.contains(&chain.path()) || on_the_way)
+    !chain.is_ours() && (chain.is_input() || known.contains(&chain.path()) || on_the_way)
 }
 
 /// Which firewall this is: the back end, and the chain that our rules go into. A named chain is the
@@ -210,7 +225,7 @@ pub fn judge(
     let is = |path, what: fn(&Chain) -> bool| {
         listing.iter().any(|(chain, _)| chain.path() == path && what(chain))
     };
-    let nftables = is(NIXOS_NFTABLES, |_| true) && is(NIXOS_NFTABLES_BASE, |base| base.input);
+    let nftables = is(NIXOS_NFTABLES, |_| true) && is(NIXOS_NFTABLES_BASE, Chain::is_input);
     match (nftables, is_reached(listing, NIXOS_IPTABLES)) {
         (true, true) => unsupported(
             "both firewalls of NixOS are active, table inet nixos-fw and chain nixos-fw in table \
@@ -224,7 +239,7 @@ pub fn judge(
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {
             Some(text) => unsupported(&text),
-            None if is(FIREWALLD, |base| base.input) => Ok((Backend::Firewalld, Some(FIREWALLD))),
+            None if is(FIREWALLD, Chain::is_input) => Ok((Backend::Firewalld, Some(FIREWALLD))),
             None => Ok((Backend::None, None)),
         },
     }
@@ -234,7 +249,7 @@ pub fn judge(
 /// which rules jump there.
 fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path<'_>) -> bool {
     let beside = || listing.iter().filter(|(chain, _)| chain.is_beside(path));
-    let base = beside().filter(|(chain, _)| chain.input);
+    let base = beside().filter(|(chain, _)| chain.is_input());
     let mut reached: Vec<&str> = base.map(|(chain, _)| chain.name.as_str()).collect();
     let mut seen = 0_usize;
     while let Some(name) = reached.get(seen).copied() {
@@ -256,7 +271,7 @@ fn place(path: Path<'_>) -> String {
 
 /// Why this chain may refuse packets, in words.
 fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
-    if !chain.input || chain.path() == FIREWALLD {
+    if !chain.is_input() || chain.path() == FIREWALLD {
         return None;
     }
     let place = place(chain.path());
@@ -279,6 +294,17 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
          in {} names",
         config::FILE
     ))
+}
+
+/// Of chains that are closed, those that an opening does not open, in words: what they do not name is
+/// dropped there all the same. `opened`: the chain that our rules go into. Without one, an input chain is
+/// an obstacle already, of which `judge` tells.
+pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
+    let told = closed.iter().filter(|chain| match opened {
+        Some(path) => !chain.is_beside(path) || chain.hook == Some(At::OUTPUT),
+        None => !chain.is_input(),
+    });
+    told.take(limits::DROPS).map(|chain| place(chain.path())).collect()
 }
 
 /// The rules of an opening for the host's chain, one per port, at its head. Only forms that
@@ -335,7 +361,7 @@ mod tests {
             table: path.table.to_owned(),
             name: path.chain.to_owned(),
             handle: 1,
-            input,
+            hook: input.then_some(At::INPUT),
             drops,
         }
     }
@@ -469,6 +495,35 @@ mod tests {
             (chain(NIXOS_NFTABLES_BASE, true, true), vec![]),
         ];
         assert!(judge(&nixos, Some(in_filter("INPUT"))).is_err());
+    }
+
+    #[test]
+    fn chains_that_drop_beside_the_one_that_is_opened_are_told() {
+        let at = |family, table, name, hook| {
+            let chain = chain(path(family, table, name), false, true);
+            Chain { hook: Some(hook), ..chain }
+        };
+        let closed = [
+            at(Family::INET, "nixos-fw", "input", At::INPUT),
+            at(Family::INET, "nixos-fw", "rpfilter", At::PREROUTING),
+            at(Family::INET, "nixos-fw", "output", At::OUTPUT),
+            at(Family::INET, "vpn", "output", At::OUTPUT),
+            at(Family::IPV4, "filter", "INPUT", At::INPUT),
+        ];
+        assert!(closed.iter().all(Chain::is_closed));
+        assert_eq!(
+            other_drops(&closed, Some(NIXOS_NFTABLES)),
+            [
+                "table inet nixos-fw, chain output",
+                "table inet vpn, chain output",
+                "table ip filter, chain INPUT",
+            ]
+        );
+        // Without a chain to open, those at input are the obstacle that is told of.
+        assert_eq!(other_drops(&closed, None).len(), 3);
+        assert!(!at(table::FAMILY, table::NAME, "guard", At::OUTPUT).is_closed());
+        let many = vec![at(Family::INET, "vpn", "output", At::OUTPUT); 100];
+        assert_eq!(other_drops(&many, None).len(), limits::DROPS);
     }
 
     #[test]

@@ -64,6 +64,8 @@ struct Survey {
     tables: Vec<Table>,
     holder: Holder,
     listing: Vec<(Chain, Vec<Rule>)>,
+    /// Base chains that drop what they do not name.
+    closed: Vec<Chain>,
 }
 
 impl Survey {
@@ -168,15 +170,16 @@ impl Nftables {
 
     fn read(&mut self) -> io::Result<Survey> {
         let tables = self.ruleset.tables()?;
-        let mut listing = Vec::new();
+        let (mut listing, mut closed) = (Vec::new(), Vec::new());
         for chain in self.ruleset.chains(Chain::read)? {
+            closed.extend(chain.is_closed().then(|| chain.clone()));
             if host::decisive(&chain, self.named) {
                 let (family, table, name) = (chain.family, &chain.table, Some(&*chain.name));
                 let rules = self.ruleset.rules(family, table, name, Rule::read)?;
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey { holder: self.holder(&tables), tables, listing })
+        Ok(Survey { holder: self.holder(&tables), tables, listing, closed })
     }
 
     fn holder(&self, tables: &[Table]) -> Holder {
@@ -282,6 +285,12 @@ impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
         let (_, survey) = self.survey()?;
         self.judge(&survey.listing).map(|(backend, _)| backend)
+    }
+
+    fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
+        let (_, survey) = self.survey()?;
+        let judged = self.judge(&survey.listing).ok();
+        Ok(host::other_drops(&survey.closed, judged.and_then(|(_, path)| path)))
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {

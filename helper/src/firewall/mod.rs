@@ -121,6 +121,9 @@ pub enum Standing {
 pub trait Firewall {
     /// The back end of this host, found anew on every call.
     fn backend(&mut self) -> Result<Backend, FirewallError>;
+    /// Base chains that drop by policy and that an opening does not open, in words; found anew on every
+    /// call.
+    fn other_drops(&mut self) -> Result<Vec<String>, FirewallError>;
     /// Opens in one transaction. On error nothing is left, unless the kernel's word on the transaction
     /// was lost: then the next [`Self::sweep`] removes it.
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError>;

@@ -537,6 +537,10 @@ impl Firewall for Fake {
         Ok(self.world().backend)
     }
 
+    fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
+        Ok(vec!["table inet vpn, chain output".to_owned()])
+    }
+
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
         self.step("open")?;
         let mut world = self.world();

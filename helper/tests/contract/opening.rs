@@ -226,6 +226,8 @@ async fn a_server_that_does_not_share_its_port_is_named_with_what_to_do() {
     // A socket on the port is what is expected; whether it can be shared shows when it is tried.
     let facts = client.proxy.check(share()).await.unwrap();
     assert_eq!(value(&facts, "problems"), Variant::from(Vec::<String>::new()));
+    let drops = Variant::from(vec!["table inet vpn, chain output".to_owned()]);
+    assert_eq!(value(&facts, "other-drops"), drops);
     let error = client.proxy.open(share()).await.unwrap_err();
     assert!(
         matches!(&error, Error::AddressInUse(text)

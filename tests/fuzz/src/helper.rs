@@ -121,7 +121,7 @@ pub fn nftables(octets: &[u8]) {
         if backend == Backend::None {
             let refusing = listing.iter().find(|(chain, rules)| {
                 let harmful = |rule: &Rule| rule.refuses || !rule.jumps.is_empty();
-                chain.input && (chain.drops || rules.iter().any(harmful))
+                chain.is_input() && (chain.drops || rules.iter().any(harmful))
             });
             assert_eq!(refusing, None);
         }
@@ -129,7 +129,7 @@ pub fn nftables(octets: &[u8]) {
     let named = host::NIXOS_IPTABLES;
     if let Ok((backend, path)) = host::judge(&listing, Some(named)) {
         assert_eq!((backend, path), (Backend::NamedChain, Some(named)));
-        assert!(listing.iter().any(|(chain, _)| chain.input));
+        assert!(listing.iter().any(|(chain, _)| chain.is_input()));
     }
     for (chain, rules) in &listing {
         let deleted = host::delete_rules(chain.family, &chain.table, rules, |_| true);

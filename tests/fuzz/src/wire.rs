@@ -9,7 +9,9 @@ use std::{
 
 use portcullis::{
     admission::Admission,
-    dhcp::{Decision, Memory, Policy, Port, Query, UefiOffer, decide, leave, screen},
+    dhcp::{
+        Decision, Memory, Policy, Port, Query, UefiOffer, decide, leave, offers::Offer, screen,
+    },
     event::{Fact, OfferForm, Witness},
     http::{Settings, converse, router},
     image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage, Signature},
@@ -63,6 +65,11 @@ pub fn dhcp(octets: &[u8]) {
     let Some((&octet, datagram)) = octets.split_first() else {
         return;
     };
+    if let Some(offer) = Offer::parse(datagram, SERVER) {
+        // What `doctor` shows of it.
+        let file = offer.file.unwrap_or_default();
+        assert!(file.chars().count() <= 128 && !file.contains(char::is_control), "{file:?}");
+    }
     let Ok(query) = Query::parse(datagram) else {
         return;
     };
