@@ -3,18 +3,17 @@
 //!
 //! Guarantees: two processes from here on, the copy to serve, the first to wait for its end, whatever
 //! it is asked to do itself but SIGKILL; neither hears the keys of a terminal, whose Ctrl-C is the
-//! client's. No program is started: the copy goes on with what it has. With sockopt.rs, the only
-//! unsafe code of the helper.
-
-#![allow(unsafe_code)]
+//! client's. No program is started: the copy goes on with what it has.
 
 use nix::{
     sys::{
         signal::{SigSet, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, setsid},
+    unistd::{ForkResult, Pid, setsid},
 };
+
+use crate::raw;
 
 /// What a terminal sends to all that run in it: the socket alone says when the run is over.
 const KEYS: [Signal; 4] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP];
@@ -27,8 +26,7 @@ const AWAITED: [Signal; 2] = [Signal::SIGTERM, Signal::SIGCHLD];
 /// When the kernel gives no further process.
 pub fn split() -> nix::Result<Option<Pid>> {
     SigSet::from_iter(KEYS.into_iter().chain(AWAITED)).thread_block()?;
-    // SAFETY: this is the only thread, so the copy lacks none that could hold a lock.
-    match unsafe { fork() }? {
+    match raw::fork()? {
         ForkResult::Child => {
             SigSet::from_iter(AWAITED).thread_unblock()?;
             // Out of the group that sudo kills as a whole when it is killed itself.

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::{
     firewall::{Dhcp, Opening},
-    limits, request, sockdiag, sockopt,
+    limits, raw, request, sockdiag,
 };
 
 /// The sockets of one lease.
@@ -104,7 +104,7 @@ fn reserved_udp(
 ) -> io::Result<OwnedFd> {
     let placeholder = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     placeholder.attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)])?;
-    sockopt::lock_filter(&placeholder)?;
+    raw::lock_filter(&placeholder)?;
     placeholder.set_reuse_port(true)?;
     placeholder.bind(&SocketAddrV4::new(address, port).into())?;
     placeholders.push(placeholder.into());
@@ -114,7 +114,7 @@ fn reserved_udp(
 fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::DGRAM, Protocol::UDP)?;
     socket.attach_filter(&only_interface(opening.index))?;
-    sockopt::lock_filter(&socket)?;
+    raw::lock_filter(&socket)?;
     setsockopt(&socket, RcvBufForce, &buffer)?;
     if port == DHCP_PORT {
         // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
@@ -133,7 +133,7 @@ fn listener(opening: &Opening, address: Ipv4Addr, port: u16) -> io::Result<Owned
     // A machine that reboots comes back from the same port: the last connection's TIME_WAIT must
     // keep neither us from binding nor it from connecting.
     socket.set_reuse_address(true)?;
-    sockopt::no_time_wait(&socket)?;
+    raw::no_time_wait(&socket)?;
     socket.bind(&SocketAddrV4::new(address, port).into())?;
     socket.listen(limits::TCP_BACKLOG)?;
     Ok(socket.into())

@@ -1,6 +1,6 @@
-//! Two socket options that no crate here offers, and with guard.rs the only unsafe code of the helper.
+//! The only unsafe code of the helper: two socket options that no crate here offers, and fork(2).
 //!
-//! Guarantees: the kernel is given a pointer to a live `c_int` and its exact size, and nothing else.
+//! Guarantees: setsockopt(2) is given a pointer to a live `c_int` and its exact size, and nothing else.
 
 #![allow(unsafe_code)]
 
@@ -10,6 +10,16 @@ use std::{
 };
 
 use libc::{c_int, c_void, socklen_t};
+use nix::unistd::{self, ForkResult};
+
+/// A copy of this process. To be called before any thread is started.
+///
+/// # Errors
+/// When the kernel gives no further process.
+pub fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: the caller's is the only thread, so the copy lacks none that could hold a lock.
+    unsafe { unistd::fork() }
+}
 
 /// Locks the classic filter of a socket: nobody can detach or replace it any more, whoever holds
 /// the socket (SO_LOCK_FILTER, socket(7)).
