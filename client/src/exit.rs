@@ -13,6 +13,7 @@
 //! | 31 | no boot loader (iPXE) on this system |
 //! | 32 | no network interface will do, or several would |
 //! | 33 | `--dhcp-server`: another DHCP server is there |
+//! | 34 | `nixos`: nix is missing, or could not build a system that boots from the network |
 
 use portcullis_dbus::Error;
 
@@ -33,6 +34,8 @@ pub enum Code {
     Interface = 32,
     /// Another DHCP server.
     OtherDhcpServer = 33,
+    /// nix.
+    Nix = 34,
 }
 
 /// A failure, ready to be shown.
@@ -153,12 +156,13 @@ mod tests {
             Code::NoLoader,
             Code::Interface,
             Code::OtherDhcpServer,
+            Code::Nix,
         ] {
             codes.push(Failure::new(code, "").code);
         }
         assert_eq!(
             codes,
-            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32, 33]
+            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32, 33, 34]
         );
     }
 

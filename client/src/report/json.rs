@@ -8,6 +8,7 @@ use crate::{
     event::Event,
     exit::Failure,
     interfaces::Interface,
+    nixos::Told,
     session::Lease,
 };
 
@@ -62,6 +63,12 @@ pub fn machine(interface: &str, event: &Event) -> Value {
 #[must_use]
 pub fn note(text: &str) -> Value {
     json!({ "event": "note", "text": text })
+}
+
+/// `build`, of `nixos`.
+#[must_use]
+pub fn build(told: &Told) -> Value {
+    json!({ "event": "build", "state": told.state, "text": told.text })
 }
 
 /// `closed`.
@@ -144,6 +151,7 @@ mod tests {
     use crate::{
         event::{Fact, Firmware, Ignored, Role, Statement, What},
         mac::MacAddr,
+        nixos::State,
     };
 
     fn text(what: What) -> String {
@@ -173,6 +181,20 @@ mod tests {
             text(What::Statement(Statement::HandedOver)),
             r#"{"at":12,"event":"machine","interface":"eth0","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
         );
+    }
+
+    #[test]
+    fn a_build_keeps_its_form() {
+        for (state, word) in [
+            (State::Started, "started"),
+            (State::Output, "output"),
+            (State::Done, "done"),
+            (State::Same, "same"),
+            (State::Failed, "failed"),
+        ] {
+            let text = build(&Told { state, text: "t".to_owned() }).to_string();
+            assert_eq!(text, format!(r#"{{"event":"build","state":"{word}","text":"t"}}"#));
+        }
     }
 
     #[test]
