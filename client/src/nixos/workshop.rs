@@ -229,7 +229,8 @@ fn keyboard(ask: &mpsc::Sender<()>) {
             continue;
         }
         let events = ready.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-        if !events.contains(PollFlags::POLLIN) {
+        // Without input, or hung up.
+        if events != PollFlags::POLLIN {
             return;
         }
         // Whoever reads its terminal from the background is stopped.
