@@ -314,7 +314,7 @@ fn a_key_builds_anew_and_what_fails_leaves_the_build_before() {
     pty.expect("r and Enter builds anew", SOON).unwrap();
     let asked = |pty: &mut Pty, answer: &str| {
         pty.type_line("r").unwrap();
-        pty.expect("anew ...", SOON).unwrap();
+        pty.expect("anew ...", BUILD).unwrap();
         pty.expect(answer, BUILD).unwrap();
     };
     asked(&mut pty, "nothing is new");
