@@ -5,7 +5,13 @@
 //! Pixiecore that have no meaning here are taken and explained by [`Serving::notes`]; what this
 //! version cannot do yet is refused by [`Boot::refusal`] before anything is opened.
 
-use std::{collections::BTreeSet, ffi::OsStr, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -73,6 +79,14 @@ pub enum Command {
     Api(Box<Api>),
     /// Boot a distribution's installer or live system from its mirror.
     Quick(Box<Quick>),
+    /// Build a NixOS system with nix and serve it; build it anew while it is served.
+    #[command(after_help = "Examples:\n  \
+        portcullis nixos .#installer\n  \
+        portcullis nixos .#installer --watch -i enp3s0\n  \
+        portcullis nixos -f system.nix\n  \
+        portcullis nixos --new ./installer\n\n\
+        While it serves, r and Enter builds anew (without a terminal: SIGHUP).")]
+    Nixos(Box<Nixos>),
     /// Pixiecore's IPv6 modes: not in this version.
     #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
@@ -116,7 +130,7 @@ impl TypedValueParser for ScreenCode {
 #[derive(Debug, Args)]
 pub struct Ignored {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<std::ffi::OsString>,
+    rest: Vec<OsString>,
 }
 
 /// Options of every command.
@@ -270,6 +284,66 @@ pub struct Quick {
     /// Where, for whom and how.
     #[command(flatten)]
     pub serving: Serving,
+}
+
+/// `nixos`.
+#[derive(Debug, Args)]
+pub struct Nixos {
+    /// A flake and a system of its nixosConfigurations, as nix and nixos-rebuild take them
+    /// [default: the only system of the flake in this folder]. With --file: the attribute that is the
+    /// system, if the file's value is none itself.
+    #[arg(value_name = "FLAKE#NAME")]
+    pub reference: Option<String>,
+    /// A file whose value is a NixOS system, for those without flakes.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Build anew whenever a file of the flake's folder has changed (with --file: of that file's
+    /// folder).
+    #[arg(long)]
+    pub watch: bool,
+    /// Added to the system's own kernel command line, with {{ ID "file or address" }} and the other
+    /// names as for boot.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Shown on the machine's screen before it fetches the kernel.
+    #[arg(long, value_name = "TEXT")]
+    pub bootmsg: Option<String>,
+    /// Write a flake to begin with into DIR, and do nothing else.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["reference", "file", "watch"],
+          help_heading = "A new flake")]
+    pub new: Option<PathBuf>,
+    /// What it makes of the machine.
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value_t,
+        requires = "new",
+        help_heading = "A new flake"
+    )]
+    pub kind: Starter,
+    /// SSH public key that may log in as root, or a file with it [default: those in ~/.ssh].
+    #[arg(long, value_name = "KEY", requires = "new", help_heading = "A new flake")]
+    pub ssh_key: Option<String>,
+    /// The system's name [default: that of DIR].
+    #[arg(long, value_name = "NAME", requires = "new", help_heading = "A new flake")]
+    pub host_name: Option<String>,
+    /// Where, for whom and how.
+    #[command(flatten)]
+    pub serving: Serving,
+    /// Further arguments for nix, such as --impure or --override-input.
+    #[arg(last = true, value_name = "NIX ARGUMENTS")]
+    pub nix: Vec<OsString>,
+}
+
+/// What a new flake makes of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Starter {
+    /// NixOS' installer.
+    #[default]
+    Installer,
+    /// A small system that lives in the machine's memory.
+    System,
 }
 
 /// What all commands that serve have in common.
@@ -429,6 +503,14 @@ fn one_line(cmdline: Option<&str>) -> Option<&'static str> {
 }
 
 impl Quick {
+    /// Why this version cannot do what was asked, if it cannot.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&'static str> {
+        one_line(self.cmdline.as_deref())
+    }
+}
+
+impl Nixos {
     /// Why this version cannot do what was asked, if it cannot.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
@@ -633,6 +715,28 @@ mod tests {
             assert!(command(&format!("quick {recipe}")).is_ok(), "{recipe}");
         }
         assert!(command("quick plan9").is_err());
+    }
+
+    #[test]
+    fn a_nixos_system_is_named_by_a_flake_or_a_file_and_nix_gets_what_follows() {
+        let nixos = |line: &str| match command(&format!("nixos {line}")) {
+            Ok(Command::Nixos(nixos)) => *nixos,
+            other => panic!("{line}: {other:?}"),
+        };
+        let flake = nixos(".#a --watch -i eth0 --once -- --impure --override-input n path:/x");
+        assert_eq!((flake.reference.as_deref(), flake.watch), (Some(".#a"), true));
+        assert!(flake.serving.once && flake.serving.interface == ["eth0"]);
+        assert_eq!(flake.nix, ["--impure", "--override-input", "n", "path:/x"]);
+        let file = nixos("-f system.nix hosts.a");
+        assert_eq!(file.file, Some("system.nix".into()));
+        assert_eq!(file.reference.as_deref(), Some("hosts.a"));
+        assert_eq!(nixos("").reference, None);
+        let new = nixos("--new d --kind system --ssh-key k --host-name h");
+        assert_eq!((new.new, new.kind), (Some("d".into()), Starter::System));
+        for wrong in ["--kind system", "--ssh-key k", "--new d .#a", "--new d --watch", ".#a b"] {
+            assert!(command(&format!("nixos {wrong}")).is_err(), "{wrong}");
+        }
+        assert!(nixos(". --cmdline a\u{7}b").refusal().is_some());
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | 32 | no network interface will do, or several would |
 //! | 33 | `--dhcp-server`: another DHCP server is there |
 //! | 34 | `doctor` has found something |
+//! | 35 | `nixos`: nix is missing, or could not build a system that boots from the network |
 
 use std::path::Path;
 
@@ -38,6 +39,8 @@ pub enum Code {
     OtherDhcpServer = 33,
     /// `doctor` has found something.
     Found = 34,
+    /// nix.
+    Nix = 35,
 }
 
 /// A failure, ready to be shown.
@@ -172,6 +175,7 @@ mod tests {
             Code::Interface,
             Code::OtherDhcpServer,
             Code::Found,
+            Code::Nix,
         ] {
             codes.push(Failure::new(code, "").code);
         }

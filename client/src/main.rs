@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Api(api) => Report::for_serving(&api.serving),
         Command::Quick(quick) => Report::for_serving(&quick.serving),
         Command::Doctor(doctor) => Report::for_serving(&doctor.serving),
+        Command::Nixos(nixos) => Report::for_serving(&nixos.serving),
         Command::Status(common)
         | Command::Interfaces(common)
         | Command::Close { common, .. }
@@ -53,6 +54,7 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Explain { code, .. } => commands::explain(&code.join(" "), report),
         Command::Api(api) => serve::api(api, report),
         Command::Quick(quick) => serve::quick(quick, report),
+        Command::Nixos(nixos) => serve::nixos(nixos, report),
         Command::Ipv6(_) => Err(Failure::new(
             Code::Usage,
             "the IPv6 commands are not in this version: only IPv4 is served",

@@ -1,4 +1,4 @@
-//! `boot`, `api` and `quick`, from the arguments to the last line: the whole story in one place.
+//! `boot`, `api`, `quick` and `nixos`, from the arguments to the last line: the whole story in one place.
 //!
 //! Guarantees: everything that can be wrong with the arguments is found before the bus is asked, so
 //! that no dialog appears for nothing; whatever ends the run, every socket is dropped before it is
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     chain::Chain,
-    cli::{self, Boot, Quick, Serving},
+    cli::{self, Boot, Nixos, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
     dhcp::{
         Authority, Count, Policy, UefiOffer,
@@ -44,6 +44,7 @@ use crate::{
     interfaces::{collect, direct_cable_advice},
     loaders::{self, coverage},
     machines::Machines,
+    nixos::{self, Build, Links, Recipe, Screen, State, Told, Watched, Workshop},
     once::{self, Way},
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
@@ -79,6 +80,19 @@ struct Plan<'a> {
     count: Option<Arc<Count>>,
     /// One for each interface, at least one.
     requests: Vec<Request>,
+}
+
+/// What a command has beside what it serves.
+#[derive(Default)]
+struct Beside {
+    /// What is said of files that have changed.
+    changes: Option<mpsc::Receiver<String>>,
+    /// Those to serve on, if they have been chosen already.
+    interfaces: Vec<String>,
+    /// If it has heard of them already.
+    interrupts: Option<Interrupts>,
+    /// Builds anew.
+    workshop: Option<Workshop>,
 }
 
 /// What is said beside what machines do.
@@ -152,7 +166,13 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
             let generation = source::open_script(&script, direct).await?;
             source::complete(generation, boot.serving.stub.as_deref(), signer.as_ref()).await
         })?;
-        return serve(&boot.serving, Content::Same(Arc::new(generation)), None, runtime, report);
+        return serve(
+            &boot.serving,
+            Content::Same(Arc::new(generation)),
+            Beside::default(),
+            runtime,
+            report,
+        );
     }
     let order = Order {
         kernel: boot.kernel.clone(),
@@ -167,7 +187,8 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
     let (fresh, generation) = runtime.block_on(opening)?;
     let content = Content::Fresh(Arc::new(fresh), generation);
-    serve(&boot.serving, content, Some(changes), runtime, report)
+    let beside = Beside { changes: Some(changes), ..Beside::default() };
+    serve(&boot.serving, content, beside, runtime, report)
 }
 
 /// `quick`: as [`boot`], from a recipe's addresses.
@@ -205,7 +226,7 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         source::complete(generation, quick.serving.stub.as_deref(), signer.as_ref()).await
     };
     let generation = runtime.block_on(opening)?;
-    serve(&quick.serving, Content::Same(Arc::new(generation)), None, runtime, report)
+    serve(&quick.serving, Content::Same(Arc::new(generation)), Beside::default(), runtime, report)
 }
 
 /// `api`: as [`boot`], with what a web service says for each machine.
@@ -217,7 +238,83 @@ pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
     let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
     let source = source.direct(api.serving.direct);
-    serve(&api.serving, Content::Api(Arc::new(source), &api.url), None, runtime()?, report)
+    let content = Content::Api(Arc::new(source), &api.url);
+    serve(&api.serving, content, Beside::default(), runtime()?, report)
+}
+
+/// `nixos`: as [`boot`], with what nix builds, now and anew on demand. With `--new` only a flake is
+/// written.
+///
+/// # Errors
+/// As [`boot`], and [`Code::Nix`].
+pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
+    begin(&arguments.serving, arguments.refusal(), report)?;
+    if let Some(folder) = &arguments.new {
+        let told = nixos::new::write(folder, arguments)?;
+        told.iter().for_each(|line| report.note(line));
+        return Ok(());
+    }
+    // What may have to be asked comes before a build of minutes.
+    let interfaces = pick_interfaces(&arguments.serving, report)?;
+    let signer = signer(&arguments.serving, report)?;
+    let mut recipe = Recipe::new(arguments);
+    // Looked at before it is built, so that no change is missed.
+    let folder = arguments.watch.then(|| recipe.folder().and_then(Watched::open)).transpose()?;
+    let links = Arc::new(Links::new()?);
+    let runtime = runtime()?;
+    let mut interrupts = runtime.block_on(async { Interrupts::new() })?;
+    let built = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = interrupts.next() => None,
+            built = first_build(&mut recipe, &links, report) => Some(built),
+        }
+    });
+    let Some(built) = built.transpose()? else {
+        report.interrupted();
+        report.note("Ended before it was built: nothing was opened.");
+        return Ok(());
+    };
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let stub = arguments.serving.stub.clone();
+    let (fresh, generation, workshop) = runtime.block_on(async {
+        let (fresh, generation) = Fresh::open(built.order.clone(), stub, signer, sender).await?;
+        let fresh = Arc::new(fresh);
+        let workshop =
+            Workshop::open(recipe, built, Arc::clone(&links), folder, Arc::clone(&fresh))?;
+        Ok::<_, Failure>((fresh, generation, workshop))
+    })?;
+    interrupts.spare_hangups(workshop.takes_hangups());
+    let beside = Beside {
+        changes: Some(changes),
+        interfaces,
+        interrupts: Some(interrupts),
+        workshop: Some(workshop),
+    };
+    serve(&arguments.serving, Content::Fresh(fresh, generation), beside, runtime, report)
+}
+
+/// Builds what is served first, in sight of the user.
+async fn first_build(
+    recipe: &mut Recipe,
+    links: &Links,
+    report: &mut Report,
+) -> Result<Build, Failure> {
+    let folder = links.build(0).map_err(|error| {
+        Failure::new(Code::Internal, format!("no folder for the build can be made: {error}"))
+    })?;
+    let terminal = report.shares_terminal();
+    let say = |report: &mut Report, state, text: &str| {
+        report.build(&Told { state, text: text.to_owned() });
+    };
+    let mut tell = |line: &str| say(report, State::Output, line);
+    recipe.choose(&mut Screen::new(terminal, &mut tell)).await?;
+    say(report, State::Started, &format!("Building {} ...", recipe.name()));
+    let mut tell = |line: &str| say(report, State::Output, line);
+    let build = recipe.build(&folder, &mut Screen::new(terminal, &mut tell)).await?;
+    let text = format!("Built {}: {}", recipe.name(), build.toplevel.display());
+    say(report, State::Done, &text);
+    Ok(build)
 }
 
 /// What is wrong with the arguments themselves, and what has no effect.
@@ -250,7 +347,7 @@ fn signer(serving: &Serving, report: &mut Report) -> Result<Option<Arc<Signer>>,
 fn serve(
     boot: &Serving,
     content: Content<'_>,
-    changes: Option<mpsc::Receiver<String>>,
+    mut beside: Beside,
     runtime: Runtime,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -260,7 +357,10 @@ fn serve(
     let chain = find_chain(boot, &content, report)?;
     let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
-    let interfaces = pick_interfaces(boot, report)?;
+    let interfaces = match std::mem::take(&mut beside.interfaces) {
+        none if none.is_empty() => pick_interfaces(boot, report)?,
+        chosen => chosen,
+    };
     if boot.dhcp_server {
         interfaces.iter().try_for_each(|interface| can_hand_out(interface))?;
     }
@@ -276,8 +376,14 @@ fn serve(
         requests,
     };
     let result = runtime.block_on(async {
-        let way = once::way(boot.via, &boot.common, report).await?;
-        run(&plan, way, changes, report).await
+        let result = match once::way(boot.via, &boot.common, report).await {
+            Ok(way) => run(&plan, way, &mut beside, report).await,
+            Err(failure) => Err(failure),
+        };
+        if let Some(workshop) = beside.workshop.take() {
+            workshop.close().await;
+        }
+        result
     });
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
@@ -362,16 +468,19 @@ pub(crate) fn find_loaders(
 async fn run(
     plan: &Plan<'_>,
     way: Way,
-    mut changes: Option<mpsc::Receiver<String>>,
+    beside: &mut Beside,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let mut interrupts = Interrupts::new()?;
+    let mut interrupts = match beside.interrupts.take() {
+        Some(interrupts) => interrupts,
+        None => Interrupts::new()?,
+    };
     let (mut session, started) = tokio::select! {
         biased;
         () = interrupts.next() => return Err(dismissed(report)),
         session = way.session() => session?,
     };
-    let result = hold(plan, &mut session, &mut changes, &mut interrupts, report).await;
+    let result = hold(plan, &mut session, beside, &mut interrupts, report).await;
     drop(session);
     if let Some(started) = started {
         started.end().await;
@@ -390,7 +499,7 @@ fn dismissed(report: &mut Report) -> Failure {
 async fn hold(
     plan: &Plan<'_>,
     session: &mut Session,
-    changes: &mut Option<mpsc::Receiver<String>>,
+    beside: &mut Beside,
     interrupts: &mut Interrupts,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -416,7 +525,10 @@ async fn hold(
         None => None,
     };
     if !outlets.is_empty() {
-        watch(session, &mut outlets, changes, interrupts, report).await?;
+        if beside.workshop.as_ref().is_some_and(Workshop::listen) {
+            report.note("r and Enter builds anew, for machines that start after that.");
+        }
+        watch(session, &mut outlets, beside, interrupts, report).await?;
         leases = outlets.iter().map(|outlet| outlet.lease.clone()).collect();
     }
     for outlet in &mut outlets {
@@ -559,7 +671,7 @@ fn served_on(lease: &Lease) -> Result<Ipv4Addr, Failure> {
 async fn watch(
     session: &mut Session,
     outlets: &mut Vec<Outlet>,
-    changes: &mut Option<mpsc::Receiver<String>>,
+    beside: &mut Beside,
     interrupts: &mut Interrupts,
     report: &mut Report,
 ) -> Result<(), Failure> {
@@ -581,8 +693,12 @@ async fn watch(
                 outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
                 continue;
             }
-            text = change(changes) => {
+            text = change(&mut beside.changes) => {
                 report.note(&text);
+                continue;
+            }
+            told = build(&mut beside.workshop) => {
+                report.build(&told);
                 continue;
             }
             (index, happening) = next(outlets) => match happening {
@@ -628,6 +744,14 @@ async fn change(changes: &mut Option<mpsc::Receiver<String>>) -> String {
     };
     match received {
         Some(text) => text,
+        None => std::future::pending().await,
+    }
+}
+
+/// How a build goes; nothing, for ever, where none is made.
+async fn build(workshop: &mut Option<Workshop>) -> Told {
+    match workshop {
+        Some(workshop) => workshop.next().await,
         None => std::future::pending().await,
     }
 }
@@ -854,28 +978,45 @@ fn mtu(interface: &str) -> u16 {
 }
 
 /// The user's and the system's wish that this ends.
-struct Interrupts([Signal; 3]);
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The terminal is closed.
+    hangup: Option<Signal>,
+}
 
 impl Interrupts {
     fn new() -> Result<Self, Failure> {
-        let watch = || -> io::Result<[Signal; 3]> {
-            Ok([
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ])
+        let watch = || -> io::Result<Self> {
+            Ok(Self {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+                hangup: Some(signal(SignalKind::hangup())?),
+            })
         };
-        watch().map(Self).map_err(|error| {
+        watch().map_err(|error| {
             Failure::new(Code::Internal, format!("signals cannot be watched: {error}"))
         })
     }
 
+    /// Where SIGHUP means something else.
+    fn spare_hangups(&mut self, spare: bool) {
+        if spare {
+            self.hangup = None;
+        }
+    }
+
     async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     event::Event,
     exit::Failure,
     interfaces::Interface,
+    nixos::Told,
     session::Lease,
 };
 
@@ -64,6 +65,12 @@ pub fn machine(interface: &str, event: &Event) -> Value {
 #[must_use]
 pub fn note(text: &str) -> Value {
     json!({ "event": "note", "text": text })
+}
+
+/// `build`, of `nixos`.
+#[must_use]
+pub fn build(told: &Told) -> Value {
+    json!({ "event": "build", "state": told.state, "text": told.text })
 }
 
 /// `closed`.
@@ -190,6 +197,7 @@ mod tests {
     use crate::{
         event::{Fact, Firmware, Ignored, Role, Statement, What},
         mac::MacAddr,
+        nixos::State,
     };
 
     fn text(what: What) -> String {
@@ -219,6 +227,20 @@ mod tests {
             text(What::Statement(Statement::HandedOver)),
             r#"{"at":12,"event":"machine","interface":"eth0","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
         );
+    }
+
+    #[test]
+    fn a_build_keeps_its_form() {
+        for (state, word) in [
+            (State::Started, "started"),
+            (State::Output, "output"),
+            (State::Done, "done"),
+            (State::Same, "same"),
+            (State::Failed, "failed"),
+        ] {
+            let text = build(&Told { state, text: "t".to_owned() }).to_string();
+            assert_eq!(text, format!(r#"{{"event":"build","state":"{word}","text":"t"}}"#));
+        }
     }
 
     #[test]

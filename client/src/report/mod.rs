@@ -22,6 +22,7 @@ use crate::{
     event::Event,
     exit::Failure,
     interfaces::Interface,
+    nixos::Told,
     session::Lease,
 };
 
@@ -192,6 +193,24 @@ impl Report {
         } else if self.detail != Detail::Quiet {
             self.message(&Line::plain(note));
         }
+    }
+
+    /// Tells how a build goes.
+    pub fn build(&mut self, told: &Told) {
+        if self.json {
+            self.object(&json::build(told));
+            return;
+        }
+        let line = text::build(told);
+        if self.detail != Detail::Quiet || line.tone == Tone::Attention {
+            self.message(&line);
+        }
+    }
+
+    /// Whether a program that is started may write to the terminal by itself.
+    #[must_use]
+    pub fn shares_terminal(&self) -> bool {
+        !self.json && self.detail != Detail::Quiet && io::stderr().is_terminal()
     }
 
     /// As [`Report::note`], only with `--debug`.

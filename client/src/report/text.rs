@@ -15,6 +15,7 @@ use crate::{
     exit::Failure,
     interfaces::Interface,
     mac::MacAddr,
+    nixos::{State, Told},
     session::{Facts, Lease},
 };
 
@@ -188,6 +189,18 @@ pub fn firewall_before(name: &str) -> String {
         backend::NONE => "none that drops anything: nothing has to be opened".to_owned(),
         other => format!("{}: {ports}", other.escape_default()),
     }
+}
+
+/// How a build goes.
+#[must_use]
+pub fn build(told: &Told) -> Line {
+    let tone = match told.state {
+        State::Output => Tone::Dim,
+        State::Failed => Tone::Attention,
+        State::Done => Tone::Good,
+        State::Started | State::Same => Tone::Plain,
+    };
+    Line::toned(tone, visible(&told.text))
 }
 
 /// The last line.

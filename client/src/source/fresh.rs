@@ -27,7 +27,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What the user named, as it is now.
 #[derive(Debug)]
 pub struct Fresh {
-    order: Order,
     /// The user's own stub for EFI programs.
     stub: Option<PathBuf>,
     /// Who signs them.
@@ -42,6 +41,7 @@ pub struct Fresh {
 
 #[derive(Debug)]
 struct State {
+    order: Order,
     current: Arc<Generation>,
     /// What machines that have their script are given.
     boots: BTreeMap<MacAddr, (Instant, Arc<Generation>)>,
@@ -62,9 +62,9 @@ impl Fresh {
     ) -> Result<(Self, Arc<Generation>), Failure> {
         let first = complete(open(&order).await?, stub.as_deref(), signer.as_ref()).await?;
         let current = Arc::new(first);
-        let state = State { current: Arc::clone(&current), boots: BTreeMap::new(), failure: None };
+        let state =
+            State { order, current: Arc::clone(&current), boots: BTreeMap::new(), failure: None };
         let fresh = Self {
-            order,
             stub,
             signer,
             token: current.token.clone(),
@@ -93,18 +93,36 @@ impl Fresh {
         if looked.elapsed() < PAUSE {
             return;
         }
-        let current = self.with_state(|state| Arc::clone(&state.current));
+        let (order, current) =
+            self.with_state(|state| (state.order.clone(), Arc::clone(&state.current)));
         // A file system may take its time.
         let changed = tokio::task::spawn_blocking(move || changed(&current)).await;
         if let Ok(Some(path)) = changed {
-            let opened = self.reopen().await;
+            let opened = self.reopen(&order).await;
             self.take(opened, &path);
         }
         *looked = Instant::now();
     }
 
-    async fn reopen(&self) -> Result<Generation, Failure> {
-        let generation = open(&self.order).await?;
+    /// Serves something else from now on, to machines that start later.
+    ///
+    /// # Errors
+    /// It cannot be served, and what was served before is.
+    pub async fn renew(&self, order: Order) -> Result<(), Failure> {
+        // No look at what was ordered before may come in between.
+        let mut looked = self.looked.lock().await;
+        let generation = Arc::new(self.reopen(&order).await?);
+        self.with_state(|state| {
+            state.order = order;
+            state.current = generation;
+            state.failure = None;
+        });
+        *looked = Instant::now();
+        Ok(())
+    }
+
+    async fn reopen(&self, order: &Order) -> Result<Generation, Failure> {
+        let generation = open(order).await?;
         let completing = complete(generation, self.stub.as_deref(), self.signer.as_ref());
         let mut generation = completing.await?;
         // Addresses that were given out stay what they are.
@@ -280,6 +298,33 @@ mod tests {
         assert!(lab.notes.try_recv().is_err(), "said once");
         lab.build("new");
         assert_eq!(lab.initrd(MAC, Step::Discover), "new");
+    }
+
+    #[test]
+    fn another_order_is_for_machines_that_start_later_and_a_bad_one_for_nobody() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.initrd(MAC, Step::Script), "old");
+        let at = |name: &str| lab.folder.path().join(name);
+        std::fs::write(at("other"), "new").unwrap();
+        let order = |initrd: &str| Order {
+            kernel: at("k"),
+            initrds: vec![at(initrd)],
+            cmdline: Some("b".to_owned()),
+            ..Order::default()
+        };
+        let renew = |initrd: &str| lab.runtime.block_on(lab.fresh.renew(order(initrd)));
+        assert!(renew("missing").unwrap_err().message.contains("missing"));
+        assert_eq!(lab.initrd(OTHER, Step::Discover), "old");
+        renew("other").unwrap();
+        assert_eq!(lab.initrd(MAC, Step::File), "old");
+        assert_eq!(lab.initrd(OTHER, Step::Script), "new");
+        let generation = lab.runtime.block_on(lab.fresh.generation(OTHER, Step::File)).unwrap();
+        assert_eq!(generation.cmdline, "b".into());
+        // What was ordered before is not looked at any more.
+        std::fs::remove_file(at("i")).unwrap();
+        lab.forget_the_last_look();
+        assert_eq!(lab.initrd(MAC, Step::Discover), "new");
+        assert!(lab.notes.try_recv().is_err());
     }
 
     #[test]
