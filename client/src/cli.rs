@@ -159,7 +159,7 @@ pub struct Boot {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Another source beside the first: a directory, an EFI program or an iPXE script, each with its own
-    /// command line. iPXE on the machine shows a menu of all, and takes the first after half a minute.
+    /// command line. The machine shows a menu of all, and takes the first after half a minute.
     /// May be given several times.
     #[arg(long, value_name = "NAME=SOURCE", value_parser = menu_item)]
     pub menu: Vec<(String, PathBuf)>,

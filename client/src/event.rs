@@ -55,6 +55,8 @@ pub enum OfferForm {
     Http,
     /// A Raspberry Pi's boot ROM is told that its files are here.
     Folder,
+    /// The firmware shows a menu, and asks the boot server on UDP 4011 for what was chosen.
+    Menu,
 }
 
 /// Why a machine that asked was not answered.

@@ -158,10 +158,21 @@ impl Default for Generation {
     }
 }
 
+/// Until the first item of a menu is taken, whoever shows it: seconds without a key.
+pub const MENU_SECONDS: u8 = 30;
+
 /// Where the files of a menu's item lie in the machine's folder.
 #[must_use]
 pub fn menu_folder(number: usize) -> String {
     format!("menu{number}")
+}
+
+/// Of which item [`menu_folder`] gives this name.
+#[must_use]
+pub fn menu_number(folder: &str) -> Option<usize> {
+    let number = folder.strip_prefix("menu")?.parse().ok()?;
+    // A number can be written in several ways.
+    (menu_folder(number) == folder).then_some(number)
 }
 
 /// An iPXE script that was not made here.
@@ -185,6 +196,13 @@ impl Generation {
             && images.all(|image| image.elsewhere().is_none())
     }
 
+    /// The EFI programs that are the same for every machine but for their command lines: its own, and
+    /// those of the menu.
+    pub fn programs(&self) -> impl Iterator<Item = &EfiImage> {
+        let items = self.menu.iter().filter_map(|item| item.generation.efi.as_ref().ok());
+        self.efi.as_ref().ok().into_iter().chain(items)
+    }
+
     /// Whether machines fetch anything from another server themselves.
     #[must_use]
     pub fn is_fetched_elsewhere(&self) -> bool {
@@ -198,8 +216,7 @@ impl Generation {
     #[must_use]
     pub fn at<'a>(self: &Arc<Self>, path: &'a str) -> (Arc<Self>, &'a str) {
         let item = path.split_once('/').and_then(|(folder, rest)| {
-            let mut items = self.menu.iter().enumerate();
-            let (_, item) = items.find(|(number, _)| menu_folder(*number) == folder)?;
+            let item = self.menu.get(menu_number(folder)?)?;
             Some((Arc::clone(&item.generation), rest))
         });
         item.unwrap_or_else(|| (Arc::clone(self), path))
@@ -285,6 +302,9 @@ pub enum NoEfiImage {
     /// There is no kernel to make it of.
     #[error("an iPXE script is served, and only iPXE runs it")]
     Script,
+    /// There are several, to choose from.
+    #[error("a menu is served, and HTTP boot shows none")]
+    Menu,
 }
 
 /// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images

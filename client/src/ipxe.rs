@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    image::{Generation, MenuItem, Payload, Script, menu_folder},
+    image::{Generation, MENU_SECONDS, MenuItem, Payload, Script, menu_folder},
     mac::MacAddr,
     source::mirror,
     template::Machine,
@@ -116,7 +116,7 @@ fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
     }
     let _ = write!(
         script,
-        "choose --timeout {MENU_TIMEOUT} portcullis-choice || exit 1\n\
+        "choose --timeout {MENU_SECONDS}000 portcullis-choice || exit 1\n\
          chain --replace {url}/${{portcullis-choice}}/boot.ipxe || goto no_script\n\
          :no_script\n\
          echo Portcullis: that could not be fetched. Is portcullis still running?\n\
@@ -125,9 +125,6 @@ fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
     );
     Ok(script)
 }
-
-/// Milliseconds until the first item of a menu is taken.
-const MENU_TIMEOUT: u32 = 30_000;
 
 /// The mirrors in the order in which this machine tries them: the same at every boot, and another one
 /// first for other machines.

@@ -169,17 +169,19 @@ fn uefi_cpu(arch: u16) -> Option<Cpu> {
 
 /// Machines that can be served with these loaders and this EFI program, and those that cannot, with
 /// why. Only ordinary PCs and HTTP boot are named among the latter. `efi` is `None` if each machine
-/// may be given another program or none.
+/// may be given another program or none; `menu` are the programs to choose from.
 #[must_use]
 pub fn coverage(
     loaders: &Loaders,
     efi: Option<&Result<EfiImage, NoEfiImage>>,
+    menu: &[&EfiImage],
 ) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
     let image = efi.and_then(|efi| efi.as_ref().ok());
     let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
     let uefi = Cpu::ALL.map(|cpu| {
-        let runs = image.is_some_and(|image| image.machine == cpu.pe_machine());
+        let mut programs = image.into_iter().chain(menu.iter().copied());
+        let runs = programs.any(|image| image.machine == cpu.pe_machine());
         (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu)) || runs)
     });
     let (can, cannot): (Vec<_>, Vec<_>) =
@@ -272,7 +274,7 @@ mod tests {
         };
         let loaders = find_in(&wishes, &[]).unwrap();
         assert_eq!(names(&loaders), ["loader-41", "loader-300"]);
-        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)), &[]);
         assert_eq!(can, ["Raspberry Pi boot ROM (41)", "unknown architecture (300)"]);
         assert!(cannot[0].starts_with("BIOS PCs: no iPXE"), "{cannot:?}");
         assert!(cannot[1].starts_with("64-bit UEFI PCs: no iPXE"), "{cannot:?}");
@@ -332,7 +334,7 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)), &[]);
         assert_eq!(can, ["64-bit UEFI PCs"]);
         assert_eq!(
             cannot,
@@ -350,10 +352,10 @@ mod tests {
         let loaders = find_in(&optional, &[empty.path()]).unwrap();
         let image = |machine, stub| Ok(EfiImage { machine, stub, signature: Signature::Missing });
         let stub = text_blob("stub", String::new());
-        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))));
+        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))), &[]);
         assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);
         assert_eq!(cannot, ["BIOS PCs: no iPXE for them was found (see --ipxe-dir)"]);
-        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)));
+        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)), &[]);
         assert_eq!(can, ["arm64 UEFI machines", "UEFI HTTP boot"]);
         assert_eq!(
             cannot,

@@ -114,6 +114,11 @@ impl Content<'_> {
         }
     }
 
+    /// It, or those of a menu.
+    fn programs(&self) -> impl Iterator<Item = &EfiImage> {
+        self.generation().into_iter().flat_map(Generation::programs)
+    }
+
     /// The EFI program that is the same for every machine but for its command line.
     fn efi(&self) -> Option<&EfiImage> {
         self.generation().and_then(|generation| generation.efi.as_ref().ok())
@@ -123,7 +128,7 @@ impl Content<'_> {
 impl Plan<'_> {
     /// What firmware can be given by TFTP.
     fn loaders(&self) -> impl Iterator<Item = Loader> {
-        let image = self.content.efi().map(|_| Loader::Image);
+        let image = self.content.programs().next().map(|_| Loader::Image);
         let folder = (!self.folder.is_empty()).then_some(Loader::Folder);
         self.loaders.0.keys().copied().chain(image).chain(folder)
     }
@@ -257,7 +262,7 @@ fn serve(
         report.note("--direct does nothing here: every file lies on this computer.");
     }
     let chain = find_chain(boot, &content, report)?;
-    let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
+    let loaders = find_loaders(boot, &content, chain.is_some())?;
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
     let request = |interface| Request {
         interface,
@@ -329,8 +334,8 @@ fn find_chain(
 }
 
 /// iPXE, for machines that load nothing else.
-fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<Loaders, Failure> {
-    if efi.is_some_and(EfiImage::is_named) {
+fn find_loaders(boot: &Serving, content: &Content<'_>, chain: bool) -> Result<Loaders, Failure> {
+    if content.efi().is_some_and(EfiImage::is_named) {
         return Ok(Loaders::default());
     }
     loaders::find(&loaders::Wishes {
@@ -340,7 +345,7 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<L
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: efi.is_some() || chain,
+        optional: content.programs().next().is_some() || chain,
     })
 }
 
@@ -740,7 +745,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
         },
         boot_server: true,
         chain: plan.chain.as_ref().map(|chain| (chain.cpu, chain.first.clone())),
-        signed: plan.content.efi().is_some_and(EfiImage::is_signed),
+        signed: plan.content.programs().any(EfiImage::is_signed),
         dhcp_server: boot.dhcp_server,
     }
 }
@@ -760,7 +765,9 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
     let lease = &outlet.lease;
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
-    let (mut can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    let programs: Vec<_> = plan.content.programs().collect();
+    let efi = generation.map(|generation| &generation.efi);
+    let (mut can, cannot) = coverage(&plan.loaders, efi, &programs);
     can.extend((!plan.folder.is_empty()).then(|| "Raspberry Pis".to_owned()));
     let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let url = |generation: &Generation| {

@@ -306,6 +306,7 @@ impl Narrator {
             Fact::Offered { form, file } => match form {
                 OfferForm::Complete => plain(format!("is told to load {}", last(file))),
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Menu => plain("is given the menu".to_owned()),
                 OfferForm::Folder => plain("is told that its boot files are here".to_owned()),
                 OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
                 OfferForm::Script => detail(format!("is given the script {file}")),

@@ -135,6 +135,25 @@ pub async fn complete(
     stub: Option<&Path>,
     signer: Option<&Arc<Signer>>,
 ) -> Result<Generation, Failure> {
+    for item in &mut generation.menu {
+        let whole = complete_one((*item.generation).clone(), stub, signer).await;
+        let whole = whole.map_err(|failure| Failure {
+            message: format!("{}: {}", item.name, failure.message),
+            ..failure
+        })?;
+        item.generation = Arc::new(whole);
+    }
+    if generation.menu.is_empty() {
+        return complete_one(generation, stub, signer).await;
+    }
+    Ok(generation)
+}
+
+async fn complete_one(
+    mut generation: Generation,
+    stub: Option<&Path>,
+    signer: Option<&Arc<Signer>>,
+) -> Result<Generation, Failure> {
     add_efi_image(&mut generation, stub, signer)?;
     if let (Some(_), Err(NoEfiImage::BadStub(text))) = (stub, &generation.efi) {
         return Err(Failure::new(Code::Source, text.clone()));
@@ -185,7 +204,8 @@ pub async fn open(order: &Order) -> Result<Generation, Failure> {
         let order = Order { kernel: kernel.clone(), direct: order.direct, ..Order::default() };
         opened.push((name.clone(), open_one(&order).await?));
     }
-    let mut whole = Opener::default().finish(Generation::default())?;
+    let efi = Err(NoEfiImage::Menu);
+    let mut whole = Opener::default().finish(Generation { efi, ..Generation::default() })?;
     for (name, generation) in opened {
         check_script(&generation)?;
         whole.files.extend(generation.files.iter().cloned());
@@ -647,6 +667,23 @@ mod tests {
         assert_eq!(whole.files.len(), 3);
         assert!(!whole.is_followed() && whole.kernel.is_none());
         assert_eq!(open("${net0/mac}").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn each_source_of_a_menu_is_completed_and_its_fault_names_it() {
+        let build = build(&[("k", &bzimage()), ("own.ipxe", b"#!ipxe\nshell\n")]);
+        let at = |name: &str| build.path().join(name);
+        let order = Order {
+            kernel: at("k"),
+            menu: vec![("Another".to_owned(), at("own.ipxe"))],
+            ..Order::default()
+        };
+        let whole = super::open(&order).now_or_never().unwrap().unwrap();
+        let completed = complete(whole.clone(), None, None).now_or_never().unwrap().unwrap();
+        assert_eq!(completed.efi.as_ref().err(), Some(&NoEfiImage::Menu));
+        let why = |number: usize| completed.menu[number].generation.efi.as_ref().err().cloned();
+        assert_eq!((why(0), why(1)), (Some(NoEfiImage::Kernel), Some(NoEfiImage::Script)));
+        assert_eq!(completed.programs().count(), 0);
     }
 
     #[test]

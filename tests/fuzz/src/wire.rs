@@ -12,7 +12,7 @@ use portcullis::{
     dhcp::{Decision, Memory, Policy, Port, Query, UefiOffer, decide, leave, screen},
     event::{Fact, OfferForm, Witness},
     http::{Settings, converse, router},
-    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage, Signature},
+    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, MenuItem, NoEfiImage, Signature},
     mac::MacAddr,
     read::{Content, Piece},
     source::Same,
@@ -74,6 +74,16 @@ pub fn dhcp(octets: &[u8]) {
         0 => Ok(efi((octet & 4 == 0).then(|| blob(b"stub")))),
         _ => Err(NoEfiImage::Script),
     };
+    // This alone, or a menu.
+    let item = |name: &str, efi| MenuItem {
+        name: name.to_owned(),
+        generation: Arc::new(Generation { efi, ..Generation::default() }),
+    };
+    let menu = match datagram.last() {
+        Some(128..) => vec![item("one", program.clone()), item("tw\u{f6}", Ok(efi(None)))],
+        _ => Vec::new(),
+    };
+    let served = Generation { efi: program, menu, ..Generation::default() };
     let memory = Memory {
         local_boot: octet & 8 != 0,
         booted: octet & 16 != 0,
@@ -82,7 +92,7 @@ pub fn dhcp(octets: &[u8]) {
     };
     let policy = policy(octet);
     let answer = || match screen(&query, port, &policy, memory) {
-        Ok(()) => decide(&query, port, &policy, memory, &program),
+        Ok(()) => decide(&query, port, &policy, memory, &served),
         Err(reason) => leave(&query, port, &policy, memory, reason),
     };
     let decision = answer();
