@@ -307,8 +307,8 @@ pub struct Serving {
     #[arg(long, value_name = "CERT", requires = "sign_key", help_heading = "Secure Boot")]
     pub sign_cert: Option<PathBuf>,
     /// Give UEFI machines that boot by PXE shim and GRUB, which Secure Boot knows, instead of iPXE:
-    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR. The kernel
-    /// must be signed by their maker; and GRUB before 2.12 asks the router where its files are
+    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR; or iPXE's
+    /// own signed release, if DIR holds it. The kernel must be signed by their maker; and GRUB before 2.12 asks the router where its files are
     /// (docs/secureboot.md).
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true,
           help_heading = "Secure Boot")]

@@ -118,7 +118,7 @@ pub enum Role {
     Autoexec,
     /// Kernel.
     Kernel,
-    /// EFI program with everything in it.
+    /// Program with everything in it, or all that it needs: an EFI program, but on BIOS machines.
     Efi,
     /// One of the files that a Raspberry Pi's boot ROM fetches.
     Firmware,

@@ -127,6 +127,9 @@ pub struct Generation {
     pub efi: Result<EfiImage, NoEfiImage>,
     /// What the person at the machine chooses from; nothing else is booted then.
     pub menu: Vec<MenuItem>,
+    /// For machines that would need iPXE to run the script, by DHCP option 93: files or addresses of
+    /// programs that do the same by themselves.
+    pub instead: Vec<(u16, PathBuf)>,
 }
 
 /// One of several sources.
@@ -154,6 +157,7 @@ impl Default for Generation {
             machine: None,
             efi: Err(NoEfiImage::Script),
             menu: Vec::new(),
+            instead: Vec::new(),
         }
     }
 }
@@ -396,6 +400,9 @@ pub enum Loader {
     Ipxe(Cpu),
     /// What the user named for an architecture (DHCP option 93), whatever it is.
     Given(u16),
+    /// For machines of this architecture without iPXE: a program that needs nothing further from here
+    /// ([`Generation::instead`]).
+    Whole(u16),
     /// No loader but the whole image: the program made of the generation's [`EfiImage`].
     Image,
     /// No loader but a folder of files under names of the machine's own ([`crate::rpi`]).
@@ -415,6 +422,7 @@ impl Loader {
             Self::Snponly(cpu) => format!("snponly-{}.efi", cpu.name()).into(),
             Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
             Self::Given(arch) => format!("loader-{arch}").into(),
+            Self::Whole(arch) => format!("program-{arch}").into(),
             Self::Image => plain("boot.efi"),
             // For people: no machine asks for it by this name.
             Self::Folder => plain("Raspberry Pi boot files"),

@@ -161,14 +161,14 @@ fn named(cmdline: &str, machine: &Machine) -> String {
 }
 
 /// The script that makes iPXE tell what only it knows of its machine, and then go on with `url`, that
-/// of the script proper. `uristring` writes what means something in an address as numbers (ipxe:
-/// src/core/settings.c `format_uristring_setting`); a `${...}` in a value iPXE replaces like any other,
-/// within the one word. Whatever arrives is made harmless here.
+/// of the script proper. `hexraw` writes each octet as two digits (ipxe: src/core/settings.c
+/// `format_hexraw_setting`), so that no value means anything in a script or an address: `uristring`
+/// leaves quotation marks as they are in iPXE of 2019. Whatever arrives is made harmless here.
 #[must_use]
 pub fn introduction(url: &str) -> String {
     format!(
         "#!ipxe\n\
-         chain --replace {url}?uuid=${{uuid}}&serial=${{serial:uristring}}&hostname=${{hostname:uristring}} || exit 1\n"
+         chain --replace {url}?uuid=${{uuid}}&serial=${{serial:hexraw}}&hostname=${{hostname:hexraw}} || exit 1\n"
     )
 }
 
@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(
             introduction("http://h:1/t/m/boot.ipxe"),
             "#!ipxe\nchain --replace http://h:1/t/m/boot.ipxe?uuid=${uuid}\
-             &serial=${serial:uristring}&hostname=${hostname:uristring} || exit 1\n"
+             &serial=${serial:hexraw}&hostname=${hostname:hexraw} || exit 1\n"
         );
     }
 

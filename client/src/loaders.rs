@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use crate::{
     dhcp::{
         Client,
-        table::{architecture_name, cpu, row},
+        table::{self, architecture_name, cpu, row},
     },
     exit::{Code, Failure},
     image::{Blob, Cpu, EfiImage, Loader, Loaders, NoEfiImage},
-    source::{open_blob, pe_machine, read_head},
+    source::{self, open_blob, pe_machine, read_head},
 };
 
 /// Directory that the package fixed when it was built (NixOS: that of pkgs.ipxe).
@@ -48,7 +48,11 @@ impl Wishes {
             Loader::Snponly(Cpu::X64) | Loader::Ipxe(Cpu::X64) => self.efi64.as_ref(),
             Loader::Snponly(Cpu::Ia32) | Loader::Ipxe(Cpu::Ia32) => self.efi32.as_ref(),
             // The image is made with the generation; the folder is opened by itself.
-            Loader::Snponly(_) | Loader::Ipxe(_) | Loader::Image | Loader::Folder => None,
+            Loader::Snponly(_)
+            | Loader::Ipxe(_)
+            | Loader::Image
+            | Loader::Whole(_)
+            | Loader::Folder => None,
             // The last one counts, as with other flags.
             Loader::Given(arch) => {
                 self.given.iter().rev().find(|(given, _)| *given == arch).map(|(_, path)| path)
@@ -70,7 +74,12 @@ fn places(loader: Loader) -> Vec<String> {
     let (stem, cpu) = match loader {
         Loader::Snponly(cpu) => ("snponly", cpu),
         Loader::Ipxe(cpu) => ("ipxe", cpu),
-        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) | Loader::Image | Loader::Folder => {
+        Loader::Undionly
+        | Loader::IpxePxe
+        | Loader::Given(_)
+        | Loader::Whole(_)
+        | Loader::Image
+        | Loader::Folder => {
             return vec![loader.file_name().into_owned()];
         }
     };
@@ -136,8 +145,35 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
     Ok(loaders)
 }
 
+/// Adds what machines are given for which no iPXE was found ([`crate::image::Generation::instead`]).
+/// Returns what could not be had, in words.
+pub async fn add_instead(loaders: &mut Loaders, instead: &[(u16, PathBuf)]) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (arch, place) in instead {
+        let usual = row(*arch).map_or(&[][..], |row| row.loaders);
+        if usual.iter().any(|loader| loaders.0.contains_key(loader)) {
+            continue;
+        }
+        let loader = Loader::Whole(*arch);
+        let found = source::small_blob(place, PROGRAM_LIMIT).await;
+        match found.and_then(|blob| checked(loader, blob, place)) {
+            Ok(blob) => drop(loaders.0.insert(loader, blob)),
+            Err(text) => missing.push(format!("{}: {text}", architecture_name(*arch))),
+        }
+    }
+    missing
+}
+
+/// netboot.xyz' largest has 1.2 MiB; this stays in memory.
+const PROGRAM_LIMIT: usize = 16 << 20;
+
 fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     let blob = open_blob(path).map_err(|error| error.failure("boot loader").message)?;
+    checked(loader, blob, path)
+}
+
+/// It is for the machines that would get it, as far as can be seen.
+fn checked(loader: Loader, blob: Blob, path: &Path) -> Result<Blob, String> {
     let head = read_head(&blob, 4096).map_err(|error| format!("{}: {error}", path.display()))?;
     let machine = pe_machine(&head);
     match loader {
@@ -145,7 +181,7 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
             Err(format!("{} is not a UEFI program for {}", path.display(), cpu.machines()))
         }
         // Where firmware runs UEFI programs only, and those of its own processor.
-        Loader::Given(arch)
+        Loader::Given(arch) | Loader::Whole(arch)
             if uefi_cpu(arch).is_some_and(|cpu| machine != Some(cpu.pe_machine())) =>
         {
             Err(format!(
@@ -178,11 +214,17 @@ pub fn coverage(
 ) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
     let image = efi.and_then(|efi| efi.as_ref().ok());
-    let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
+    let bios = [Loader::Undionly, Loader::IpxePxe, Loader::Whole(0)];
+    let bios = ("BIOS PCs", bios.into_iter().any(has));
     let uefi = Cpu::ALL.map(|cpu| {
         let mut programs = image.into_iter().chain(menu.iter().copied());
         let runs = programs.any(|image| image.machine == cpu.pe_machine());
-        (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu)) || runs)
+        let whole = loaders.0.keys().any(|loader| match loader {
+            Loader::Whole(arch) => table::cpu(*arch) == Some(cpu),
+            _ => false,
+        });
+        let ipxe = has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu));
+        (cpu.machines(), ipxe || whole || runs)
     });
     let (can, cannot): (Vec<_>, Vec<_>) =
         std::iter::once(bios).chain(uefi).partition(|(_, served)| *served);

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    chain::Chain,
+    chain::{self, Chain},
     cli::{self, Boot, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
     dhcp::{
@@ -128,7 +128,9 @@ impl Content<'_> {
 impl Plan<'_> {
     /// What firmware can be given by TFTP.
     fn loaders(&self) -> impl Iterator<Item = Loader> {
-        let image = self.content.programs().next().map(|_| Loader::Image);
+        // An API's is known when a machine asks.
+        let api = matches!(self.content, Content::Api(..));
+        let image = (api || self.content.programs().next().is_some()).then_some(Loader::Image);
         let folder = (!self.folder.is_empty()).then_some(Loader::Folder);
         self.loaders.0.keys().copied().chain(image).chain(folder)
     }
@@ -262,7 +264,10 @@ fn serve(
         report.note("--direct does nothing here: every file lies on this computer.");
     }
     let chain = find_chain(boot, &content, report)?;
-    let loaders = find_loaders(boot, &content, chain.is_some())?;
+    let (loaders, missing) = runtime.block_on(find_loaders(boot, &content, chain.is_some()))?;
+    for text in missing {
+        report.note(&format!("{text}. Machines of that kind need an iPXE on this computer."));
+    }
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
     let request = |interface| Request {
         interface,
@@ -301,6 +306,9 @@ fn find_chain(
     let Some(directory) = &boot.chain else {
         return Ok(None);
     };
+    if let Some(machine) = directory.as_deref().and_then(chain::ipxe_machine) {
+        return Chain::find(directory.as_deref(), machine).map(|chain| Some(Arc::new(chain)));
+    }
     let refusal = |text: String| Failure::new(Code::Usage, format!("--chain: {text}"));
     let kernel = content
         .generation()
@@ -334,19 +342,33 @@ fn find_chain(
 }
 
 /// iPXE, for machines that load nothing else.
-fn find_loaders(boot: &Serving, content: &Content<'_>, chain: bool) -> Result<Loaders, Failure> {
+async fn find_loaders(
+    boot: &Serving,
+    content: &Content<'_>,
+    chain: bool,
+) -> Result<(Loaders, Vec<String>), Failure> {
     if content.efi().is_some_and(EfiImage::is_named) {
-        return Ok(Loaders::default());
+        return Ok(Default::default());
     }
-    loaders::find(&loaders::Wishes {
+    let instead = content.generation().map_or(&[][..], |generation| &generation.instead);
+    let mut wishes = loaders::Wishes {
         directory: boot.ipxe_dir.clone(),
         bios: boot.ipxe_bios.clone(),
         ipxe: boot.ipxe_ipxe.clone(),
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: content.programs().next().is_some() || chain,
-    })
+        optional: content.programs().next().is_some() || chain || !instead.is_empty(),
+    };
+    let mut loaders = loaders::find(&wishes)?;
+    let missing = loaders::add_instead(&mut loaders, instead).await;
+    if loaders.0.is_empty() && !instead.is_empty() && !chain {
+        wishes.optional = false;
+        let failure = loaders::find(&wishes).err();
+        let failure = failure.unwrap_or_else(|| Failure::new(Code::NoLoader, "no boot loader"));
+        return Err(missing.into_iter().fold(failure, Failure::advise));
+    }
+    Ok((loaders, missing))
 }
 
 async fn run(

@@ -604,8 +604,11 @@ fn pick(
     match memory.failed_loaders.checked_rem(have().count()) {
         Some(turn) => have().nth(turn).copied(),
         None => {
-            let image = policy.loaders.contains(&Loader::Image) && runs(efi, row);
-            image.then_some(Loader::Image)
+            let whole = Loader::Whole(row.arch);
+            let programs = [(whole, true), (Loader::Image, runs(efi, row))];
+            let mut fit =
+                programs.into_iter().filter(|(one, runs)| *runs && policy.loaders.contains(one));
+            fit.next().map(|(loader, _)| loader)
         }
     }
 }

@@ -176,6 +176,17 @@ impl Machine {
         }
     }
 
+    /// Whether this is said by or to an iPXE that is part of the program which the machine was handed
+    /// over with, as netboot.xyz' are.
+    fn is_own_ipxe(&self, fact: &Fact) -> bool {
+        let ipxe = matches!(
+            fact,
+            Fact::Seen { firmware: Firmware::Ipxe, .. }
+                | Fact::Offered { form: OfferForm::Script, .. }
+        );
+        ipxe && self.step == Step::HandedOver && self.program
+    }
+
     fn is_bios(&self) -> bool {
         self.arch() == Some(0)
     }
@@ -407,8 +418,16 @@ impl Book {
             Fact::Seen { .. } => {
                 let served = self.served;
                 told.extend(machine.ended_by(now, &fact, served).map(What::Statement));
-                machine.ask(now, &fact)
+                match machine.is_own_ipxe(&fact) {
+                    // Its own business, and a sign that it runs.
+                    true => {
+                        machine.heard = true;
+                        false
+                    }
+                    false => machine.ask(now, &fact),
+                }
             }
+            Fact::Offered { .. } if machine.is_own_ipxe(&fact) => false,
             Fact::Offered { form, .. } => {
                 machine.reach(now, Step::Offered(*form));
                 Machine::once(&mut machine.answered, &fact)

@@ -20,6 +20,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::http::Uri;
@@ -29,6 +30,7 @@ pub use efi::{add_efi_image, efi_program};
 use file::is_same;
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::{HEAD, pe_machine};
+use quick::Scripted;
 
 use crate::{
     event::Firmware,
@@ -37,6 +39,7 @@ use crate::{
     image::{Blob, Generation, MenuItem, NoEfiImage, Payload, Remote, Script},
     ipxe,
     mac::MacAddr,
+    read::{Content, Piece},
     sign::Signer,
     template::{Identity, Machine, Said, Template},
 };
@@ -45,6 +48,8 @@ use crate::{
 const CMDLINE_LIMIT: usize = 2048;
 /// Longest beginning of an extra file's address: `http://ADDRESS:PORT/TOKEN/MAC`.
 const LONGEST_URL: usize = 7 + 15 + 6 + 1 + 32 + 1 + 17;
+/// For a small file of another server to arrive.
+const WHOLE: Duration = Duration::from_secs(60);
 /// A script of the user's; more than this is something else.
 const SCRIPT_LIMIT: u64 = 256 * 1024;
 
@@ -297,13 +302,14 @@ async fn linux(
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_script(script: &str, direct: bool) -> Result<Generation, Failure> {
+pub async fn open_script(scripted: &Scripted, direct: bool) -> Result<Generation, Failure> {
     let mut opener = Opener { direct, ..Opener::default() };
     let mut names = Vec::new();
-    let template = numbered(script, &mut names, "the script")?;
+    let template = numbered(&scripted.script, &mut names, "the script")?;
     let others = opener.others(names).await?;
     let script = Some(Script::AsItIs(template));
-    opener.finish(Generation { others, script, ..Generation::default() })
+    let instead = scripted.programs.clone();
+    opener.finish(Generation { others, script, instead, ..Generation::default() })
 }
 
 /// Reads a template whose files get the numbers that `names` has them under; `role` is the word for it.
@@ -427,6 +433,21 @@ fn remote(address: Uri, fetcher: Fetcher) -> Remote {
     let last = address.path().rsplit('/').find(|part| !part.is_empty());
     let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
     Remote { name, address, facts: Default::default(), direct: false, fetcher }
+}
+
+/// A file of this computer, or one of another server in memory, of at most `limit` octets.
+///
+/// # Errors
+/// It is not there, or larger.
+pub async fn small_blob(place: &Path, limit: usize) -> Result<Blob, String> {
+    let Some(address) = address(place).map_err(|failure| failure.message)? else {
+        return open_blob(place).map_err(|error| error.failure("boot loader").message);
+    };
+    let fetched = Fetcher::new().whole(&address, limit, WHOLE).await;
+    let octets = fetched.map_err(|error| format!("{address} cannot be fetched: {error}"))?;
+    let content = Content::new(vec![Piece::Memory(octets)]);
+    let name = address.path().rsplit('/').next().unwrap_or_default();
+    Ok(Blob { length: content.length(), content, ..text_blob(name, String::new()) })
 }
 
 /// The address that stands in the place of a path.

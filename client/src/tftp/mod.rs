@@ -215,6 +215,9 @@ impl Server {
                     return missing;
                 }
             },
+            Some(loader @ Loader::Whole(_)) => {
+                (Role::Efi, File::Ready(self.files.0.get(&loader)?.clone()))
+            }
             Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
             None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
