@@ -250,6 +250,8 @@ pub fn coverage(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::{image::Signature, source::text_blob};
 
@@ -406,6 +408,34 @@ mod tests {
                 "64-bit UEFI PCs: what is served does not run there",
             ]
         );
+    }
+
+    #[test]
+    fn what_does_ipxes_work_is_for_machines_that_have_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let bios = put("x.kpxe", b"x86 code");
+        let (x64, arm64) = (put("x.efi", &efi(0x8664)), put("x-arm64.efi", &efi(0xaa64)));
+        let optional = Wishes { optional: true, ..Wishes::default() };
+        let mut loaders = find_in(&optional, &[]).unwrap();
+        let snponly = open_blob(&x64).unwrap();
+        loaders.0.insert(Loader::Snponly(Cpu::X64), snponly);
+        let missing = directory.path().join("missing");
+        let instead =
+            [(0, bios), (7, x64.clone()), (9, x64.clone()), (11, arm64), (10, x64), (27, missing)];
+        let said = add_instead(&mut loaders, &instead).now_or_never().unwrap();
+        let found = ["snponly.efi", "program-0", "program-11"];
+        assert_eq!(names(&loaders), found);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("arm32 UEFI (10): ") && said[0].contains("UEFI program for"));
+        assert!(said[1].starts_with("RISC-V 64 UEFI (27): ") && said[1].contains("does not exist"));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Script)), &[]);
+        assert_eq!(can, ["BIOS PCs", "64-bit UEFI PCs", "arm64 UEFI machines"]);
+        assert_eq!(cannot.len(), 1, "HTTP boot: {cannot:?}");
     }
 
     #[test]

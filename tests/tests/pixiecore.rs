@@ -368,7 +368,7 @@ fn section_1_2_each_flag_of_boot_does_what_it_says() {
     let seed = script.split(" seed=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     assert!(curl(&machine, seed) == image("extra"), "the extra file differs");
     let said = client.stdout() + &client.stderr();
-    assert!(said.contains("DHCP from 0.0.0.0:68"), "-d: {said}");
+    assert!(said.contains("DHCP from 192.0.2.60:68 (02:"), "-d: {said}");
     assert!(said.contains("--ui-assets-dir"), "{said}");
     let dated = |line: &str| line.starts_with("20") && line.get(4..5) == Some("-");
     let lines: Vec<_> =

@@ -4,12 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
-    host::{Client, Site},
+    host::{Client, SOON, Site},
     machine::{self, Firmware, Keys, Machine, OVMF_SECURE, TEST_KEY},
     need_host,
     nixos::Flavour,
@@ -143,6 +143,41 @@ fn p4_secure_boot_refuses_what_is_not_signed_and_the_client_says_so() {
         drop(machine);
         ends(&scene, client);
     }
+}
+
+#[test]
+fn secure_boot_takes_what_an_api_names_signed_with_the_users_key() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("openssl"),
+        Needs::Tool("python3"),
+        Needs::File(OVMF_SECURE),
+        Needs::File(Keys::Test.variables()),
+        Needs::File(STUB)
+    );
+    let [directory, service] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let key = test_key(directory.path());
+    let mut scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
+    std::fs::create_dir_all(service.path().join("v1/boot")).unwrap();
+    let answer = serde_json::json!({
+        "kernel": "file:///mnt/bzImage", "initrd": ["file:///mnt/initrd"], "cmdline": CMDLINE
+    });
+    std::fs::write(service.path().join("v1/boot").join(MAC), answer.to_string()).unwrap();
+    let mut command = scene.host.command(None, "python3");
+    command.args(["-m", "http.server", "8080", "--bind", "127.0.0.1", "--directory"]);
+    command.arg(service.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let host = scene.host.netns();
+    let _service = host.spawn(command).unwrap();
+    let listens = || !host.sh("ss -Hltn 'sport = :8080'").unwrap_or_default().is_empty();
+    assert!(wait_until(SOON, listens), "the web server does not listen");
+    scene.sockets = scene.host.sockets().unwrap();
+    let flags = ["--sign-key", &key, "--sign-cert", TEST_KEY[1]];
+    let mut client = scene.serve_by(&["api", "http://127.0.0.1:8080"], &flags).unwrap();
+    comes_up(&scene, Firmware::Secure(Keys::Test), &mut client, CMDLINE);
+    let events = client.events();
+    assert!(told(&events, "protocol", "tftp") && told(&events, "role", "efi"), "{events:#?}");
+    assert!(!told(&events, "role", "loader"), "{events:#?}");
+    ends(&scene, client);
 }
 
 /// A NixOS build of the laboratory's kernel and initrd with this command line, which users can read.

@@ -976,6 +976,24 @@ fn what_the_user_signed_goes_before_ipxe_to_machines_that_run_it() {
     assert_eq!(file(&signed, &given, X64), "loader-7");
 }
 
+#[test]
+fn a_program_that_does_ipxes_work_is_for_machines_without_ipxe() {
+    let policy = with_loaders(&[Loader::Whole(0), Loader::Whole(11), Loader::Snponly(Cpu::X64)]);
+    let script = Err(NoEfiImage::Script);
+    for (options, file) in [
+        (&[DISCOVER, PXE, BIOS][..], "52-54-00-77-00-09/program-0"),
+        // An iPXE that cannot run the script, and one that can.
+        (&[DISCOVER, PXE, BIOS, IPXE], "52-54-00-77-00-09/program-0"),
+        (&[DISCOVER, PXE, BIOS, IPXE, HTTP_BZIMAGE], SCRIPT),
+        (&[DISCOVER, PXE, (93, &[0, 11])], "52-54-00-77-00-09/program-11"),
+        (&[DISCOVER, PXE, X64], "52-54-00-77-00-09/snponly.efi"),
+    ] {
+        assert_eq!(offered(on_67_with(&script, &policy, options)).1, file);
+    }
+    let arm32 = ignored(on_67_with(&script, &policy, &[DISCOVER, PXE, (93, &[0, 10])]));
+    assert_eq!(arm32, Ignore::Machine(Ignored::NoLoader { arch: 10 }));
+}
+
 /// A menu of these programs.
 fn menu(items: &[(&str, Efi)]) -> Generation {
     let item = |(name, efi): &(&str, Efi)| MenuItem {
