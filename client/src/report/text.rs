@@ -462,7 +462,7 @@ fn role(role: Role) -> String {
         Role::Script => "script".to_owned(),
         Role::Autoexec => "autoexec.ipxe".to_owned(),
         Role::Kernel => "kernel".to_owned(),
-        Role::Efi => "EFI program".to_owned(),
+        Role::Efi => "whole program".to_owned(),
         Role::Firmware => "boot file".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
@@ -717,7 +717,7 @@ mod tests {
         let texts = [
             "asks for HTTP boot (64-bit UEFI, HTTP)",
             "is told to load boot.efi by HTTP",
-            "has the EFI program: 2.0 KiB in 1.0 s",
+            "has the whole program: 2.0 KiB in 1.0 s",
             "asks, and cannot be served: 64-bit UEFI, HTTP: systemd's boot stub was not found",
             "asks, and cannot be served: what is served does not run on BIOS",
         ];

@@ -155,6 +155,8 @@ pub fn tftp(octets: &[u8]) {
     let loaders = Loaders([(Loader::Undionly, blob(b"loader"))].into());
     match Name::parse(&request.file, &loaders) {
         Name::Loader(_, loader) => assert!(matches!(loader, Loader::Undionly | Loader::Image)),
+        // Not more than the request has room for.
+        Name::Item(_, number) => assert!(number.to_string().len() < request.file.len()),
         Name::Autoexec(_) => assert!(!request.file.windows(4).any(|four| four == b"/../")),
         Name::Unknown { file, .. } => {
             assert!(file.len() <= 64 && file.bytes().all(|octet| matches!(octet, b' '..=b'~')));
