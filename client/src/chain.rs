@@ -23,6 +23,11 @@ const FILES: usize = 64;
 /// certificates (shim.c, `load_revocations_file`, `load_unbundled_trust`).
 const OPTIONAL: [&str; 2] = ["revocations", "shim_certificate"];
 
+/// iPXE's own release of signed programs (ipxeboot.tar.gz, `x86_64-sb` and `arm64-sb`): its shim starts
+/// what is named as itself without `-shim`.
+const IPXE: &str = "ipxe.efi";
+const IPXE_SHIM: &str = "ipxe-shim.efi";
+
 /// Of a kind of machine: how shim ends its names, and where Debian and Ubuntu have shim and GRUB's
 /// net image (packages shim-signed and grub-efi-amd64-signed or grub-efi-arm64-signed).
 struct System {
@@ -89,10 +94,12 @@ impl Chain {
             }
         }
         let shim = format!("shim{}", system.suffix);
-        let first =
-            files.keys().find(|name| name.ends_with(&shim)).cloned().ok_or_else(|| {
-                fault(format!("no {shim} for the kernel's kind of machine is there"))
-            })?;
+        let named = files.keys().find(|name| name.ends_with(&shim));
+        let first = named.filter(|_| !files.contains_key(IPXE_SHIM)).map(String::as_str);
+        let first = first.or(files.contains_key(IPXE_SHIM).then_some(IPXE_SHIM));
+        let first = first
+            .map(str::to_owned)
+            .ok_or_else(|| fault(format!("no {shim} for the kernel's kind of machine is there")))?;
         if files.len() < 2 {
             return Err(fault(format!("beside {first} there is nothing that it could start")));
         }
@@ -114,6 +121,14 @@ impl Chain {
     pub fn does_without(name: &str) -> bool {
         OPTIONAL.iter().any(|word| name.starts_with(word))
     }
+}
+
+/// The machine type of the iPXE that a directory has for its shim: such a chain runs any script, and
+/// needs nothing of GRUB's.
+#[must_use]
+pub fn ipxe_machine(directory: &Path) -> Option<u16> {
+    let blob = open_blob(&directory.join(IPXE)).ok()?;
+    pe_machine(&read_head(&blob, 4096).ok()?)
 }
 
 /// The EFI programs of a directory, by their names.
@@ -164,6 +179,13 @@ mod tests {
         assert_eq!(names, ["grubnetx64.efi", "grubx64.efi", "ipxe-shimx64.efi", "mmx64.efi"]);
         assert!(chain.file("grubx64.efi").is_some() && chain.file("notes.txt").is_none());
         assert!(message(0xaa64).contains("no shimaa64.efi"));
+        assert_eq!(ipxe_machine(directory.path()), None);
+        // iPXE's own release.
+        for name in ["ipxe.efi", "ipxe-shim.efi", "shimx64.efi"] {
+            put(name, &stub(0x8664));
+        }
+        assert_eq!(ipxe_machine(directory.path()), Some(0x8664));
+        assert_eq!(find(0x8664).unwrap().first, "ipxe-shim.efi");
         assert!(message(0x5064).contains("64-bit PCs"));
         let missing = Chain::find(Some(Path::new("/missing")), 0x8664).unwrap_err();
         assert!(missing.code == 31 && missing.message.contains("/missing"), "{missing}");

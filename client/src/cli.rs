@@ -203,7 +203,7 @@ pub struct Boot {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Another source beside the first: a directory, an EFI program or an iPXE script, each with its own
-    /// command line. iPXE on the machine shows a menu of all, and takes the first after half a minute.
+    /// command line. The machine shows a menu of all, and takes the first after half a minute.
     /// May be given several times.
     #[arg(long, value_name = "NAME=SOURCE", value_parser = menu_item)]
     pub menu: Vec<(String, PathBuf)>,
@@ -434,8 +434,8 @@ pub struct Serving {
     #[arg(long, value_name = "CERT", requires = "sign_key", help_heading = "Secure Boot")]
     pub sign_cert: Option<PathBuf>,
     /// Give UEFI machines that boot by PXE shim and GRUB, which Secure Boot knows, instead of iPXE:
-    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR. The kernel
-    /// must be signed by their maker; and GRUB before 2.12 asks the router where its files are
+    /// those of the system (packages shim-signed and grub-efi-amd64-signed), or of DIR; or iPXE's
+    /// own signed release, if DIR holds it. The kernel must be signed by their maker; and GRUB before 2.12 asks the router where its files are
     /// (docs/secureboot.md).
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true,
           help_heading = "Secure Boot")]

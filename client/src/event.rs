@@ -55,6 +55,8 @@ pub enum OfferForm {
     Http,
     /// A Raspberry Pi's boot ROM is told that its files are here.
     Folder,
+    /// The firmware shows a menu, and asks the boot server on UDP 4011 for what was chosen.
+    Menu,
 }
 
 /// Why a machine that asked was not answered.
@@ -116,7 +118,7 @@ pub enum Role {
     Autoexec,
     /// Kernel.
     Kernel,
-    /// EFI program with everything in it.
+    /// Program with everything in it, or all that it needs: an EFI program, but on BIOS machines.
     Efi,
     /// One of the files that a Raspberry Pi's boot ROM fetches.
     Firmware,

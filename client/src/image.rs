@@ -127,6 +127,9 @@ pub struct Generation {
     pub efi: Result<EfiImage, NoEfiImage>,
     /// What the person at the machine chooses from; nothing else is booted then.
     pub menu: Vec<MenuItem>,
+    /// For machines that would need iPXE to run the script, by DHCP option 93: files or addresses of
+    /// programs that do the same by themselves.
+    pub instead: Vec<(u16, PathBuf)>,
 }
 
 /// One of several sources.
@@ -154,14 +157,26 @@ impl Default for Generation {
             machine: None,
             efi: Err(NoEfiImage::Script),
             menu: Vec::new(),
+            instead: Vec::new(),
         }
     }
 }
+
+/// Until the first item of a menu is taken, whoever shows it: seconds without a key.
+pub const MENU_SECONDS: u8 = 30;
 
 /// Where the files of a menu's item lie in the machine's folder.
 #[must_use]
 pub fn menu_folder(number: usize) -> String {
     format!("menu{number}")
+}
+
+/// Of which item [`menu_folder`] gives this name.
+#[must_use]
+pub fn menu_number(folder: &str) -> Option<usize> {
+    let number = folder.strip_prefix("menu")?.parse().ok()?;
+    // A number can be written in several ways.
+    (menu_folder(number) == folder).then_some(number)
 }
 
 /// An iPXE script that was not made here.
@@ -185,6 +200,13 @@ impl Generation {
             && images.all(|image| image.elsewhere().is_none())
     }
 
+    /// The EFI programs that are the same for every machine but for their command lines: its own, and
+    /// those of the menu.
+    pub fn programs(&self) -> impl Iterator<Item = &EfiImage> {
+        let items = self.menu.iter().filter_map(|item| item.generation.efi.as_ref().ok());
+        self.efi.as_ref().ok().into_iter().chain(items)
+    }
+
     /// Whether machines fetch anything from another server themselves.
     #[must_use]
     pub fn is_fetched_elsewhere(&self) -> bool {
@@ -198,8 +220,7 @@ impl Generation {
     #[must_use]
     pub fn at<'a>(self: &Arc<Self>, path: &'a str) -> (Arc<Self>, &'a str) {
         let item = path.split_once('/').and_then(|(folder, rest)| {
-            let mut items = self.menu.iter().enumerate();
-            let (_, item) = items.find(|(number, _)| menu_folder(*number) == folder)?;
+            let item = self.menu.get(menu_number(folder)?)?;
             Some((Arc::clone(&item.generation), rest))
         });
         item.unwrap_or_else(|| (Arc::clone(self), path))
@@ -285,6 +306,9 @@ pub enum NoEfiImage {
     /// There is no kernel to make it of.
     #[error("an iPXE script is served, and only iPXE runs it")]
     Script,
+    /// There are several, to choose from.
+    #[error("a menu is served, and HTTP boot shows none")]
+    Menu,
 }
 
 /// A kind of processor, as far as UEFI programs go, with the machine type of its PE/COFF images
@@ -376,6 +400,9 @@ pub enum Loader {
     Ipxe(Cpu),
     /// What the user named for an architecture (DHCP option 93), whatever it is.
     Given(u16),
+    /// For machines of this architecture without iPXE: a program that needs nothing further from here
+    /// ([`Generation::instead`]).
+    Whole(u16),
     /// No loader but the whole image: the program made of the generation's [`EfiImage`].
     Image,
     /// No loader but a folder of files under names of the machine's own ([`crate::rpi`]).
@@ -395,6 +422,7 @@ impl Loader {
             Self::Snponly(cpu) => format!("snponly-{}.efi", cpu.name()).into(),
             Self::Ipxe(cpu) => format!("ipxe-{}.efi", cpu.name()).into(),
             Self::Given(arch) => format!("loader-{arch}").into(),
+            Self::Whole(arch) => format!("program-{arch}").into(),
             Self::Image => plain("boot.efi"),
             // For people: no machine asks for it by this name.
             Self::Folder => plain("Raspberry Pi boot files"),

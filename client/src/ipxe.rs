@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    image::{Generation, MenuItem, Payload, Script, menu_folder},
+    image::{Generation, MENU_SECONDS, MenuItem, Payload, Script, menu_folder},
     mac::MacAddr,
     source::mirror,
     template::Machine,
@@ -116,7 +116,7 @@ fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
     }
     let _ = write!(
         script,
-        "choose --timeout {MENU_TIMEOUT} portcullis-choice || exit 1\n\
+        "choose --timeout {MENU_SECONDS}000 portcullis-choice || exit 1\n\
          chain --replace {url}/${{portcullis-choice}}/boot.ipxe || goto no_script\n\
          :no_script\n\
          echo Portcullis: that could not be fetched. Is portcullis still running?\n\
@@ -125,9 +125,6 @@ fn menu(items: &[MenuItem], url: &str) -> Result<String, CmdlineError> {
     );
     Ok(script)
 }
-
-/// Milliseconds until the first item of a menu is taken.
-const MENU_TIMEOUT: u32 = 30_000;
 
 /// The mirrors in the order in which this machine tries them: the same at every boot, and another one
 /// first for other machines.
@@ -164,14 +161,14 @@ fn named(cmdline: &str, machine: &Machine) -> String {
 }
 
 /// The script that makes iPXE tell what only it knows of its machine, and then go on with `url`, that
-/// of the script proper. `uristring` writes what means something in an address as numbers (ipxe:
-/// src/core/settings.c `format_uristring_setting`); a `${...}` in a value iPXE replaces like any other,
-/// within the one word. Whatever arrives is made harmless here.
+/// of the script proper. `hexraw` writes each octet as two digits (ipxe: src/core/settings.c
+/// `format_hexraw_setting`), so that no value means anything in a script or an address: `uristring`
+/// leaves quotation marks as they are in iPXE of 2019. Whatever arrives is made harmless here.
 #[must_use]
 pub fn introduction(url: &str) -> String {
     format!(
         "#!ipxe\n\
-         chain --replace {url}?uuid=${{uuid}}&serial=${{serial:uristring}}&hostname=${{hostname:uristring}} || exit 1\n"
+         chain --replace {url}?uuid=${{uuid}}&serial=${{serial:hexraw}}&hostname=${{hostname:hexraw}} || exit 1\n"
     )
 }
 
@@ -447,7 +444,7 @@ mod tests {
         assert_eq!(
             introduction("http://h:1/t/m/boot.ipxe"),
             "#!ipxe\nchain --replace http://h:1/t/m/boot.ipxe?uuid=${uuid}\
-             &serial=${serial:uristring}&hostname=${hostname:uristring} || exit 1\n"
+             &serial=${serial:hexraw}&hostname=${hostname:hexraw} || exit 1\n"
         );
     }
 

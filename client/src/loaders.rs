@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use crate::{
     dhcp::{
         Client,
-        table::{architecture_name, cpu, row},
+        table::{self, architecture_name, cpu, row},
     },
     exit::{Code, Failure},
     image::{Blob, Cpu, EfiImage, Loader, Loaders, NoEfiImage},
-    source::{open_blob, pe_machine, read_head},
+    source::{self, open_blob, pe_machine, read_head},
 };
 
 /// Directory that the package fixed when it was built (NixOS: that of pkgs.ipxe).
@@ -48,7 +48,11 @@ impl Wishes {
             Loader::Snponly(Cpu::X64) | Loader::Ipxe(Cpu::X64) => self.efi64.as_ref(),
             Loader::Snponly(Cpu::Ia32) | Loader::Ipxe(Cpu::Ia32) => self.efi32.as_ref(),
             // The image is made with the generation; the folder is opened by itself.
-            Loader::Snponly(_) | Loader::Ipxe(_) | Loader::Image | Loader::Folder => None,
+            Loader::Snponly(_)
+            | Loader::Ipxe(_)
+            | Loader::Image
+            | Loader::Whole(_)
+            | Loader::Folder => None,
             // The last one counts, as with other flags.
             Loader::Given(arch) => {
                 self.given.iter().rev().find(|(given, _)| *given == arch).map(|(_, path)| path)
@@ -70,7 +74,12 @@ fn places(loader: Loader) -> Vec<String> {
     let (stem, cpu) = match loader {
         Loader::Snponly(cpu) => ("snponly", cpu),
         Loader::Ipxe(cpu) => ("ipxe", cpu),
-        Loader::Undionly | Loader::IpxePxe | Loader::Given(_) | Loader::Image | Loader::Folder => {
+        Loader::Undionly
+        | Loader::IpxePxe
+        | Loader::Given(_)
+        | Loader::Whole(_)
+        | Loader::Image
+        | Loader::Folder => {
             return vec![loader.file_name().into_owned()];
         }
     };
@@ -136,8 +145,35 @@ fn find_in(wishes: &Wishes, directories: &[&Path]) -> Result<Loaders, Failure> {
     Ok(loaders)
 }
 
+/// Adds what machines are given for which no iPXE was found ([`crate::image::Generation::instead`]).
+/// Returns what could not be had, in words.
+pub async fn add_instead(loaders: &mut Loaders, instead: &[(u16, PathBuf)]) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (arch, place) in instead {
+        let usual = row(*arch).map_or(&[][..], |row| row.loaders);
+        if usual.iter().any(|loader| loaders.0.contains_key(loader)) {
+            continue;
+        }
+        let loader = Loader::Whole(*arch);
+        let found = source::small_blob(place, PROGRAM_LIMIT).await;
+        match found.and_then(|blob| checked(loader, blob, place)) {
+            Ok(blob) => drop(loaders.0.insert(loader, blob)),
+            Err(text) => missing.push(format!("{}: {text}", architecture_name(*arch))),
+        }
+    }
+    missing
+}
+
+/// netboot.xyz' largest has 1.2 MiB; this stays in memory.
+const PROGRAM_LIMIT: usize = 16 << 20;
+
 fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
     let blob = open_blob(path).map_err(|error| error.failure("boot loader").message)?;
+    checked(loader, blob, path)
+}
+
+/// It is for the machines that would get it, as far as can be seen.
+fn checked(loader: Loader, blob: Blob, path: &Path) -> Result<Blob, String> {
     let head = read_head(&blob, 4096).map_err(|error| format!("{}: {error}", path.display()))?;
     let machine = pe_machine(&head);
     match loader {
@@ -145,7 +181,7 @@ fn open(loader: Loader, path: &Path) -> Result<Blob, String> {
             Err(format!("{} is not a UEFI program for {}", path.display(), cpu.machines()))
         }
         // Where firmware runs UEFI programs only, and those of its own processor.
-        Loader::Given(arch)
+        Loader::Given(arch) | Loader::Whole(arch)
             if uefi_cpu(arch).is_some_and(|cpu| machine != Some(cpu.pe_machine())) =>
         {
             Err(format!(
@@ -169,18 +205,26 @@ fn uefi_cpu(arch: u16) -> Option<Cpu> {
 
 /// Machines that can be served with these loaders and this EFI program, and those that cannot, with
 /// why. Only ordinary PCs and HTTP boot are named among the latter. `efi` is `None` if each machine
-/// may be given another program or none.
+/// may be given another program or none; `menu` are the programs to choose from.
 #[must_use]
 pub fn coverage(
     loaders: &Loaders,
     efi: Option<&Result<EfiImage, NoEfiImage>>,
+    menu: &[&EfiImage],
 ) -> (Vec<String>, Vec<String>) {
     let has = |loader| loaders.0.contains_key(&loader);
     let image = efi.and_then(|efi| efi.as_ref().ok());
-    let bios = ("BIOS PCs", has(Loader::Undionly) || has(Loader::IpxePxe));
+    let bios = [Loader::Undionly, Loader::IpxePxe, Loader::Whole(0)];
+    let bios = ("BIOS PCs", bios.into_iter().any(has));
     let uefi = Cpu::ALL.map(|cpu| {
-        let runs = image.is_some_and(|image| image.machine == cpu.pe_machine());
-        (cpu.machines(), has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu)) || runs)
+        let mut programs = image.into_iter().chain(menu.iter().copied());
+        let runs = programs.any(|image| image.machine == cpu.pe_machine());
+        let whole = loaders.0.keys().any(|loader| match loader {
+            Loader::Whole(arch) => table::cpu(*arch) == Some(cpu),
+            _ => false,
+        });
+        let ipxe = has(Loader::Snponly(cpu)) || has(Loader::Ipxe(cpu));
+        (cpu.machines(), ipxe || whole || runs)
     });
     let (can, cannot): (Vec<_>, Vec<_>) =
         std::iter::once(bios).chain(uefi).partition(|(_, served)| *served);
@@ -206,6 +250,8 @@ pub fn coverage(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::{image::Signature, source::text_blob};
 
@@ -272,7 +318,7 @@ mod tests {
         };
         let loaders = find_in(&wishes, &[]).unwrap();
         assert_eq!(names(&loaders), ["loader-41", "loader-300"]);
-        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)), &[]);
         assert_eq!(can, ["Raspberry Pi boot ROM (41)", "unknown architecture (300)"]);
         assert!(cannot[0].starts_with("BIOS PCs: no iPXE"), "{cannot:?}");
         assert!(cannot[1].starts_with("64-bit UEFI PCs: no iPXE"), "{cannot:?}");
@@ -332,7 +378,7 @@ mod tests {
         );
         std::fs::write(empty.path().join("ipxe.efi"), efi(0x8664)).unwrap();
         let loaders = find_in(&Wishes::default(), &[empty.path()]).unwrap();
-        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Kernel)), &[]);
         assert_eq!(can, ["64-bit UEFI PCs"]);
         assert_eq!(
             cannot,
@@ -350,10 +396,10 @@ mod tests {
         let loaders = find_in(&optional, &[empty.path()]).unwrap();
         let image = |machine, stub| Ok(EfiImage { machine, stub, signature: Signature::Missing });
         let stub = text_blob("stub", String::new());
-        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))));
+        let (can, cannot) = coverage(&loaders, Some(&image(0x8664, Some(stub))), &[]);
         assert_eq!(can, ["64-bit UEFI PCs", "UEFI HTTP boot"]);
         assert_eq!(cannot, ["BIOS PCs: no iPXE for them was found (see --ipxe-dir)"]);
-        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)));
+        let (can, cannot) = coverage(&loaders, Some(&image(0xaa64, None)), &[]);
         assert_eq!(can, ["arm64 UEFI machines", "UEFI HTTP boot"]);
         assert_eq!(
             cannot,
@@ -362,6 +408,34 @@ mod tests {
                 "64-bit UEFI PCs: what is served does not run there",
             ]
         );
+    }
+
+    #[test]
+    fn what_does_ipxes_work_is_for_machines_that_have_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let bios = put("x.kpxe", b"x86 code");
+        let (x64, arm64) = (put("x.efi", &efi(0x8664)), put("x-arm64.efi", &efi(0xaa64)));
+        let optional = Wishes { optional: true, ..Wishes::default() };
+        let mut loaders = find_in(&optional, &[]).unwrap();
+        let snponly = open_blob(&x64).unwrap();
+        loaders.0.insert(Loader::Snponly(Cpu::X64), snponly);
+        let missing = directory.path().join("missing");
+        let instead =
+            [(0, bios), (7, x64.clone()), (9, x64.clone()), (11, arm64), (10, x64), (27, missing)];
+        let said = add_instead(&mut loaders, &instead).now_or_never().unwrap();
+        let found = ["snponly.efi", "program-0", "program-11"];
+        assert_eq!(names(&loaders), found);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("arm32 UEFI (10): ") && said[0].contains("UEFI program for"));
+        assert!(said[1].starts_with("RISC-V 64 UEFI (27): ") && said[1].contains("does not exist"));
+        let (can, cannot) = coverage(&loaders, Some(&Err(NoEfiImage::Script)), &[]);
+        assert_eq!(can, ["BIOS PCs", "64-bit UEFI PCs", "arm64 UEFI machines"]);
+        assert_eq!(cannot.len(), 1, "HTTP boot: {cannot:?}");
     }
 
     #[test]

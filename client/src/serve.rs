@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    chain::Chain,
+    chain::{self, Chain},
     cli::{self, Boot, Nixos, Quick, Serving},
     commands::{pick_interfaces, runtime, with_agent},
     dhcp::{
@@ -129,6 +129,11 @@ impl Content<'_> {
         }
     }
 
+    /// It, or those of a menu.
+    fn programs(&self) -> impl Iterator<Item = &EfiImage> {
+        self.generation().into_iter().flat_map(Generation::programs)
+    }
+
     /// The EFI program that is the same for every machine but for its command line.
     fn efi(&self) -> Option<&EfiImage> {
         self.generation().and_then(|generation| generation.efi.as_ref().ok())
@@ -138,7 +143,9 @@ impl Content<'_> {
 impl Plan<'_> {
     /// What firmware can be given by TFTP.
     fn loaders(&self) -> impl Iterator<Item = Loader> {
-        let image = self.content.efi().map(|_| Loader::Image);
+        // An API's is known when a machine asks.
+        let api = matches!(self.content, Content::Api(..));
+        let image = (api || self.content.programs().next().is_some()).then_some(Loader::Image);
         let folder = (!self.folder.is_empty()).then_some(Loader::Folder);
         self.loaders.0.keys().copied().chain(image).chain(folder)
     }
@@ -355,7 +362,11 @@ fn serve(
         report.note("--direct does nothing here: every file lies on this computer.");
     }
     let chain = find_chain(boot, &content, report)?;
-    let loaders = find_loaders(boot, content.efi(), chain.is_some())?;
+    let (loaders, missing) =
+        runtime.block_on(find_loaders(boot, content.generation(), chain.is_some()))?;
+    for text in missing {
+        report.note(&format!("{text}. Machines of that kind need an iPXE on this computer."));
+    }
     let folder = boot.rpi.as_deref().map(Folder::open).transpose()?.unwrap_or_default();
     let interfaces = match std::mem::take(&mut beside.interfaces) {
         none if none.is_empty() => pick_interfaces(boot, report)?,
@@ -410,6 +421,9 @@ fn find_chain(
     let Some(directory) = &boot.chain else {
         return Ok(None);
     };
+    if let Some(machine) = directory.as_deref().and_then(chain::ipxe_machine) {
+        return Chain::find(directory.as_deref(), machine).map(|chain| Some(Arc::new(chain)));
+    }
     let refusal = |text: String| Failure::new(Code::Usage, format!("--chain: {text}"));
     let kernel = content
         .generation()
@@ -446,23 +460,35 @@ fn find_chain(
 ///
 /// # Errors
 /// As [`loaders::find`].
-pub(crate) fn find_loaders(
+pub(crate) async fn find_loaders(
     boot: &Serving,
-    efi: Option<&EfiImage>,
+    generation: Option<&Generation>,
     chain: bool,
-) -> Result<Loaders, Failure> {
+) -> Result<(Loaders, Vec<String>), Failure> {
+    let efi = generation.and_then(|generation| generation.efi.as_ref().ok());
     if efi.is_some_and(EfiImage::is_named) {
-        return Ok(Loaders::default());
+        return Ok(Default::default());
     }
-    loaders::find(&loaders::Wishes {
+    let instead = generation.map_or(&[][..], |generation| &generation.instead);
+    let program = generation.is_some_and(|generation| generation.programs().next().is_some());
+    let mut wishes = loaders::Wishes {
         directory: boot.ipxe_dir.clone(),
         bios: boot.ipxe_bios.clone(),
         ipxe: boot.ipxe_ipxe.clone(),
         efi64: boot.ipxe_efi64.clone(),
         efi32: boot.ipxe_efi32.clone(),
         given: boot.loader.clone(),
-        optional: efi.is_some() || chain,
-    })
+        optional: program || chain || !instead.is_empty(),
+    };
+    let mut loaders = loaders::find(&wishes)?;
+    let missing = loaders::add_instead(&mut loaders, instead).await;
+    if loaders.0.is_empty() && !instead.is_empty() && !chain {
+        wishes.optional = false;
+        let failure = loaders::find(&wishes).err();
+        let failure = failure.unwrap_or_else(|| Failure::new(Code::NoLoader, "no boot loader"));
+        return Err(missing.into_iter().fold(failure, Failure::advise));
+    }
+    Ok((loaders, missing))
 }
 
 async fn run(
@@ -906,7 +932,7 @@ fn policy(plan: &Plan<'_>, token: &str, address: Ipv4Addr, http_port: u16) -> Po
         },
         boot_server: true,
         chain: plan.chain.as_ref().map(|chain| (chain.cpu, chain.first.clone())),
-        signed: plan.content.efi().is_some_and(EfiImage::is_signed),
+        signed: plan.content.programs().any(EfiImage::is_signed),
         dhcp_server: boot.dhcp_server,
     }
 }
@@ -926,7 +952,9 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
     let lease = &outlet.lease;
     let served = |file: &Payload| Served { name: file.name().to_owned(), bytes: file.length() };
     let generation = plan.content.generation();
-    let (mut can, cannot) = coverage(&plan.loaders, generation.map(|generation| &generation.efi));
+    let programs: Vec<_> = plan.content.programs().collect();
+    let efi = generation.map(|generation| &generation.efi);
+    let (mut can, cannot) = coverage(&plan.loaders, efi, &programs);
     can.extend((!plan.folder.is_empty()).then(|| "Raspberry Pis".to_owned()));
     let address = lease.facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let url = |generation: &Generation| {

@@ -629,6 +629,20 @@ fn https_is_checked_against_the_certificates_of_the_system() {
     let (code, said) = portcullis(program, &[("SSL_CERT_FILE", "/dev/null")], &["boot", &url]);
     assert_eq!(code, 30, "{said}");
     assert!(said.contains("certificate"), "{said}");
+
+    // netboot.xyz' layout.
+    std::fs::create_dir(directory.path().join("ipxe")).unwrap();
+    for name in ["lkrn", "kpxe", "efi", "-snponly.efi", "-arm64.efi", "-arm64-snponly.efi"] {
+        let name = format!("netboot.xyz{}{name}", if name.starts_with('-') { "" } else { "." });
+        std::fs::write(directory.path().join("ipxe").join(&name), &name).unwrap();
+    }
+    let site = format!("https://localhost:{port}");
+    let xyz = ["quick", "xyz", "--mirror", &site];
+    let (code, said) = portcullis(program, &[("SSL_CERT_FILE", &trusted)], &xyz);
+    assert_eq!(code, 22, "{said}");
+    let (code, said) = portcullis(program, &[("SSL_CERT_FILE", "/dev/null")], &xyz);
+    assert_eq!(code, 30, "{said}");
+    assert!(said.contains("netboot.xyz.lkrn") && said.contains("certificate"), "{said}");
 }
 
 #[test]
@@ -656,4 +670,16 @@ fn every_test_that_the_table_for_users_of_pixiecore_names_is_there() {
         count += 1;
     }
     assert!(count > 30, "{count} tests are named");
+    // A row without a run of the real program says that there is nothing to run.
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).collect();
+    let header = |row: &&&str| row.starts_with("| Pixiecore |");
+    assert_eq!(rows.iter().filter(header).count(), 3, "commands, flags, the API");
+    for row in rows.iter().filter(|row| !header(row)) {
+        let mut cells = row.split(" | ").skip(1);
+        let nothing = cells
+            .next()
+            .is_some_and(|here| here.starts_with("no: ") || here.starts_with("not used"));
+        let runs = ["pixiecore::", "share::", "sources::"];
+        assert!(nothing || runs.iter().any(|run| row.contains(run)), "no real run: {row}");
+    }
 }

@@ -100,7 +100,7 @@ pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 /// What every machine has in its SMBIOS table: a serial number with characters that mean something
 /// elsewhere, and a UUID.
-pub const SERIAL: &str = "PC 7/42";
+pub const SERIAL: &str = "PC \"7\"/42";
 /// See [`SERIAL`].
 pub const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 /// The same of OVMF for 32 bit.

@@ -253,7 +253,7 @@ fn bios_machine_tells_its_serial_number_and_runs_a_script_of_the_users() {
     let mut machine = Machine::start(&scene.lan, Firmware::Bios, MAC).unwrap();
     let (line, _) = machine.up().unwrap_or_else(|error| panic!("{error:?}\n{}", client.stdout()));
     let uuid = machine::UUID;
-    assert_eq!(line, format!("{IMAGE} serial=PC_7_42 uuid={uuid} arch=bios from={MAC}"));
+    assert_eq!(line, format!("{IMAGE} serial=PC__7__42 uuid={uuid} arch=bios from={MAC}"));
     assert_eq!(machine.initrd().unwrap(), machine::marker(&machine::image().unwrap()).unwrap());
     let handed_over = |event: &serde_json::Value| event["statement"] == "handed-over";
     assert!(client.events().iter().any(handed_over), "{}", client.stdout());

@@ -4,12 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
-    host::{Client, Site},
+    host::{Client, SOON, Site},
     machine::{self, Firmware, Keys, Machine, OVMF_SECURE, TEST_KEY},
     need_host,
     nixos::Flavour,
@@ -143,6 +143,118 @@ fn p4_secure_boot_refuses_what_is_not_signed_and_the_client_says_so() {
         drop(machine);
         ends(&scene, client);
     }
+}
+
+#[test]
+fn secure_boot_takes_what_an_api_names_signed_with_the_users_key() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("openssl"),
+        Needs::Tool("python3"),
+        Needs::File(OVMF_SECURE),
+        Needs::File(Keys::Test.variables()),
+        Needs::File(STUB)
+    );
+    let [directory, service] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let key = test_key(directory.path());
+    let mut scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
+    std::fs::create_dir_all(service.path().join("v1/boot")).unwrap();
+    let answer = serde_json::json!({
+        "kernel": "file:///mnt/bzImage", "initrd": ["file:///mnt/initrd"], "cmdline": CMDLINE
+    });
+    std::fs::write(service.path().join("v1/boot").join(MAC), answer.to_string()).unwrap();
+    let mut command = scene.host.command(None, "python3");
+    command.args(["-m", "http.server", "8080", "--bind", "127.0.0.1", "--directory"]);
+    command.arg(service.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let host = scene.host.netns();
+    let _service = host.spawn(command).unwrap();
+    let listens = || !host.sh("ss -Hltn 'sport = :8080'").unwrap_or_default().is_empty();
+    assert!(wait_until(SOON, listens), "the web server does not listen");
+    scene.sockets = scene.host.sockets().unwrap();
+    let flags = ["--sign-key", &key, "--sign-cert", TEST_KEY[1]];
+    let mut client = scene.serve_by(&["api", "http://127.0.0.1:8080"], &flags).unwrap();
+    comes_up(&scene, Firmware::Secure(Keys::Test), &mut client, CMDLINE);
+    let events = client.events();
+    assert!(told(&events, "protocol", "tftp") && told(&events, "role", "efi"), "{events:#?}");
+    assert!(!told(&events, "role", "loader"), "{events:#?}");
+    ends(&scene, client);
+}
+
+/// A NixOS build of the laboratory's kernel and initrd with this command line, which users can read.
+fn build(directory: &Path, cmdline: &str) -> String {
+    let image = machine::image().unwrap();
+    for name in ["bzImage", "initrd"] {
+        std::fs::copy(image.join(name), directory.join(name)).unwrap();
+    }
+    let text = format!("#!ipxe\nkernel bzImage {cmdline} initrd=initrd\ninitrd initrd\nboot\n");
+    std::fs::write(directory.join("netboot.ipxe"), text).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory, mode).unwrap();
+    directory.display().to_string()
+}
+
+#[test]
+fn secure_boot_is_given_a_menu_that_the_firmware_shows_with_a_key_or_without() {
+    need_host!(
+        Needs::Tool("qemu-system-x86_64"),
+        Needs::Tool("openssl"),
+        Needs::File(OVMF_SECURE),
+        Needs::File(Keys::Test.variables()),
+        Needs::File(STUB)
+    );
+    let [directory, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let key = test_key(directory.path());
+    let common = "console=ttyS0 panic=1 loglevel=4 no_timer_check";
+    let source = build(second.path(), &format!("{common} chosen=second"));
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let item = format!("The \u{1b}[2J second ü={source}");
+    let flags = ["--sign-key", &key, "--sign-cert", TEST_KEY[1], "--menu"];
+    // A name with a control character is refused before anybody is asked.
+    let refused = scene.serve_this("/mnt", &[&flags[..], &[&item]].concat());
+    assert!(refused.unwrap_err().to_string().contains("control characters"));
+    let item = item.replace('\u{1b}', "");
+    let more = ["--cmdline", "chosen=first"];
+    let client = scene.serve_this("/mnt", &[&flags[..], &[&item], &more].concat()).unwrap();
+    for (firmware, mac, chosen) in [
+        (Firmware::Uefi, "02:00:00:00:00:02", "first"),
+        (Firmware::Secure(Keys::Test), MAC, "second"),
+    ] {
+        let handed_over = || {
+            let events = client.events();
+            let over = events.iter().filter(|event| event["statement"] == "handed-over");
+            over.filter(|event| event["mac"] == mac).count()
+        };
+        let mut machine = Machine::start(&scene.lan, firmware, mac).unwrap();
+        let shows = |machine: &Machine, word: &str| {
+            let shown = wait_until(machine::BOOT * 4, || machine.console().contains(word));
+            assert!(shown, "{word}: {}\n{}", machine.console(), client.stdout());
+        };
+        shows(&machine, "F8: menu");
+        if chosen == "second" {
+            machine.press("f8").unwrap();
+            shows(&machine, "The [2J second ?");
+            machine.press("down").unwrap();
+            machine.press("ret").unwrap();
+        }
+        // The firmware counts down by a clock that is slow on a busy machine.
+        let limit = 6 * machine::BOOT;
+        let up = machine
+            .line("PORTCULLIS-UP ", limit, limit)
+            .unwrap_or_else(|error| panic!("{error:?}\n{}{}", client.stdout(), client.stderr()));
+        let (cmdline, time) = up.unwrap();
+        println!("{firmware:?}: {time:.1?} to userspace");
+        assert!(cmdline.ends_with(&format!("no_timer_check chosen={chosen}")), "{cmdline}");
+        if chosen == "second" {
+            assert!(machine.secure_boot().unwrap().contains("Secure boot enabled"));
+        }
+        assert_eq!(handed_over(), 1, "{}", client.stdout());
+    }
+    let events = client.events();
+    assert!(told(&events, "form", "menu"), "{events:#?}");
+    for (key, value) in [("role", "loader"), ("protocol", "http")] {
+        assert!(!told(&events, key, value), "{events:#?}");
+    }
+    ends(&scene, client);
 }
 
 /// As far as GRUB's own way of writing quotation marks: it puts them around the word.

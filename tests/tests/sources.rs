@@ -68,8 +68,8 @@ fn a_new_build_is_for_machines_that_start_later_and_is_said() {
     let first = kernel_path(&machine.0, "eth0", &client).unwrap();
     let (script, initrd) =
         (first.replace("kernel", "boot.ipxe"), first.replace("kernel", "initrd0"));
-    assert!(machine.get(&script).contains("&hostname=${hostname:uristring}"));
-    let told = machine.get(&format!("{script}?serial=1&hostname=pc%2d7"));
+    assert!(machine.get(&script).contains("&hostname=${hostname:hexraw}"));
+    let told = machine.get(&format!("{script}?serial=31&hostname=70632d37"));
     assert!(told.contains(" host=pc-7 ||"), "{told}");
     assert_eq!(machine.get(&initrd), "one");
 

@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     event::{Fact, Ignored, OfferForm},
-    image::{Cpu, EfiImage, Loader, NoEfiImage},
+    image::{Cpu, EfiImage, Generation, Loader, MenuItem, NoEfiImage, menu_folder},
     mac::MacAddr,
     wire::{
         dhcp::message_type,
-        dhcp_reply::{self, BootFileTooLong, Kind, Reply, Vendor},
+        dhcp_reply::{self, BootFileTooLong, Item, Kind, Reply, Vendor},
     },
 };
 
@@ -133,6 +133,12 @@ impl Policy {
 
     fn loader_name(mac: MacAddr, loader: Loader) -> String {
         format!("{}/{}", mac.hyphenated(), loader.file_name())
+    }
+
+    /// The program of a menu's item.
+    fn item_name(mac: MacAddr, number: usize) -> String {
+        let program = Loader::Image.file_name();
+        format!("{}/{}/{program}", mac.hyphenated(), menu_folder(number))
     }
 }
 
@@ -256,10 +262,16 @@ pub fn fits(query: &Query, policy: &Policy, machine: Option<u16>) -> Result<(), 
     (fits || given).then_some(()).ok_or(Ignore::Machine(Ignored::OtherPlatform { arch }))
 }
 
-/// Decides about one question of a machine for which there is this EFI program, or none.
+/// Decides about one question of a machine for which this is served.
 #[must_use]
-pub fn decide(query: &Query, port: Port, policy: &Policy, memory: Memory, efi: &Efi) -> Decision {
-    answer(query, port, policy, memory, efi).unwrap_or_else(Decision::Ignore)
+pub fn decide(
+    query: &Query,
+    port: Port,
+    policy: &Policy,
+    memory: Memory,
+    served: &Generation,
+) -> Decision {
+    answer(query, port, policy, memory, served).unwrap_or_else(Decision::Ignore)
 }
 
 fn answer(
@@ -267,10 +279,10 @@ fn answer(
     port: Port,
     policy: &Policy,
     memory: Memory,
-    efi: &Efi,
+    served: &Generation,
 ) -> Result<Decision, Ignore> {
     screen(query, port, policy, memory)?;
-    let (boot, form) = boot_data(query, port, policy, memory, efi)?;
+    let (boot, form) = boot_data(query, port, policy, memory, served)?;
     let file = boot.file.clone();
     let fact = match port {
         Port::Dhcp => Fact::Offered { form, file },
@@ -356,9 +368,15 @@ pub fn boot_data(
     port: Port,
     policy: &Policy,
     memory: Memory,
-    efi: &Efi,
+    served: &Generation,
 ) -> Result<(dhcp_reply::Boot, OfferForm), Ignore> {
-    let boot = boot(query, &row(query, policy)?, policy, memory, efi)?;
+    let row = row(query, policy)?;
+    let item = query.boot_item.filter(|_| port != Port::Dhcp);
+    let boot = match (menu(query, &row, policy, memory, served), item) {
+        (Some(menu), item) => menu_boot(query, port, &row, policy, &menu, item)?,
+        (None, Some(item)) if item.number() != Some(0) => return Err(Ignore::BootItem(item)),
+        (None, _) => boot(query, &row, policy, memory, &served.efi)?,
+    };
     let form = match port {
         Port::Dhcp => boot.form,
         Port::BootServer { .. } => OfferForm::BootServer,
@@ -372,6 +390,7 @@ pub fn boot_data(
             (Port::BootServer { .. }, _, Some(item)) => Vendor::BootItem(item.octets()),
             (_, OfferForm::BootServer | OfferForm::Http, _) => Vendor::Absent,
             (_, OfferForm::Folder, _) => Vendor::Menu(query.raspberry_pi_item()),
+            (_, OfferForm::Menu, _) => Vendor::Choice(boot.menu),
             (_, OfferForm::Complete | OfferForm::Script, _) => Vendor::TakeThisFile,
         },
         file: boot.file,
@@ -390,7 +409,7 @@ fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     }
     match (query.server_id, query.boot_item) {
         (Some(server), _) if server != policy.address => Err(Ignore::OtherServer(server)),
-        (_, Some(item)) if !item.is_ours() => Err(Ignore::BootItem(item)),
+        (_, Some(item)) if item.number().is_none() => Err(Ignore::BootItem(item)),
         _ => Ok(()),
     }
 }
@@ -423,6 +442,65 @@ fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
 struct Boot {
     file: String,
     form: OfferForm,
+    menu: Vec<Item>,
+}
+
+impl Boot {
+    fn of(file: String, form: OfferForm) -> Self {
+        Self { file, form, menu: Vec::new() }
+    }
+}
+
+/// The items of a menu that this machine's own firmware can show and start, with their numbers; none
+/// if it is given iPXE, which shows all of them. iPXE comes first where there is one, for it needs no
+/// key to show its menu and loads by HTTP; but not before programs that are all signed: Secure Boot
+/// refuses iPXE.
+fn menu<'a>(
+    query: &Query,
+    row: &Row,
+    policy: &Policy,
+    memory: Memory,
+    served: &'a Generation,
+) -> Option<Vec<(usize, &'a MenuItem)>> {
+    let firmware = query.client == Client::Pxe && query.ipxe.is_none();
+    let given = policy.loaders.contains(&Loader::Given(row.arch));
+    if !firmware || given || row.platform != Platform::Uefi {
+        return None;
+    }
+    let items = served.menu.iter().enumerate();
+    let items: Vec<_> = items.filter(|(_, item)| runs(&item.generation.efi, row)).collect();
+    let signed = |item: &MenuItem| item.generation.efi.as_ref().is_ok_and(EfiImage::is_signed);
+    let all_signed = items.len() == served.menu.len() && items.iter().all(|(_, one)| signed(one));
+    let without_ipxe = all_signed || pick(row, row.loaders, policy, memory, &served.efi).is_none();
+    (without_ipxe && !items.is_empty()).then_some(items)
+}
+
+/// The menu itself, or what was chosen from it.
+fn menu_boot(
+    query: &Query,
+    port: Port,
+    row: &Row,
+    policy: &Policy,
+    items: &[(usize, &MenuItem)],
+    chosen: Option<BootItem>,
+) -> Result<Boot, Ignore> {
+    let file = |number| Policy::item_name(query.mac, number);
+    if let Some(item) = chosen {
+        let found = items.iter().find(|(number, _)| item.number() == Some(*number));
+        let (number, _) = found.ok_or(Ignore::BootItem(item))?;
+        return Ok(Boot::of(file(*number), OfferForm::Complete));
+    }
+    // Asked without a word of the menu, the boot server names the first one.
+    if items.len() < 2 || !policy.boot_server || port != Port::Dhcp {
+        let (first, _) =
+            items.first().ok_or(Ignored::NoLoader { arch: row.arch }).map_err(Ignore::Machine)?;
+        return Ok(Boot::of(file(*first), form(row, policy)));
+    }
+    let line = |(number, item): &(usize, &MenuItem)| {
+        Some(Item { kind: BootItem::kind_of(*number)?, name: item.name.clone() })
+    };
+    let menu = items.iter().filter_map(line).collect();
+    Ok(Boot { file: String::new(), form: OfferForm::Menu, menu })
 }
 
 fn boot(
@@ -446,9 +524,7 @@ fn boot(
 fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Boot, Ignore> {
     let arch = row.arch;
     match efi {
-        Ok(_) if runs(efi, row) => {
-            Ok(Boot { file: policy.efi_url(query.mac), form: OfferForm::Http })
-        }
+        Ok(_) if runs(efi, row) => Ok(Boot::of(policy.efi_url(query.mac), OfferForm::Http)),
         Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
         Err(reason) => {
             let reason = reason.to_string();
@@ -468,10 +544,19 @@ fn boot_ipxe(
     let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
-        Some(loader) => {
-            Boot { file: Policy::loader_name(query.mac, loader), form: OfferForm::Complete }
-        }
-        None => Boot { file: policy.script_url(query.mac), form: OfferForm::Script },
+        Some(loader) => Boot::of(Policy::loader_name(query.mac, loader), OfferForm::Complete),
+        None => Boot::of(policy.script_url(query.mac), OfferForm::Script),
+    }
+}
+
+/// How firmware is told of one file.
+fn form(row: &Row, policy: &Policy) -> OfferForm {
+    match (row.platform, policy.uefi_offer) {
+        // The machine's whole attempt fails when nobody answers on 4011.
+        _ if !policy.boot_server => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
+        (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
+        _ => row.offer,
     }
 }
 
@@ -483,19 +568,13 @@ fn boot_firmware(
     efi: &Efi,
 ) -> Result<Boot, Ignore> {
     let given = Loader::Given(row.arch);
-    let form = match (row.platform, policy.uefi_offer) {
-        // The machine's whole attempt fails when nobody answers on 4011.
-        _ if !policy.boot_server => OfferForm::Complete,
-        (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
-        (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
-        _ => row.offer,
-    };
+    let form = form(row, policy);
     if let Some((cpu, file)) = &policy.chain
         && table::cpu(row.arch) == Some(*cpu)
         && !policy.loaders.contains(&given)
     {
         let file = format!("{}/{file}", query.mac.hyphenated());
-        return Ok(Boot { file, form });
+        return Ok(Boot::of(file, form));
     }
     // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
     let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
@@ -507,9 +586,9 @@ fn boot_firmware(
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     if loader == Loader::Folder {
         // The files' names are the machine's own.
-        return Ok(Boot { file: String::new(), form: row.offer });
+        return Ok(Boot::of(String::new(), row.offer));
     }
-    Ok(Boot { file: Policy::loader_name(query.mac, loader), form })
+    Ok(Boot::of(Policy::loader_name(query.mac, loader), form))
 }
 
 /// The first loader that we have, or a later one after failures, in turn. Without any, the EFI
@@ -525,8 +604,11 @@ fn pick(
     match memory.failed_loaders.checked_rem(have().count()) {
         Some(turn) => have().nth(turn).copied(),
         None => {
-            let image = policy.loaders.contains(&Loader::Image) && runs(efi, row);
-            image.then_some(Loader::Image)
+            let whole = Loader::Whole(row.arch);
+            let programs = [(whole, true), (Loader::Image, runs(efi, row))];
+            let mut fit =
+                programs.into_iter().filter(|(one, runs)| *runs && policy.loaders.contains(one));
+            fit.next().map(|(loader, _)| loader)
         }
     }
 }

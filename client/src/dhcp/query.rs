@@ -66,10 +66,18 @@ impl BootItem {
     const OURS: u16 = 0x8000;
     const CREDENTIALS: u16 = 0x8000;
 
-    /// Whether this is the image that is served, asked for without credentials.
+    /// Which of the sources of a menu it is, asked for without credentials. Without a menu, 0 is the
+    /// image that is served.
     #[must_use]
-    pub fn is_ours(self) -> bool {
-        self.kind == Self::OURS && self.layer & Self::CREDENTIALS == 0
+    pub fn number(self) -> Option<usize> {
+        let number = self.kind.checked_sub(Self::OURS).map(usize::from);
+        number.filter(|_| self.layer & Self::CREDENTIALS == 0)
+    }
+
+    /// The type by which that source is asked for.
+    #[must_use]
+    pub fn kind_of(number: usize) -> Option<u16> {
+        u16::try_from(number).ok()?.checked_add(Self::OURS)
     }
 
     /// Type and layer as they stand in 43.71.

@@ -253,7 +253,7 @@ impl Counter<'_> {
         // A source is not asked about machines that get nothing in any case.
         let decision = match screened {
             Ok(()) => match self.generation(query).await {
-                Ok(generation) => decide(query, port, policy, memory, &generation.efi),
+                Ok(generation) => decide(query, port, policy, memory, &generation),
                 Err(reason) => Decision::Ignore(reason),
             },
             Err(reason) => leave(query, port, policy, memory, reason),
@@ -329,7 +329,7 @@ impl Counter<'_> {
         let (policy, memory) = (self.machines.policy(), self.machines.memory(query.mac));
         admit(query, policy, memory)?;
         let generation = self.generation(query).await?;
-        boot_data(query, Port::Dhcp, policy, memory, &generation.efi)
+        boot_data(query, Port::Dhcp, policy, memory, &generation)
     }
 
     /// What the source has for a machine that asks.

@@ -42,7 +42,7 @@ impl Kind {
 /// Adds what can be said of a source, if there is one, and of the loaders that were found.
 pub fn judge(generation: Option<&Generation>, loaders: &Loaders, diagnosis: &mut Diagnosis) {
     let Some(generation) = generation else {
-        let (can, _) = coverage(loaders, None);
+        let (can, _) = coverage(loaders, None, &[]);
         diagnosis.fact("loaders", format!("iPXE for {}", can.join(", ")));
         return;
     };
@@ -86,7 +86,7 @@ fn kernel_of(
     loaders: &Loaders,
     diagnosis: &mut Diagnosis,
 ) {
-    let (can, _) = coverage(loaders, Some(&generation.efi));
+    let (can, _) = coverage(loaders, Some(&generation.efi), &[]);
     let efi = generation.efi.as_ref().ok();
     if efi.is_some_and(crate::image::EfiImage::is_named) {
         diagnosis.fact("machines", can.join(", "));
@@ -111,7 +111,7 @@ fn kernel_of(
             "{} is a kernel for {}, and there is no boot loader for them here: iPXE was found for {}",
             payload.name(),
             names(&kinds),
-            coverage(loaders, None).0.join(", ")
+            coverage(loaders, None, &[]).0.join(", ")
         );
         diagnosis.findings.push(
             Finding::new(

@@ -241,9 +241,9 @@ async fn served(arguments: &cli::Doctor) -> Diagnosis {
             None
         }
     };
-    let efi = generation.as_ref().and_then(|one| one.efi.as_ref().ok());
-    match find_loaders(&arguments.serving, efi, arguments.serving.chain.is_some()) {
-        Ok(loaders) => image::judge(generation.as_ref(), &loaders, &mut diagnosis),
+    let chain = arguments.serving.chain.is_some();
+    match find_loaders(&arguments.serving, generation.as_ref(), chain).await {
+        Ok((loaders, _)) => image::judge(generation.as_ref(), &loaders, &mut diagnosis),
         Err(failure) => diagnosis.findings.push(Finding::of("no-loader", failure)),
     }
     diagnosis

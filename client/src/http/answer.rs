@@ -153,30 +153,21 @@ fn introduced<'a>(machine: &'a mut Machine, query: Option<&str>) -> &'a Machine 
     for (name, value) in
         query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
     {
-        let said = Said::new(&decoded(value));
         match name {
-            "uuid" if !value.is_empty() => machine.identity.uuid = said,
-            "serial" => machine.identity.serial = said,
-            "hostname" => machine.identity.hostname = said,
+            "uuid" if !value.is_empty() => machine.identity.uuid = Said::new(value.as_bytes()),
+            "serial" => machine.identity.serial = Said::new(&decoded(value)),
+            "hostname" => machine.identity.hostname = Said::new(&decoded(value)),
             _ => {}
         }
     }
     machine
 }
 
-/// Octets that are written with `%` (RFC 3986 section 2.1).
+/// Octets that are written as two digits each, up to what is none.
 fn decoded(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let number = after
-            .get(..2)
-            .filter(|_| *first == b'%')
-            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
-        octets.push(number.unwrap_or(*first));
-        rest = if number.is_some() { after.get(2..).unwrap_or_default() } else { after };
-    }
-    octets
+    let (pairs, _) = text.as_bytes().as_chunks::<2>();
+    let digits = pairs.iter().map_while(|pair| str::from_utf8(pair).ok());
+    digits.map_while(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 /// The file was written to since this machine was told of it: what is there now may be half of two.

@@ -59,7 +59,7 @@ pub fn stalled(situation: &Situation) -> Statement {
         }
         Step::Offered(_) if situation.address == Address::None => &stops.no_dhcp_server,
         Step::Offered(OfferForm::Script) => &stops.script_not_fetched,
-        Step::Offered(OfferForm::BootServer) => &stops.boot_server_not_asked,
+        Step::Offered(OfferForm::BootServer | OfferForm::Menu) => &stops.boot_server_not_asked,
         Step::Offered(OfferForm::Http) => &stops.efi_not_fetched,
         Step::Offered(OfferForm::Folder) | Step::Files => &stops.folder_not_fetched,
         Step::Asked | Step::Offered(OfferForm::Complete) if uefi => &stops.loader_not_fetched_uefi,

@@ -28,6 +28,8 @@ const NEW_BOOT: u64 = 60_000;
 /// From an offer to the next step: EDK2 asks for 60 s in all, iPXE for about 30 s, and both take an
 /// offer within 4 s of the DHCP server's.
 const OFFERED: u64 = 30_000;
+/// From a menu that the firmware shows to the choice: somebody may read it.
+const MENU: u64 = 300_000;
 /// From a loader that was fetched to the first packet of iPXE: emulated machines take 10 s.
 const LOADED: u64 = 30_000;
 /// Silence in the middle of a download, or between two.
@@ -174,6 +176,17 @@ impl Machine {
         }
     }
 
+    /// Whether this is said by or to an iPXE that is part of the program which the machine was handed
+    /// over with, as netboot.xyz' are.
+    fn is_own_ipxe(&self, fact: &Fact) -> bool {
+        let ipxe = matches!(
+            fact,
+            Fact::Seen { firmware: Firmware::Ipxe, .. }
+                | Fact::Offered { form: OfferForm::Script, .. }
+        );
+        ipxe && self.step == Step::HandedOver && self.program
+    }
+
     fn is_bios(&self) -> bool {
         self.arch() == Some(0)
     }
@@ -285,15 +298,18 @@ impl Machine {
         whole
     }
 
-    /// As [`Self::done`], where the script is the last that is known of the boot.
+    /// As [`Self::done`], where the script, or the program that needs none, is the last that is known
+    /// of the boot.
     fn done_by_script(&mut self, now: u64, id: u64) -> bool {
         let role = self.transfers.remove(&id);
         if role == Some(Role::Loader) {
             self.reach(now, Step::Loaded);
             self.chained = self.firmware() == Some(Firmware::Ipxe);
         }
-        let whole = role == Some(Role::Script) && self.step != Step::HandedOver;
+        let last = matches!(role, Some(Role::Script | Role::Efi));
+        let whole = last && self.step != Step::HandedOver;
         if whole {
+            self.program = role == Some(Role::Efi);
             self.reach(now, Step::HandedOver);
             self.chained = false;
             self.booted = true;
@@ -306,6 +322,7 @@ impl Machine {
         let (from, patience) = match self.step {
             Step::HandedOver if self.program && !self.heard => (self.since, UNHEARD),
             Step::Asked | Step::HandedOver | Step::Files => return None,
+            Step::Offered(OfferForm::Menu) => (self.since, MENU),
             Step::Offered(_) => (self.since, OFFERED),
             Step::Loaded => (self.last, LOADED),
             Step::Images => (self.last, IMAGES),
@@ -401,8 +418,16 @@ impl Book {
             Fact::Seen { .. } => {
                 let served = self.served;
                 told.extend(machine.ended_by(now, &fact, served).map(What::Statement));
-                machine.ask(now, &fact)
+                match machine.is_own_ipxe(&fact) {
+                    // Its own business, and a sign that it runs.
+                    true => {
+                        machine.heard = true;
+                        false
+                    }
+                    false => machine.ask(now, &fact),
+                }
             }
+            Fact::Offered { .. } if machine.is_own_ipxe(&fact) => false,
             Fact::Offered { form, .. } => {
                 machine.reach(now, Step::Offered(*form));
                 Machine::once(&mut machine.answered, &fact)

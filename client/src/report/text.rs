@@ -340,6 +340,7 @@ impl Narrator {
             Fact::Offered { form, file } => match form {
                 OfferForm::Complete => plain(format!("is told to load {}", last(file))),
                 OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+                OfferForm::Menu => plain("is given the menu".to_owned()),
                 OfferForm::Folder => plain("is told that its boot files are here".to_owned()),
                 OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
                 OfferForm::Script => detail(format!("is given the script {file}")),
@@ -495,7 +496,7 @@ fn role(role: Role) -> String {
         Role::Script => "script".to_owned(),
         Role::Autoexec => "autoexec.ipxe".to_owned(),
         Role::Kernel => "kernel".to_owned(),
-        Role::Efi => "EFI program".to_owned(),
+        Role::Efi => "whole program".to_owned(),
         Role::Firmware => "boot file".to_owned(),
         Role::Initrd(0) => "initrd".to_owned(),
         Role::Initrd(number) => format!("initrd {}", number + 1),
@@ -750,7 +751,7 @@ mod tests {
         let texts = [
             "asks for HTTP boot (64-bit UEFI, HTTP)",
             "is told to load boot.efi by HTTP",
-            "has the EFI program: 2.0 KiB in 1.0 s",
+            "has the whole program: 2.0 KiB in 1.0 s",
             "asks, and cannot be served: 64-bit UEFI, HTTP: systemd's boot stub was not found",
             "asks, and cannot be served: what is served does not run on BIOS",
         ];

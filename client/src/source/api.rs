@@ -269,8 +269,13 @@ impl Source for Api {
         async move { answer.get_or_init(|| self.ask(mac)).await.clone() }.boxed()
     }
 
-    fn known(&self, _: MacAddr) -> Option<Arc<Generation>> {
-        None
+    /// What the service has said of this boot. Whoever asks hands it over, as with a script.
+    fn known(&self, mac: MacAddr) -> Option<Arc<Generation>> {
+        let mut boots = self.boots.lock().unwrap_or_else(PoisonError::into_inner);
+        let boot = boots.get_mut(&mac)?;
+        let generation = boot.answer.get()?.as_ref().ok().cloned()?;
+        boot.scripted = true;
+        Some(generation)
     }
 }
 

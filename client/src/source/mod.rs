@@ -20,6 +20,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::http::Uri;
@@ -29,6 +30,7 @@ pub use efi::{add_efi_image, efi_program};
 use file::is_same;
 pub use file::{OpenError, open_blob, read_head, text_blob};
 pub use kernel::{HEAD, pe_machine};
+use quick::Scripted;
 
 use crate::{
     event::Firmware,
@@ -37,6 +39,7 @@ use crate::{
     image::{Blob, Generation, MenuItem, NoEfiImage, Payload, Remote, Script},
     ipxe,
     mac::MacAddr,
+    read::{Content, Piece},
     sign::Signer,
     template::{Identity, Machine, Said, Template},
 };
@@ -45,6 +48,8 @@ use crate::{
 const CMDLINE_LIMIT: usize = 2048;
 /// Longest beginning of an extra file's address: `http://ADDRESS:PORT/TOKEN/MAC`.
 const LONGEST_URL: usize = 7 + 15 + 6 + 1 + 32 + 1 + 17;
+/// For a small file of another server to arrive.
+const WHOLE: Duration = Duration::from_secs(60);
 /// A script of the user's; more than this is something else.
 const SCRIPT_LIMIT: u64 = 256 * 1024;
 
@@ -135,6 +140,25 @@ pub async fn complete(
     stub: Option<&Path>,
     signer: Option<&Arc<Signer>>,
 ) -> Result<Generation, Failure> {
+    for item in &mut generation.menu {
+        let whole = complete_one((*item.generation).clone(), stub, signer).await;
+        let whole = whole.map_err(|failure| Failure {
+            message: format!("{}: {}", item.name, failure.message),
+            ..failure
+        })?;
+        item.generation = Arc::new(whole);
+    }
+    if generation.menu.is_empty() {
+        return complete_one(generation, stub, signer).await;
+    }
+    Ok(generation)
+}
+
+async fn complete_one(
+    mut generation: Generation,
+    stub: Option<&Path>,
+    signer: Option<&Arc<Signer>>,
+) -> Result<Generation, Failure> {
     add_efi_image(&mut generation, stub, signer)?;
     if let (Some(_), Err(NoEfiImage::BadStub(text))) = (stub, &generation.efi) {
         return Err(Failure::new(Code::Source, text.clone()));
@@ -185,7 +209,8 @@ pub async fn open(order: &Order) -> Result<Generation, Failure> {
         let order = Order { kernel: kernel.clone(), direct: order.direct, ..Order::default() };
         opened.push((name.clone(), open_one(&order).await?));
     }
-    let mut whole = Opener::default().finish(Generation::default())?;
+    let efi = Err(NoEfiImage::Menu);
+    let mut whole = Opener::default().finish(Generation { efi, ..Generation::default() })?;
     for (name, generation) in opened {
         check_script(&generation)?;
         whole.files.extend(generation.files.iter().cloned());
@@ -277,13 +302,14 @@ async fn linux(
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_script(script: &str, direct: bool) -> Result<Generation, Failure> {
+pub async fn open_script(scripted: &Scripted, direct: bool) -> Result<Generation, Failure> {
     let mut opener = Opener { direct, ..Opener::default() };
     let mut names = Vec::new();
-    let template = numbered(script, &mut names, "the script")?;
+    let template = numbered(&scripted.script, &mut names, "the script")?;
     let others = opener.others(names).await?;
     let script = Some(Script::AsItIs(template));
-    opener.finish(Generation { others, script, ..Generation::default() })
+    let instead = scripted.programs.clone();
+    opener.finish(Generation { others, script, instead, ..Generation::default() })
 }
 
 /// Reads a template whose files get the numbers that `names` has them under; `role` is the word for it.
@@ -407,6 +433,21 @@ fn remote(address: Uri, fetcher: Fetcher) -> Remote {
     let last = address.path().rsplit('/').find(|part| !part.is_empty());
     let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
     Remote { name, address, facts: Default::default(), direct: false, fetcher }
+}
+
+/// A file of this computer, or one of another server in memory, of at most `limit` octets.
+///
+/// # Errors
+/// It is not there, or larger.
+pub async fn small_blob(place: &Path, limit: usize) -> Result<Blob, String> {
+    let Some(address) = address(place).map_err(|failure| failure.message)? else {
+        return open_blob(place).map_err(|error| error.failure("boot loader").message);
+    };
+    let fetched = Fetcher::new().whole(&address, limit, WHOLE).await;
+    let octets = fetched.map_err(|error| format!("{address} cannot be fetched: {error}"))?;
+    let content = Content::new(vec![Piece::Memory(octets)]);
+    let name = address.path().rsplit('/').next().unwrap_or_default();
+    Ok(Blob { length: content.length(), content, ..text_blob(name, String::new()) })
 }
 
 /// The address that stands in the place of a path.
@@ -647,6 +688,23 @@ mod tests {
         assert_eq!(whole.files.len(), 3);
         assert!(!whole.is_followed() && whole.kernel.is_none());
         assert_eq!(open("${net0/mac}").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn each_source_of_a_menu_is_completed_and_its_fault_names_it() {
+        let build = build(&[("k", &bzimage()), ("own.ipxe", b"#!ipxe\nshell\n")]);
+        let at = |name: &str| build.path().join(name);
+        let order = Order {
+            kernel: at("k"),
+            menu: vec![("Another".to_owned(), at("own.ipxe"))],
+            ..Order::default()
+        };
+        let whole = super::open(&order).now_or_never().unwrap().unwrap();
+        let completed = complete(whole.clone(), None, None).now_or_never().unwrap().unwrap();
+        assert_eq!(completed.efi.as_ref().err(), Some(&NoEfiImage::Menu));
+        let why = |number: usize| completed.menu[number].generation.efi.as_ref().err().cloned();
+        assert_eq!((why(0), why(1)), (Some(NoEfiImage::Kernel), Some(NoEfiImage::Script)));
+        assert_eq!(completed.programs().count(), 0);
     }
 
     #[test]

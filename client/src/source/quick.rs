@@ -57,6 +57,8 @@ struct Recipe {
     cmdline: String,
     /// An iPXE script instead of a kernel.
     script: Option<String>,
+    /// What machines are given there for which no iPXE is at hand, by DHCP option 93.
+    programs: BTreeMap<u16, String>,
 }
 
 /// What a recipe comes to.
@@ -72,7 +74,16 @@ pub enum Dish {
         cmdline: String,
     },
     /// To be opened by [`super::open_script`].
-    Script(String),
+    Script(Scripted),
+}
+
+/// An iPXE script, and what there is for machines that cannot run it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scripted {
+    /// A template with `ID`.
+    pub script: String,
+    /// Programs by architecture, see [`crate::image::Generation::instead`].
+    pub programs: Vec<(u16, PathBuf)>,
 }
 
 /// What a person chose.
@@ -144,7 +155,12 @@ pub async fn prepare(choice: Choice<'_>) -> Result<Dish, Failure> {
         values.extend(found.map_err(|failure| failure.advise(known))?);
     }
     Ok(match &recipe.script {
-        Some(script) => Dish::Script(filled(script, &values)),
+        Some(script) => Dish::Script(Scripted {
+            script: filled(script, &values),
+            programs: (recipe.programs.iter())
+                .map(|(arch, place)| (*arch, filled(place, &values).into()))
+                .collect(),
+        }),
         None => {
             let own = filled(&recipe.cmdline, &values);
             let words = [own.as_str(), choice.cmdline.unwrap_or_default().trim()];
@@ -160,14 +176,21 @@ pub async fn prepare(choice: Choice<'_>) -> Result<Dish, Failure> {
 
 /// Whose name stands for its own site.
 const XYZ: &str = "netboot.xyz";
+/// The script of its own that its site has for iPXE's signed build (roles/netbootxyz/tasks,
+/// generate_disks_secureboot.yml), and the site, which is such a script, too (index.html).
+const XYZ_SIGNED: &str = "autoexec.ipxe";
+const XYZ_SITE: &str = "https://boot.netboot.xyz";
 /// What netboot.xyz offers for each kind of machine: label in the script, and files, the first that
 /// starts is taken (its README, "Bootloader Downloads").
-const XYZ_FILES: [(&str, [&str; 3]); 3] = [
-    ("bios", ["netboot.xyz.lkrn", "netboot.xyz.kpxe", "netboot.xyz-undionly.kpxe"]),
-    ("efi", ["netboot.xyz.efi", "netboot.xyz-snponly.efi", "netboot.xyz-snp.efi"]),
+///
+/// The last one is preferred for machines that have no iPXE yet: it needs no driver of its own.
+const XYZ_FILES: [(&str, [&str; 3], &[u16]); 3] = [
+    ("bios", ["netboot.xyz.lkrn", "netboot.xyz-undionly.kpxe", "netboot.xyz.kpxe"], &[0]),
+    ("efi", ["netboot.xyz.efi", "netboot.xyz-snp.efi", "netboot.xyz-snponly.efi"], &[7, 9]),
     (
         "arm64",
-        ["netboot.xyz-arm64.efi", "netboot.xyz-arm64-snponly.efi", "netboot.xyz-arm64-snp.efi"],
+        ["netboot.xyz-arm64.efi", "netboot.xyz-arm64-snp.efi", "netboot.xyz-arm64-snponly.efi"],
+        &[11],
     ),
 ];
 
@@ -176,7 +199,7 @@ const XYZ_FILES: [(&str, [&str; 3]); 3] = [
 ///
 /// # Errors
 /// The directory's name cannot be written.
-pub async fn netboot_xyz(what: &Path) -> Result<Option<String>, Failure> {
+pub async fn netboot_xyz(what: &Path) -> Result<Option<Scripted>, Failure> {
     if what == Path::new(XYZ) && !what.exists() {
         let choice = Choice { recipe: "xyz", ..Choice::default() };
         return Ok(match prepare(choice).await? {
@@ -184,22 +207,31 @@ pub async fn netboot_xyz(what: &Path) -> Result<Option<String>, Failure> {
             Dish::Linux { .. } => None,
         });
     }
-    let kinds: Vec<(&str, Vec<PathBuf>)> = XYZ_FILES
-        .into_iter()
-        .map(|(kind, names)| {
-            let places = names.into_iter().map(|name| {
-                [what.join(name), what.join("ipxe").join(name)].into_iter().find(|at| at.is_file())
-            });
-            (kind, places.flatten().collect())
-        })
-        .collect();
-    if kinds.iter().all(|(_, files)| files.is_empty()) {
+    let find = |name: &str| {
+        [what.join(name), what.join("ipxe").join(name)].into_iter().find(|at| at.is_file())
+    };
+    let kinds = XYZ_FILES.map(|(kind, names, archs)| {
+        (kind, names.into_iter().filter_map(find).collect::<Vec<PathBuf>>(), archs)
+    });
+    if kinds.iter().all(|(_, files, _)| files.is_empty()) {
         return Ok(None);
     }
+    // Linux' form is for boot loaders, not for firmware.
+    let firmware = |file: &&PathBuf| file.extension().is_none_or(|end| end != "lkrn");
+    let mut programs = Vec::new();
+    for (_, files, archs) in &kinds {
+        let last = files.iter().rfind(firmware);
+        programs.extend(
+            last.into_iter().flat_map(|file| archs.iter().map(|arch| (*arch, file.clone()))),
+        );
+    }
     let mut script = String::from(
-        "#!ipxe\niseq ${platform} efi || goto bios\niseq ${buildarch} arm64 && goto arm64 || goto efi\n",
+        "#!ipxe\niseq ${efi/SecureBoot} 01 && goto signed ||\niseq ${platform} efi || goto bios\n\
+         iseq ${buildarch} arm64 && goto arm64 || goto efi\n",
     );
-    for (kind, files) in kinds {
+    // What Secure Boot takes is iPXE's own build; the site's script for it comes with the others.
+    let signed = ("signed", find(XYZ_SIGNED).into_iter().collect(), &[][..]);
+    for (kind, files, _) in kinds.into_iter().chain([signed]) {
         let _ = writeln!(script, ":{kind}");
         for file in files {
             let name = file.to_str().filter(|name| !name.contains(['"', '\\', '\n']));
@@ -209,13 +241,16 @@ pub async fn netboot_xyz(what: &Path) -> Result<Option<String>, Failure> {
             })?;
             let _ = writeln!(script, "chain {{{{ ID \"{name}\" }}}} ||");
         }
+        if kind == "signed" {
+            let _ = writeln!(script, "chain --autofree {XYZ_SITE} ||");
+        }
         script.push_str("goto failed\n");
     }
     script.push_str(
         ":failed\nprompt --timeout 300000 No netboot.xyz for this machine started. \
          Press a key to go on with the next boot device. || exit 1\nexit 1\n",
     );
-    Ok(Some(script))
+    Ok(Some(Scripted { script, programs }))
 }
 
 /// The values that a recipe takes from its index.
@@ -284,7 +319,7 @@ mod tests {
             values.extend([("version", "V".to_owned()), ("arch", "A".to_owned())]);
             values.extend(recipe.lookups.keys().map(|name| (name.as_str(), "L".to_owned())));
             let texts = [&recipe.kernel, &recipe.cmdline].into_iter().chain(&recipe.initrds);
-            for text in texts.chain(&recipe.script) {
+            for text in texts.chain(&recipe.script).chain(recipe.programs.values()) {
                 let mut number = 0;
                 let template = Template::parse(&filled(text, &values), "ID", |_| {
                     number += 1;
@@ -341,7 +376,29 @@ mod tests {
     #[test]
     fn section_1_3_xyz_has_a_file_for_each_kind_of_machine() {
         let choice = Choice { recipe: "xyz", ..Choice::default() };
-        let Dish::Script(script) = prepare(choice).unwrap() else { panic!() };
+        let Dish::Script(Scripted { script, programs }) = prepare(choice).unwrap() else {
+            panic!()
+        };
+        let names: Vec<_> = programs
+            .iter()
+            .map(|(arch, place)| {
+                (*arch, place.strip_prefix("https://boot.netboot.xyz/ipxe").unwrap())
+            })
+            .collect();
+        // BIOS with drivers of its own or the card's; UEFI over the firmware's.
+        assert_eq!(
+            names,
+            [
+                (0, Path::new("netboot.xyz.kpxe")),
+                (7, Path::new("netboot.xyz-snponly.efi")),
+                (9, Path::new("netboot.xyz-snponly.efi")),
+                (11, Path::new("netboot.xyz-arm64-snponly.efi")),
+            ]
+        );
+        assert!(
+            script
+                .contains("\n:signed\nchain --autofree https://boot.netboot.xyz || goto failed\n")
+        );
         let mut files = Vec::new();
         Template::parse(&script, "ID", |file| {
             files.push(file);
@@ -355,7 +412,7 @@ mod tests {
         }
     }
 
-    fn netboot_xyz(what: &Path) -> Option<String> {
+    fn netboot_xyz(what: &Path) -> Option<Scripted> {
         super::netboot_xyz(what).now_or_never().unwrap_or_else(|| panic!("waits")).unwrap()
     }
 
@@ -369,23 +426,36 @@ mod tests {
         assert_eq!(netboot_xyz(directory.path()), None);
         assert_eq!(netboot_xyz(Path::new("bzImage")), None);
         std::fs::create_dir(at("ipxe")).unwrap();
-        for name in ["netboot.xyz.kpxe", "ipxe/netboot.xyz-arm64-snponly.efi"] {
+        for name in ["netboot.xyz.lkrn", "netboot.xyz.kpxe", "ipxe/netboot.xyz-arm64-snponly.efi"] {
             std::fs::write(at(name), b"x").unwrap();
         }
         let directory = directory.path().display();
+        let Scripted { script, programs } = netboot_xyz(Path::new(&directory.to_string())).unwrap();
         assert_eq!(
-            netboot_xyz(Path::new(&directory.to_string())).unwrap(),
+            programs,
+            [
+                (0, format!("{directory}/netboot.xyz.kpxe").into()),
+                (11, format!("{directory}/ipxe/netboot.xyz-arm64-snponly.efi").into()),
+            ]
+        );
+        assert_eq!(
+            script,
             format!(
                 "#!ipxe\n\
+                 iseq ${{efi/SecureBoot}} 01 && goto signed ||\n\
                  iseq ${{platform}} efi || goto bios\n\
                  iseq ${{buildarch}} arm64 && goto arm64 || goto efi\n\
                  :bios\n\
+                 chain {{{{ ID \"{directory}/netboot.xyz.lkrn\" }}}} ||\n\
                  chain {{{{ ID \"{directory}/netboot.xyz.kpxe\" }}}} ||\n\
                  goto failed\n\
                  :efi\n\
                  goto failed\n\
                  :arm64\n\
                  chain {{{{ ID \"{directory}/ipxe/netboot.xyz-arm64-snponly.efi\" }}}} ||\n\
+                 goto failed\n\
+                 :signed\n\
+                 chain --autofree https://boot.netboot.xyz ||\n\
                  goto failed\n\
                  :failed\n\
                  prompt --timeout 300000 No netboot.xyz for this machine started. Press a key to go on with the next boot device. || exit 1\n\

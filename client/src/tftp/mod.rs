@@ -27,7 +27,7 @@ use crate::{
     chain::Chain,
     event::{Fact, Protocol, Role, Witness},
     grub,
-    image::{Blob, Loader, Loaders, Payload},
+    image::{Blob, Loader, Loaders, Payload, menu_folder},
     ipxe,
     mac::MacAddr,
     rpi::{Folder, neighbour},
@@ -78,8 +78,8 @@ pub struct Settings {
 /// Answers read requests on `socket` (bound to UDP port 69) until the future is dropped, which
 /// ends every transfer.
 ///
-/// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]) or
-/// `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
+/// A file is named `<mac>/<loader>` ([`crate::image::Loader::file_name`]),
+/// `<mac>/menu<N>/boot.efi`, the program of a menu's item, or `<mac>/autoexec.ipxe`, whose text is [`crate::ipxe::autoexec`]. With a [`Chain`] also `<mac>/` and
 /// the name of one of its files, `kernel`, `initrd<N>`, or `grub.cfg` ([`crate::grub::config`]); the
 /// last one in any folder, for GRUB asks by names of its own: it is then for the machine that fetched
 /// something by its own name from the same address before. Or it is one of the folder's
@@ -177,6 +177,14 @@ impl Server {
         let missing = Some((ErrorCode::NotFound, "no such file"));
         let (mac, loader) = match Name::parse(&request.file, &self.files) {
             Name::Loader(mac, loader) => (mac, Some(loader)),
+            Name::Item(mac, number) => {
+                let Some(file) = self.item(mac, number) else {
+                    let name = format!("{}/{}", menu_folder(number), Loader::Image.file_name());
+                    self.not_found(mac, name);
+                    return missing;
+                };
+                return self.begin(Job { request, mac, role: Role::Efi, file }, peer);
+            }
             Name::Autoexec(Some(mac)) => (mac, None),
             Name::Autoexec(None) => return missing,
             Name::Unknown { mac, file } => {
@@ -207,6 +215,9 @@ impl Server {
                     return missing;
                 }
             },
+            Some(loader @ Loader::Whole(_)) => {
+                (Role::Efi, File::Ready(self.files.0.get(&loader)?.clone()))
+            }
             Some(loader) => (Role::Loader, File::Ready(self.files.0.get(&loader)?.clone())),
             None => (Role::Autoexec, File::Ready(self.autoexec(mac))),
         };
@@ -306,6 +317,15 @@ impl Server {
         let generation = self.settings.source.known(mac)?;
         generation.efi.as_ref().ok()?;
         Some(File::Image(generation, self.machine(mac)))
+    }
+
+    /// The program of a menu's item.
+    fn item(&self, mac: MacAddr, number: usize) -> Option<File> {
+        let menu = self.settings.source.known(mac)?;
+        let generation = Arc::clone(&menu.menu.get(number)?.generation);
+        generation.efi.as_ref().ok()?;
+        let url = format!("{}/{}", self.url(mac), menu_folder(number));
+        Some(File::Image(generation, Machine { url, ..self.machine(mac) }))
     }
 
     fn autoexec(&self, mac: MacAddr) -> Blob {

@@ -3,13 +3,19 @@
 //! Guarantees: any octets give one of three answers; nothing of a name ever reaches a file system,
 //! so that there is no way out of the served set.
 
-use crate::{download::printable, image::Loader, image::Loaders, mac::MacAddr};
+use crate::{
+    download::printable,
+    image::{Loader, Loaders, menu_number},
+    mac::MacAddr,
+};
 
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
     /// `<mac>/<loader>`.
     Loader(MacAddr, Loader),
+    /// `<mac>/menu<N>/boot.efi`: the program of this source of a menu.
+    Item(MacAddr, usize),
     /// `<mac>/autoexec.ipxe`, which an iPXE looks for beside its own binary; or in any other folder,
     /// where it looks next, and goes on at once when it is refused.
     Autoexec(Option<MacAddr>),
@@ -51,6 +57,11 @@ impl Name {
                     .find(|loader| file.eq_ignore_ascii_case(loader.file_name().as_bytes()));
                 if let Some(loader) = found {
                     return Self::Loader(mac, *loader);
+                }
+            }
+            (Some(mac), [_, folder, file]) if *file == Loader::Image.file_name().as_bytes() => {
+                if let Some(number) = std::str::from_utf8(folder).ok().and_then(menu_number) {
+                    return Self::Item(mac, number);
                 }
             }
             _ => {}
@@ -114,6 +125,9 @@ mod tests {
             (b"52-54-00-12-34-fe/../autoexec.ipxe", Some(MAC)),
             (b"52-54-00-12-34-fe/ipxe.efi", Some(MAC)),
             (b"52-54-00-12-34-fe/sub/undionly.kpxe", Some(MAC)),
+            (b"52-54-00-12-34-fe/menu01/boot.efi", Some(MAC)),
+            (b"52-54-00-12-34-fe/menu1/undionly.kpxe", Some(MAC)),
+            (b"52-54-00-12-34-fe/menu1/../boot.efi", Some(MAC)),
         ] {
             let Name::Unknown { mac: found, .. } = Name::parse(name, &loaders) else {
                 panic!("{name:?} was found");
@@ -123,6 +137,16 @@ mod tests {
         let odd = Name::parse(b"\x1b[2J/x", &loaders);
         let file = "?[2J/x".into();
         assert_eq!(odd, Name::Unknown { mac: None, file });
+    }
+
+    #[test]
+    fn the_programs_of_a_menu_have_a_folder_each() {
+        for (name, number) in [
+            (&b"52-54-00-12-34-fe/menu0/boot.efi"[..], 0),
+            (b"\\52-54-00-12-34-FE\\MENU17\\BOOT.EFI\xff", 17),
+        ] {
+            assert_eq!(Name::parse(name, &loaders()), Name::Item(MAC, number), "{name:?}");
+        }
     }
 
     #[test]

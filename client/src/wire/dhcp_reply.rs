@@ -9,6 +9,7 @@
 use std::net::Ipv4Addr;
 
 use super::dhcp::{BOOTREPLY, CHADDR, COOKIE, HEADER, message_type, option};
+use crate::image::MENU_SECONDS;
 
 /// Octets below which old relays and clients drop a message (RFC 1542 section 2.1).
 pub const MIN: usize = 300;
@@ -61,7 +62,7 @@ pub struct Boot {
 }
 
 /// What PXE clients find in option 43 (PXE 2.1 section 2.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vendor {
     /// No option 43.
     Absent,
@@ -73,14 +74,67 @@ pub enum Vendor {
     /// Raspberry Pi's boot ROM looks for. Discovery control 3: nobody is asked by broadcast or
     /// multicast. At most 100 octets.
     Menu(&'static str),
+    /// A menu to choose from, whose choice is asked for on port 4011 of this server and of no other
+    /// (discovery control 7). The first one is taken when nobody asks for the menu in time.
+    Choice(Vec<Item>),
+}
+
+/// One line of a menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Boot server type, by which it is asked for.
+    pub kind: u16,
+    /// For people. Shown as far as there is room, and in ASCII: a firmware's console has no more.
+    pub name: String,
+}
+
+/// What the firmware shows before the menu, with the seconds that are left behind it. EDK2 takes F8,
+/// Ctrl-M and M; ROMs F8 or Ctrl-M.
+const PROMPT: &[u8] = b"F8: menu";
+/// Octets of a menu beside its items: discovery control, boot servers, menu, prompt with its time, END.
+const MENU_FRAME: usize = 3 + 2 + 2 + 2 + 1 + PROMPT.len() + 1;
+/// Octets of an item beside its name: type, count and address of the server; type and length.
+const MENU_ITEM: usize = 7 + 3;
+/// Names are not cut to less than this: items that have no room for it are left out.
+const NAME_MIN: usize = 8;
+/// Longest name. EDK2 writes behind a buffer of 70 octets for a longer one (PxeBcBoot.c
+/// `PxeBcSelectBootMenu`).
+const NAME_MAX: usize = 60;
+
+/// A menu of at most `room` octets; none if not even one item fits.
+fn choice(items: &[Item], server: Ipv4Addr, room: usize) -> Option<Vec<u8>> {
+    let room = room.min(255).checked_sub(MENU_FRAME)?;
+    let count = items.len().min(room / (MENU_ITEM + NAME_MIN));
+    let longest = (room.checked_div(count)? - MENU_ITEM).min(NAME_MAX);
+    let (mut servers, mut lines) = (Vec::new(), Vec::new());
+    for Item { kind, name } in items.iter().take(count) {
+        servers.extend_from_slice(&kind.to_be_bytes());
+        servers.push(1);
+        servers.extend_from_slice(&server.octets());
+        let shown = |one: char| if matches!(one, ' '..='~') { one } else { '?' };
+        let name: String = name.chars().map(shown).take(longest).collect();
+        lines.extend_from_slice(&kind.to_be_bytes());
+        lines.push(u8::try_from(name.len()).ok()?);
+        lines.extend_from_slice(name.as_bytes());
+    }
+    let mut octets = vec![6, 1, 7, 8, u8::try_from(servers.len()).ok()?];
+    octets.append(&mut servers);
+    octets.extend_from_slice(&[9, u8::try_from(lines.len()).ok()?]);
+    octets.append(&mut lines);
+    octets.extend_from_slice(&[10, u8::try_from(PROMPT.len() + 1).ok()?, MENU_SECONDS]);
+    octets.extend_from_slice(PROMPT);
+    octets.push(255);
+    Some(octets)
 }
 
 impl Vendor {
-    fn octets(self) -> Option<Vec<u8>> {
+    /// Option 43, in at most `room` octets.
+    fn octets(&self, server: Ipv4Addr, room: usize) -> Option<Vec<u8>> {
         match self {
             Self::Absent => None,
             Self::TakeThisFile => Some(vec![6, 1, 8, 255]),
-            Self::BootItem([a, b, c, d]) => Some(vec![71, 4, a, b, c, d, 255]),
+            Self::BootItem([a, b, c, d]) => Some(vec![71, 4, *a, *b, *c, *d, 255]),
+            Self::Choice(items) => choice(items, server, room),
             Self::Menu(item) => {
                 let mut octets = vec![6, 1, 3, 10, 4, 0, b'P', b'X', b'E'];
                 let text = u8::try_from(item.len()).ok()?;
@@ -152,12 +206,17 @@ impl Reply {
         }
         if let Some(boot) = &self.boot {
             push(&mut out, option::VENDOR_CLASS, boot.vendor_class.as_bytes());
-            if let Some(vendor) = boot.vendor.octets() {
+            // EDK2 writes a NUL behind a name that has none, over the next option's code.
+            let file = (!boot.file.is_empty()).then(|| format!("{}\0", boot.file));
+            // What PXE wants back (97) goes before a menu's names.
+            let others = [file.as_ref().map(String::len), self.machine_id.as_ref().map(Vec::len)];
+            let others: usize = others.into_iter().flatten().map(|length| length + 2).sum();
+            let room = MAX.saturating_sub(out.len() + 2 + others + 1);
+            if let Some(vendor) = boot.vendor.octets(self.server, room) {
                 push(&mut out, option::VENDOR, &vendor);
             }
-            if !boot.file.is_empty() {
-                // EDK2 writes a NUL behind a name that has none, over the next option's code.
-                push(&mut out, option::BOOT_FILE, format!("{}\0", boot.file).as_bytes());
+            if let Some(file) = file {
+                push(&mut out, option::BOOT_FILE, file.as_bytes());
             }
         }
         push_echo(&mut out, option::MACHINE_ID, self.machine_id.as_deref());

@@ -312,16 +312,18 @@ fn what_ipxe_says_of_its_machine_is_asked_for_and_stays_harmless() {
     assert_eq!(
         String::from_utf8(asked).unwrap(),
         format!(
-            "#!ipxe\nchain --replace {url}?uuid=${{uuid}}&serial=${{serial:uristring}}&hostname=${{hostname:uristring}} || exit 1\n"
+            "#!ipxe\nchain --replace {url}?uuid=${{uuid}}&serial=${{serial:hexraw}}&hostname=${{hostname:hexraw}} || exit 1\n"
         )
     );
     let facts = server.facts.wait(2);
     assert!(matches!(facts[0], Fact::TransferStarted { role: Role::Autoexec, .. }), "{facts:?}");
-    let query = "?uuid=&serial=VM%201%0Aboot%20evil&hostname=%24%7bx%7d%zz";
-    let (_, script) = server.raw("GET", &(path("boot.ipxe") + query), "");
+    let hex = |text: &str| text.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+    // The last digit is none, and half of one is nothing.
+    let query = format!("?uuid=&serial={}&hostname={}zz1", hex("VM 1\n\"evil\""), hex("${x}"));
+    let (_, script) = server.raw("GET", &(path("boot.ipxe") + &query), "");
     let script = String::from_utf8(script).unwrap();
     let line = "boot kernel initrd=initrd0 initrd=initrd1 \
-                s=VM_1_boot_evil h=__x__zz m=52:54:00:12:34:fe || goto no_boot\n";
+                s=VM_1__evil_ h=__x_ m=52:54:00:12:34:fe || goto no_boot\n";
     assert!(script.contains(line), "{script}");
 }
 

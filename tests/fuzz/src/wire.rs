@@ -14,7 +14,7 @@ use portcullis::{
     },
     event::{Fact, OfferForm, Witness},
     http::{Settings, converse, router},
-    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, NoEfiImage, Signature},
+    image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, MenuItem, NoEfiImage, Signature},
     mac::MacAddr,
     read::{Content, Piece},
     source::Same,
@@ -81,6 +81,16 @@ pub fn dhcp(octets: &[u8]) {
         0 => Ok(efi((octet & 4 == 0).then(|| blob(b"stub")))),
         _ => Err(NoEfiImage::Script),
     };
+    // This alone, or a menu.
+    let item = |name: &str, efi| MenuItem {
+        name: name.to_owned(),
+        generation: Arc::new(Generation { efi, ..Generation::default() }),
+    };
+    let menu = match datagram.last() {
+        Some(128..) => vec![item("one", program.clone()), item("tw\u{f6}", Ok(efi(None)))],
+        _ => Vec::new(),
+    };
+    let served = Generation { efi: program, menu, ..Generation::default() };
     let memory = Memory {
         local_boot: octet & 8 != 0,
         booted: octet & 16 != 0,
@@ -89,7 +99,7 @@ pub fn dhcp(octets: &[u8]) {
     };
     let policy = policy(octet);
     let answer = || match screen(&query, port, &policy, memory) {
-        Ok(()) => decide(&query, port, &policy, memory, &program),
+        Ok(()) => decide(&query, port, &policy, memory, &served),
         Err(reason) => leave(&query, port, &policy, memory, reason),
     };
     let decision = answer();
@@ -152,6 +162,8 @@ pub fn tftp(octets: &[u8]) {
     let loaders = Loaders([(Loader::Undionly, blob(b"loader"))].into());
     match Name::parse(&request.file, &loaders) {
         Name::Loader(_, loader) => assert!(matches!(loader, Loader::Undionly | Loader::Image)),
+        // Not more than the request has room for.
+        Name::Item(_, number) => assert!(number.to_string().len() < request.file.len()),
         Name::Autoexec(_) => assert!(!request.file.windows(4).any(|four| four == b"/../")),
         Name::Unknown { file, .. } => {
             assert!(file.len() <= 64 && file.bytes().all(|octet| matches!(octet, b' '..=b'~')));

@@ -153,6 +153,36 @@ fn says(book: &mut Book, from: u64, second: u64, step: &str, reason: &str) {
 }
 
 #[test]
+fn a_menu_may_be_read_and_a_program_ends_what_is_known_of_a_boot() {
+    let mut book = book();
+    ask(&mut book, 0, A, UEFI, Firmware::Pxe, OfferForm::Menu);
+    book.needs(A, Needs::Script);
+    assert_eq!(book.tick(299_000), []);
+    book.fact(299_000, A, Fact::BootServer { file: "m/menu1/boot.efi".to_owned() });
+    let told = load(&mut book, 299_500, A, 1, Role::Efi);
+    assert_eq!(told.last(), Some(&What::Statement(Statement::HandedOver)));
+    assert!(book.memory(299_600, A).booted);
+    // Firmware that refused it asks again.
+    let told = book.fact(301_000, A, seen(UEFI, Firmware::Pxe));
+    assert!(matches!(told[0], What::Statement(Statement::Stalled { .. })), "{told:?}");
+    ask(&mut book, 400_000, A, UEFI, Firmware::Pxe, OfferForm::Menu);
+    assert_eq!(book.tick(700_000).len(), 1, "nobody chose");
+}
+
+#[test]
+fn a_program_that_is_an_ipxe_itself_goes_its_own_way() {
+    let mut book = book();
+    ask(&mut book, 0, A, BIOS, Firmware::Pxe, OfferForm::Complete);
+    book.needs(A, Needs::Script);
+    let told = load(&mut book, 1_000, A, 1, Role::Efi);
+    assert_eq!(told.last(), Some(&What::Statement(Statement::HandedOver)));
+    assert_eq!(ask(&mut book, 9_000, A, BIOS, Firmware::Ipxe, OfferForm::Script), 0);
+    assert_eq!(book.tick(700_000), [], "a menu is waited at");
+    // The machine starts anew.
+    assert_eq!(ask(&mut book, 800_000, A, BIOS, Firmware::Pxe, OfferForm::Complete), 2);
+}
+
+#[test]
 fn what_the_screen_shows_depends_on_what_asked_last() {
     for (arch, firmware, form, codes) in [
         (BIOS, Firmware::Pxe, OfferForm::Complete, &["PXE-E53", "PXE-E32"][..]),
