@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod board;
 pub mod chain;
 pub mod cli;
 pub mod codes;
@@ -23,6 +24,7 @@ pub mod ipxe;
 pub mod loaders;
 pub mod mac;
 pub mod machines;
+pub mod oui;
 pub mod pixiecore_v1;
 pub mod read;
 pub mod report;

@@ -78,6 +78,8 @@ struct Plan<'a> {
     count: Option<Arc<Count>>,
     /// One for each interface, at least one.
     requests: Vec<Request>,
+    /// What times are counted from, on all of them.
+    begun: Instant,
 }
 
 /// What is said beside what machines do.
@@ -280,6 +282,7 @@ fn serve(
         folder: Arc::new(folder),
         count,
         requests,
+        begun: Instant::now(),
     };
     let result = runtime.block_on(run(&plan, changes, report));
     // A read from a slow disk must not hold the end.
@@ -635,7 +638,8 @@ impl Outlet {
         let addresses = authority.as_ref().map(Authority::size);
         let source = plan.content.source();
         let (sender, events) = mpsc::channel(EVENTS);
-        let machines = Machines::new(policy(plan, source.token(), address, local.port()), sender);
+        let policy = policy(plan, source.token(), address, local.port());
+        let machines = Machines::new(policy, plan.begun, sender);
         let (remark, remarks) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {

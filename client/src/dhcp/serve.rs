@@ -244,7 +244,7 @@ impl Counter<'_> {
         if let (Port::Dhcp, message_type::REQUEST, Some(server)) =
             (port, query.message_type, query.server_id)
         {
-            self.machines.fact(mac, Fact::Selected { server });
+            self.machines.fact(mac, Fact::Selected { server, address: ask.requested });
         }
         let screened = screen(query, port, policy, memory);
         if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {

@@ -217,6 +217,15 @@ impl Content {
         }
     }
 
+    /// For people.
+    fn name(&self, role: Role) -> &str {
+        match self {
+            Self::Blob(blob, _) => &blob.name,
+            Self::Text { .. } if role == Role::Autoexec => "autoexec.ipxe",
+            Self::Text { .. } => "boot.ipxe",
+        }
+    }
+
     fn media_type(&self) -> &'static str {
         match self {
             Self::Blob(_, media_type) => media_type,
@@ -230,7 +239,7 @@ impl Content {
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);
-                    download.done(0);
+                    download.done();
                 }
                 let bounds = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
@@ -292,7 +301,14 @@ fn respond(
     // A part that stops short of the end is a look at the file, not a download of it.
     let download = (is_get && part.end == file.length).then(|| {
         let witness = Arc::clone(&server.witness);
-        Download::new(witness, mac, Protocol::Http, role, file.length)
+        Download::new(
+            witness,
+            mac,
+            Protocol::Http,
+            role,
+            content.name(role).as_bytes(),
+            file.length,
+        )
     });
     let body = if is_get { content.body(part.clone(), download) } else { Body::empty() };
     let mut response = Response::new(body);

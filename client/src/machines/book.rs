@@ -427,7 +427,7 @@ impl Book {
                 machine.transfers.remove(transfer);
                 true
             }
-            Fact::TransferProgress { .. } => true,
+            Fact::TransferProgress { .. } | Fact::Up { .. } => true,
             Fact::NotFound { .. } | Fact::Upstream { .. } => {
                 machine.not_found = machine.not_found.saturating_add(1);
                 machine.not_found <= NOT_FOUND

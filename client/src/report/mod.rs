@@ -11,15 +11,18 @@ pub mod units;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
+    board::{Board, Shared},
     cli::{Color, Common, Serving},
     codes::{self, Entry},
     event::Event,
     exit::Failure,
     interfaces::Interface,
+    oui::Vendors,
     session::Lease,
 };
 
@@ -105,6 +108,7 @@ pub struct Report {
     /// Whether the reader of stdout has gone.
     deaf: bool,
     narrator: Narrator,
+    board: Shared,
 }
 
 impl Report {
@@ -130,7 +134,8 @@ impl Report {
             live,
             status_shown: false,
             deaf: false,
-            narrator: Narrator::new(false, live, false),
+            narrator: Narrator { debug: false, live, several: false },
+            board: Arc::new(Mutex::new(Board::new(Vendors::system()))),
         }
     }
 
@@ -144,7 +149,8 @@ impl Report {
             _ => Detail::Normal,
         };
         report.timestamps = boot.log_timestamps;
-        report.narrator = Narrator::new(boot.debug, report.live, boot.interface.len() > 1);
+        report.narrator =
+            Narrator { debug: boot.debug, live: report.live, several: boot.interface.len() > 1 };
         report
     }
 
@@ -170,17 +176,27 @@ impl Report {
 
     /// Tells what happened with a machine on an interface.
     pub fn machine(&mut self, interface: &str, event: &Event) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = board.apply(interface, event);
+        let status = text::status(&board);
+        let vendor = board.vendor(event.mac);
+        drop(board);
         if self.json {
-            self.object(&json::machine(interface, event));
+            self.object(&json::machine(interface, event, vendor.as_deref()));
             return;
         }
-        for line in self.narrator.tell(interface, event) {
+        for line in self.narrator.lines(interface, event, told) {
             if self.detail != Detail::Quiet || line.tone == Tone::Attention {
                 self.result(&line);
             }
         }
-        let status = self.narrator.status();
         self.status(status.as_deref());
+    }
+
+    /// What is known of the machines, for whoever draws it.
+    #[must_use]
+    pub fn board(&self) -> &Shared {
+        &self.board
     }
 
     /// Says something on the way, such as why a flag has no effect.

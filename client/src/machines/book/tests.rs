@@ -88,7 +88,7 @@ fn started(transfer: u64, role: Role) -> Fact {
         Role::Loader => Protocol::Tftp,
         _ => Protocol::Http,
     };
-    Fact::TransferStarted { transfer, protocol, role, size: 10 }
+    Fact::TransferStarted { transfer, protocol, role, file: String::new(), size: 10, sent: 0 }
 }
 
 fn done(transfer: u64) -> Fact {
@@ -269,7 +269,7 @@ fn who_asks_again_and_takes_no_address_has_no_dhcp_server() {
 #[test]
 fn who_has_taken_an_address_is_not_told_to_look_for_one() {
     let server = Ipv4Addr::new(192, 0, 2, 1);
-    for taken in [Fact::Selected { server }, Fact::Leased { address: server }] {
+    for taken in [Fact::Selected { server, address: None }, Fact::Leased { address: server }] {
         let mut book = book();
         for now in [0, 4_000] {
             ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
@@ -311,7 +311,7 @@ fn a_download_that_moves_is_not_stalled_and_one_that_stands_is() {
     book.fact(1_000, A, started(1, Role::Loader));
     for now in (2_000..100_000).step_by(15_000) {
         let (transfer, sent) = (1, now);
-        book.fact(now, A, Fact::TransferProgress { transfer, sent });
+        book.fact(now, A, Fact::TransferProgress { transfer, sent, retransmissions: 0 });
         assert_eq!(book.tick(now + 14_000), []);
     }
     says(&mut book, 93_000, 112, "download has stopped", "Packets are lost");
