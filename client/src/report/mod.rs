@@ -242,6 +242,10 @@ impl Report {
         let Some(view) = &mut self.view else { return false };
         let done = match wish {
             Wish::Quit => return true,
+            Wish::Lines => {
+                self.leave();
+                return false;
+            }
             Wish::Draw => Ok(()),
             Wish::Suspend => view.suspend(),
             Wish::Save => {

@@ -120,9 +120,9 @@ impl View {
     /// What is to be done next: a key says so, or the clock.
     pub async fn attend(&mut self, board: &Shared) -> Wish {
         tokio::select! {
-            Some(typed) = self.typed.recv() => {
+            typed = self.typed.recv() => {
                 let board = board.lock().unwrap_or_else(PoisonError::into_inner);
-                self.state.typed(&typed, &board)
+                typed.map_or(Wish::Lines, |typed| self.state.typed(&typed, &board))
             }
             _ = self.clock.tick() => Wish::Draw,
         }

@@ -28,6 +28,8 @@ pub enum Wish {
     Save,
     /// Stop as a shell's job does.
     Suspend,
+    /// Leave the view, and go on with lines: the keyboard has gone.
+    Lines,
     /// Close everything.
     Quit,
 }
