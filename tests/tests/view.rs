@@ -4,8 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::unix::fs::PermissionsExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -13,12 +19,13 @@ use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
     boot_client::{ask, message, option},
+    download::connect,
     host::Site,
     need_host,
     netns::Netns,
     nixos::Flavour,
-    process::{mortal, send, wait_until},
-    scene::Scene,
+    process::{send, wait_until},
+    scene::{HOST, HTTP, Scene},
 };
 
 /// Longest time for anything that is waited for.
@@ -94,6 +101,41 @@ impl<'a> Screen<'a> {
     }
 }
 
+/// A download that takes a minute or so, with so small a window that the server knows how far it is;
+/// broken off when it is dropped.
+struct Download {
+    leave: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Download {
+    fn of(machine: &Netns, url: &str) -> Self {
+        let path = url.splitn(4, '/').nth(3).unwrap();
+        let begin = || -> std::io::Result<_> {
+            let mut stream = connect(SocketAddr::from((HOST, HTTP)))?;
+            write!(stream, "GET /{path} HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+            Ok(stream)
+        };
+        let mut stream = machine.run(begin).unwrap().unwrap();
+        let leave = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&leave);
+        let thread = std::thread::spawn(move || {
+            let mut step = [0; 32 * 1024];
+            while !told.load(Ordering::Relaxed) && stream.read(&mut step).is_ok_and(|got| got > 0) {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
+        Self { leave, thread: Some(thread) }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// Asks as firmware or as iPXE until there is an offer of ours; the file in it.
 fn offered(machine: &Netns, ipxe: bool) -> String {
     let class = b"PXEClient:Arch:00007:UNDI:003016";
@@ -122,7 +164,7 @@ fn machine(scene: &Scene) -> Netns {
 
 #[test]
 fn a_machine_is_followed_chosen_and_left_and_the_terminal_is_as_it_was() {
-    need_host!(Needs::Tool("tmux"), Needs::Tool("curl"));
+    need_host!(Needs::Tool("tmux"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let machine = machine(&scene);
     let screen = Screen::open(&scene);
@@ -134,10 +176,7 @@ fn a_machine_is_followed_chosen_and_left_and_the_terminal_is_as_it_was() {
     screen.shows(&["1 machine", "> 02:00:00:00:00:01 offered"]);
     let script = offered(&machine, true);
     screen.shows(&["02:00:00:00:00:01 iPXE"]);
-    let mut command = mortal("curl");
-    let kernel = script.replace("boot.ipxe", "kernel");
-    command.args(["-s", "-m", "300", "--limit-rate", "100k", "-o", "/dev/null", &kernel]);
-    let download = machine.spawn(command).unwrap();
+    let download = Download::of(&machine, &script.replace("boot.ipxe", "kernel"));
     screen.shows(&["02:00:00:00:00:01 kernel", BAR, "%"]);
 
     screen.press("Enter");
@@ -191,7 +230,9 @@ fn without_colour_and_unicode_it_is_readable_and_a_signal_gives_the_terminal_bac
     offered(&machine, false);
     screen.shows(&["02:00:00:00:00:01 offered"]);
     let colours = screen.tmux(&["capture-pane", "-p", "-e"]);
-    assert!(!colours.contains("\u{1b}[3"), "{colours:?}");
+    // ECMA-48: 30 to 37 are the colours of letters, 39 is none.
+    let coloured = (0..8).any(|color| colours.contains(&format!("\u{1b}[3{color}m")));
+    assert!(!coloured, "{colours:?}");
     let inside = scene.host.netns().processes().unwrap();
     let named = |pid: &&u32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
