@@ -20,6 +20,7 @@ INSTALLED = \
 	$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml \
 	$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy \
 	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
+	$(datadir)/polkit-1/rules.d/50-portcullis-firewalld.rules \
 	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
 	$(PREFIX)/lib/sysusers.d/portcullis.conf \
 	$(PREFIX)/lib/systemd/catalog/portcullis.catalog \
@@ -32,7 +33,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test fuzz soak bench bench-instructions install uninstall deps clean
+.PHONY: help build demo picture test test-nix fuzz soak bench bench-instructions install uninstall deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -49,6 +50,13 @@ picture: ## Draws docs/boot.svg from a run of the demonstration
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
+
+# The folder lib of nixpkgs, or of the repository nix-community/nixpkgs.lib.
+NIXPKGS_LIB ?=
+test-nix: ## Evaluates the NixOS module and the flake with nixpkgs' lib (NIXPKGS_LIB=folder; UPDATE=1 writes what is generated)
+	@test -e "$(NIXPKGS_LIB)/modules.nix" || { echo "make test-nix NIXPKGS_LIB=.../nixpkgs/lib: that folder is needed" >&2; exit 1; }
+	cargo build --locked -p portcullis -p portcullis-helper
+	@NIXPKGS_LIB="$(abspath $(NIXPKGS_LIB))" cargo test --locked -p portcullis-tests --test nix -- --include-ignored
 
 SECONDS_EACH ?= 60
 TARGET ?=
@@ -76,7 +84,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECO
 	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
 	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
 	install -Dm644 polkit/org.portcullis.netboot1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy
-	install -Dm644 polkit/50-portcullis.rules $(DESTDIR)$(datadir)/polkit-1/rules.d/50-portcullis.rules
+	install -Dm644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/50-portcullis.rules polkit/50-portcullis-firewalld.rules
 	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
 	install -Dm644 systemd/portcullis.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/portcullis.catalog
 	install -Dm644 systemd/helper.toml $(DESTDIR)$(datadir)/doc/portcullis/helper.toml.example
