@@ -24,6 +24,7 @@ pub mod ipxe;
 pub mod loaders;
 pub mod mac;
 pub mod machines;
+pub mod once;
 pub mod oui;
 pub mod pixiecore_v1;
 pub mod read;
