@@ -32,9 +32,11 @@ pub struct Download {
     mac: MacAddr,
     protocol: Protocol,
     role: Role,
+    file: String,
     size: u64,
     begun: Instant,
     sent: u64,
+    retransmissions: u32,
     /// The number, once `TransferStarted` was told.
     transfer: Option<u64>,
     reported: Instant,
@@ -42,13 +44,14 @@ pub struct Download {
 }
 
 impl Download {
-    /// A download of `size` octets that begins now.
+    /// A download of `size` octets that begins now. `file` is a name, of whatever octets.
     #[must_use]
     pub fn new(
         witness: Arc<dyn Witness>,
         mac: MacAddr,
         protocol: Protocol,
         role: Role,
+        file: &[u8],
         size: u64,
     ) -> Self {
         let now = Instant::now();
@@ -57,9 +60,11 @@ impl Download {
             mac,
             protocol,
             role,
+            file: printable(file),
             size,
             begun: now,
             sent: 0,
+            retransmissions: 0,
             transfer: None,
             reported: now,
             finished: false,
@@ -73,13 +78,19 @@ impl Download {
         let now = Instant::now();
         if now.duration_since(self.reported) >= PROGRESS_INTERVAL {
             self.reported = now;
-            let fact = Fact::TransferProgress { transfer, sent };
+            let fact =
+                Fact::TransferProgress { transfer, sent, retransmissions: self.retransmissions };
             self.witness.fact(self.mac, fact);
         }
     }
 
-    /// The whole file has gone; `retransmissions` packets or windows were sent more than once.
-    pub fn done(mut self, retransmissions: u32) {
+    /// So many packets or windows were sent more than once, in all.
+    pub fn sent_again(&mut self, retransmissions: u32) {
+        self.retransmissions = retransmissions;
+    }
+
+    /// The whole file has gone.
+    pub fn done(mut self) {
         let transfer = self.start();
         self.finished = true;
         let elapsed = self.begun.elapsed().as_millis();
@@ -87,7 +98,7 @@ impl Download {
             transfer,
             sent: self.sent,
             milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
-            retransmissions,
+            retransmissions: self.retransmissions,
         };
         self.witness.fact(self.mac, fact);
     }
@@ -119,7 +130,9 @@ impl Download {
             transfer,
             protocol: self.protocol,
             role: self.role,
+            file: self.file.clone(),
             size: self.size,
+            sent: self.sent,
         };
         self.witness.fact(self.mac, fact);
         transfer

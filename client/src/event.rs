@@ -162,6 +162,8 @@ pub enum Fact {
     Selected {
         /// The server.
         server: Ipv4Addr,
+        /// The address, if the machine named it.
+        address: Option<Ipv4Addr>,
     },
     /// We gave it this address (`--dhcp-server`).
     Leased {
@@ -176,8 +178,12 @@ pub enum Fact {
         protocol: Protocol,
         /// What for.
         role: Role,
+        /// The file's name, printable ASCII, shortened.
+        file: String,
         /// Octets in all.
         size: u64,
+        /// Octets of it that were sent so far: what goes on where another one stopped begins there.
+        sent: u64,
     },
     /// So much of it has been sent (at most a few of these a second).
     TransferProgress {
@@ -185,6 +191,8 @@ pub enum Fact {
         transfer: u64,
         /// Octets.
         sent: u64,
+        /// Packets or windows sent again so far (TFTP).
+        retransmissions: u32,
     },
     /// It was sent whole.
     TransferDone {
@@ -220,6 +228,21 @@ pub enum Fact {
         /// The name, printable ASCII, shortened.
         file: String,
     },
+    /// After it got everything, its own system gave a sign of life.
+    Up {
+        /// Which.
+        sign: Sign,
+    },
+}
+
+/// How a booted system was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sign {
+    /// It asked for an address, as an ordinary DHCP client.
+    Dhcp,
+    /// It fetched `/up`.
+    Url,
 }
 
 /// What follows from the facts.

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod board;
 pub mod chain;
 pub mod cli;
 pub mod codes;
@@ -26,6 +27,7 @@ pub mod mac;
 pub mod machines;
 pub mod nixos;
 pub mod once;
+pub mod oui;
 pub mod pixiecore_v1;
 pub mod read;
 pub mod report;

@@ -21,7 +21,7 @@ use self::book::Book;
 use crate::{
     admission::Admission,
     dhcp::{Memory, Policy},
-    event::{Event, Fact, What, Witness},
+    event::{Event, Fact, Sign, What, Witness},
     mac::MacAddr,
     template::Identity,
 };
@@ -35,12 +35,12 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// An empty book. Events are dropped while the channel is full, progress already when half of
+    /// An empty book of a run that began at `started`. Events are dropped while the channel is full, progress already when half of
     /// it is taken: give it room for a burst (8,192).
     #[must_use]
-    pub fn new(policy: Policy, events: mpsc::Sender<Event>) -> Arc<Self> {
+    pub fn new(policy: Policy, started: Instant, events: mpsc::Sender<Event>) -> Arc<Self> {
         let book = Mutex::new(Book::new(&policy));
-        Arc::new(Self { policy, started: Instant::now(), events, book })
+        Arc::new(Self { policy, started, events, book })
     }
 
     /// What is served, to whom.
@@ -67,9 +67,12 @@ impl Machines {
         self.with_book(|book| book.needs(mac, needs));
     }
 
-    /// An ordinary DHCP client spoke on this machine.
-    pub fn heard(&self, mac: MacAddr) {
+    /// An ordinary DHCP client spoke on this machine; `asks` for an address.
+    pub fn heard(&self, mac: MacAddr, asks: bool) {
         self.with_book(|book| book.heard(mac));
+        if asks {
+            self.fact(mac, Fact::Up { sign: Sign::Dhcp });
+        }
     }
 
     /// What a machine that has asked says of itself.
@@ -158,7 +161,7 @@ mod tests {
             dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(room);
-        (Machines::new(policy, sender), events)
+        (Machines::new(policy, Instant::now(), sender), events)
     }
 
     fn seen() -> Fact {
@@ -195,7 +198,7 @@ mod tests {
     fn progress_leaves_room_for_steps_and_a_full_channel_blocks_nobody() {
         let (machines, mut events) = machines(8);
         for sent in 0..100 {
-            machines.fact(MAC, Fact::TransferProgress { transfer: 1, sent });
+            machines.fact(MAC, Fact::TransferProgress { transfer: 1, sent, retransmissions: 0 });
         }
         machines.fact(MAC, seen());
         let told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();

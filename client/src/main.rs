@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         Command::Api(api) => Report::for_serving(&api.serving),
         Command::Quick(quick) => Report::for_serving(&quick.serving),
         Command::Doctor(doctor) => Report::for_serving(&doctor.serving),
-        Command::Nixos(nixos) => Report::for_serving(&nixos.serving),
+        // nix writes to the terminal by itself.
+        Command::Nixos(nixos) => Report::for_serving(&nixos.serving).in_lines(),
         Command::Status(common)
         | Command::Interfaces(common)
         | Command::Close { common, .. }

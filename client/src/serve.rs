@@ -80,6 +80,8 @@ struct Plan<'a> {
     count: Option<Arc<Count>>,
     /// One for each interface, at least one.
     requests: Vec<Request>,
+    /// What times are counted from, on all of them.
+    begun: Instant,
 }
 
 /// What a command has beside what it serves.
@@ -385,6 +387,7 @@ fn serve(
         folder: Arc::new(folder),
         count,
         requests,
+        begun: Instant::now(),
     };
     let result = runtime.block_on(async {
         let result = match once::way(boot.via, &boot.common, report).await {
@@ -719,6 +722,12 @@ async fn watch(
                 outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
                 continue;
             }
+            wish = report.attend() => {
+                if report.obey(wish) {
+                    return Ok(());
+                }
+                continue;
+            }
             text = change(&mut beside.changes) => {
                 report.note(&text);
                 continue;
@@ -827,7 +836,8 @@ impl Outlet {
         let addresses = authority.as_ref().map(Authority::size);
         let source = plan.content.source();
         let (sender, events) = mpsc::channel(EVENTS);
-        let machines = Machines::new(policy(plan, source.token(), address, local.port()), sender);
+        let policy = policy(plan, source.token(), address, local.port());
+        let machines = Machines::new(policy, plan.begun, sender);
         let (remark, remarks) = mpsc::channel(NOTES);
         let debug = plan.boot.debug;
         let noter = move || {
@@ -880,7 +890,8 @@ impl Outlet {
         tasks.spawn(async { ended("TFTP (UDP 69)", tftp.await) });
         let http = serve_http(
             sockets.http,
-            http::Settings::new(SocketAddrV4::new(address, local.port())),
+            http::Settings::new(SocketAddrV4::new(address, local.port()))
+                .on(&lease.facts.interface),
             source,
             machines.clone(),
             machines.clone(),
@@ -963,6 +974,7 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
     };
     Ready {
         lease,
+        begun: plan.begun,
         last,
         api: match plan.content {
             Content::Same(_) | Content::Fresh(..) => None,

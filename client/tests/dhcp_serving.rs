@@ -146,7 +146,7 @@ impl Server {
             dhcp_server: false,
         };
         let (sender, events) = mpsc::channel(8192);
-        let machines = Machines::new(policy, sender);
+        let machines = Machines::new(policy, Instant::now(), sender);
         let dhcp = Lan::socket(&lan.server, Ipv4Addr::UNSPECIFIED, 67);
         let boot_server = Lan::socket(&lan.server, SERVER, 4011);
         let notes = Arc::new(Mutex::new(Vec::new()));

@@ -244,7 +244,7 @@ impl Counter<'_> {
         if let (Port::Dhcp, message_type::REQUEST, Some(server)) =
             (port, query.message_type, query.server_id)
         {
-            self.machines.fact(mac, Fact::Selected { server });
+            self.machines.fact(mac, Fact::Selected { server, address: ask.requested });
         }
         let screened = screen(query, port, policy, memory);
         if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
@@ -271,7 +271,8 @@ impl Counter<'_> {
 
     /// A DHCP client that does not boot: such as the system that was booted.
     async fn other_client(&self, ask: &Ask, reason: NotBootClient) -> What {
-        self.machines.heard(ask.mac);
+        let asks = [message_type::DISCOVER, message_type::REQUEST].contains(&ask.message_type);
+        self.machines.heard(ask.mac, asks);
         match self.authority.map(|authority| authority.hear(ask)) {
             Some(Verdict::Answer(answer)) => self.address(None, ask, &answer).await,
             Some(Verdict::Exhausted) => self.exhausted(ask.mac),

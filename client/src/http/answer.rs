@@ -6,6 +6,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
     ops::Range,
     sync::Arc,
 };
@@ -17,23 +18,30 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    Server,
+    Peer, Server,
     body::BlobBody,
     conditional::{Selection, Validators, select},
     remote,
 };
 use crate::{
     download::{Download, printable},
-    event::{Fact, Ignored, Protocol, Role},
+    event::{Fact, Ignored, Protocol, Role, Sign},
     image::{Blob, Generation, Payload},
     ipxe,
     mac::MacAddr,
+    rpi::neighbour,
     source::{Step, efi_program},
     template::{Machine, Said},
 };
 
+/// The address for booted systems. No token looks like it.
+const UP: &str = "/up";
+
 /// Answers HEAD and GET.
 pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
+    if request.uri.path() == UP {
+        return up(server, request);
+    }
     let Some((mac, file)) = parse_path(request.uri.path(), server.source.token()) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     };
@@ -101,6 +109,22 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         }
         Some(Payload::Remote(remote)) => remote::pass_on(server, request, mac, role, remote).await,
         None => missing(server, mac, &file),
+    }
+}
+
+/// A booted system says that it is up. It knows this computer's address and port, and no token; who it
+/// is follows from its address.
+fn up(server: &Server, request: &Parts) -> Response<Body> {
+    let machine = match (request.extensions.get(), &server.interface) {
+        (Some(Peer(IpAddr::V4(peer))), Some(interface)) => neighbour(*peer, interface),
+        _ => None,
+    };
+    match machine.filter(|mac| server.admission.admitted(*mac)) {
+        Some(mac) => {
+            server.witness.fact(mac, Fact::Up { sign: Sign::Url });
+            plain(StatusCode::OK, "welcome\n")
+        }
+        None => plain(StatusCode::NOT_FOUND, "not found\n"),
     }
 }
 
@@ -208,6 +232,15 @@ impl Content {
         }
     }
 
+    /// For people.
+    fn name(&self, role: Role) -> &str {
+        match self {
+            Self::Blob(blob, _) => &blob.name,
+            Self::Text { .. } if role == Role::Autoexec => "autoexec.ipxe",
+            Self::Text { .. } => "boot.ipxe",
+        }
+    }
+
     fn media_type(&self) -> &'static str {
         match self {
             Self::Blob(_, media_type) => media_type,
@@ -221,7 +254,7 @@ impl Content {
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);
-                    download.done(0);
+                    download.done();
                 }
                 let bounds = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
@@ -283,7 +316,14 @@ fn respond(
     // A part that stops short of the end is a look at the file, not a download of it.
     let download = (is_get && part.end == file.length).then(|| {
         let witness = Arc::clone(&server.witness);
-        Download::new(witness, mac, Protocol::Http, role, file.length)
+        Download::new(
+            witness,
+            mac,
+            Protocol::Http,
+            role,
+            content.name(role).as_bytes(),
+            file.length,
+        )
     });
     let body = if is_get { content.body(part.clone(), download) } else { Body::empty() };
     let mut response = Response::new(body);

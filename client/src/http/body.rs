@@ -61,7 +61,7 @@ impl BlobBody {
         if self.rest.is_empty()
             && let Some(download) = self.download.take()
         {
-            download.done(0);
+            download.done();
         }
     }
 }

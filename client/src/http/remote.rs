@@ -115,8 +115,10 @@ pub(super) async fn pass_on(
         // What stops short of the end is a look at the file, not a download of it.
         let whole = end.is_none_or(|end| facts.length.is_none_or(|length| end == length));
         let size = facts.length.take().unwrap_or_default();
-        let download = whole
-            .then(|| Download::new(Arc::clone(&server.witness), mac, Protocol::Http, role, size));
+        let download = whole.then(|| {
+            let name = remote.name.as_bytes();
+            Download::new(Arc::clone(&server.witness), mac, Protocol::Http, role, name, size)
+        });
         *response.body_mut() = Body::new(RemoteBody::new(got.into_body(), start, download));
     }
     response
@@ -163,7 +165,7 @@ impl RemoteBody {
 
     fn done(&mut self) {
         if let Some(download) = self.download.take() {
-            download.done(0);
+            download.done();
         }
     }
 

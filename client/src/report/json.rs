@@ -6,8 +6,8 @@ use super::{Asking, Ready};
 use crate::{
     codes::{Entry, Reason},
     dhcp::probe::Heard,
-    doctor::{Diagnosis, Fact, Finding},
-    event::Event,
+    doctor::{self, Diagnosis, Finding},
+    event::{Event, Fact, What},
     exit::Failure,
     interfaces::Interface,
     nixos::Told,
@@ -51,13 +51,16 @@ pub fn ready(ready: &Ready<'_>) -> Value {
     })
 }
 
-/// `machine`: the event's own fields beside it.
+/// `machine`: the event's own fields beside it, and who made the machine's network card.
 #[must_use]
-pub fn machine(interface: &str, event: &Event) -> Value {
+pub fn machine(interface: &str, event: &Event, vendor: Option<&str>) -> Value {
     // Every field of an event is a number, a text or a list of texts, which cannot fail.
     let mut object = serde_json::to_value(event).unwrap_or_default();
     object["event"] = "machine".into();
     object["interface"] = interface.into();
+    if matches!(event.what, What::Fact(Fact::Seen { .. })) {
+        object["vendor"] = vendor.into();
+    }
     object
 }
 
@@ -151,7 +154,7 @@ pub fn code(entry: &Entry) -> Value {
 #[must_use]
 pub fn diagnosis(diagnosis: &Diagnosis) -> Vec<Value> {
     let interface = &diagnosis.interface;
-    let fact = |fact: &Fact| {
+    let fact = |fact: &doctor::Fact| {
         json!({
             "event": "fact",
             "interface": interface,
@@ -195,20 +198,21 @@ pub fn examined(all: &[Diagnosis]) -> Value {
 mod tests {
     use super::*;
     use crate::{
-        event::{Fact, Firmware, Ignored, Role, Statement, What},
+        event::{Firmware, Ignored, Role, Statement},
         mac::MacAddr,
         nixos::State,
     };
 
     fn text(what: What) -> String {
-        machine("eth0", &Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }).to_string()
+        machine("eth0", &Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }, Some("Maker"))
+            .to_string()
     }
 
     #[test]
     fn events_keep_their_form() {
         assert_eq!(
             text(What::Fact(Fact::Seen { arch: 7, firmware: Firmware::Pxe })),
-            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","interface":"eth0","mac":"02:00:00:00:00:01"}"#
+            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","interface":"eth0","mac":"02:00:00:00:00:01","vendor":"Maker"}"#
         );
         assert_eq!(
             text(What::Fact(Fact::Ignored(Ignored::NoLoader { arch: 11 }))),
@@ -219,9 +223,11 @@ mod tests {
                 transfer: 1,
                 protocol: crate::event::Protocol::Http,
                 role: Role::Initrd(0),
+                file: "i".to_owned(),
                 size: 9,
+                sent: 0,
             })),
-            r#"{"at":12,"event":"machine","fact":"transfer-started","interface":"eth0","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"size":9,"transfer":1}"#
+            r#"{"at":12,"event":"machine","fact":"transfer-started","file":"i","interface":"eth0","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"sent":0,"size":9,"transfer":1}"#
         );
         assert_eq!(
             text(What::Statement(Statement::HandedOver)),

@@ -1,7 +1,5 @@
-//! Text for people: pure functions from facts to lines. The only state is what is known about each
-//! running download, since its later facts carry only its number.
-
-use std::collections::BTreeMap;
+//! Text for people: pure functions from facts to lines. What is remembered of machines is on the
+//! board (`board`).
 
 use portcullis_dbus::keys::backend;
 
@@ -10,22 +8,21 @@ use super::{
     units::{ports, rate, size, time},
 };
 use crate::{
+    board::{Board, Download},
     dhcp::table,
-    event::{Event, Fact, Firmware, Ignored, OfferForm, Protocol, Role, Statement, What},
+    event::{Event, Fact, Firmware, Ignored, OfferForm, Protocol, Role, Sign, Statement, What},
     exit::Failure,
     interfaces::Interface,
-    mac::MacAddr,
-    nixos::{State, Told},
+    nixos::{self, State},
     session::{Facts, Lease},
 };
 
-/// Downloads that are remembered; more than the servers carry at once.
-const TRANSFERS: usize = 1024;
 /// Downloads smaller than this are over before a progress line could be read.
 const WORTH_PROGRESS: u64 = 16 << 20;
 
 /// How a line is coloured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Tone {
     /// Not.
     Plain,
@@ -193,7 +190,7 @@ pub fn firewall_before(name: &str) -> String {
 
 /// How a build goes.
 #[must_use]
-pub fn build(told: &Told) -> Line {
+pub fn build(told: &nixos::Told) -> Line {
     let tone = match told.state {
         State::Output => Tone::Dim,
         State::Failed => Tone::Attention,
@@ -260,217 +257,255 @@ pub fn interfaces(interfaces: &[Interface], chosen: Option<&str>) -> Vec<Line> {
         .collect()
 }
 
-/// Tells the way of each machine.
-#[derive(Debug)]
-pub struct Narrator {
-    debug: bool,
-    /// Whether running downloads are shown in a status line instead of lines of their own.
-    live: bool,
-    /// Whether a machine is named with its interface.
-    several: bool,
-    running: BTreeMap<u64, Running>,
+/// When a line about a machine is shown. The board remembers it in any case, but for progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Always.
+    Always,
+    /// With `--debug`.
+    Debug,
+    /// Progress, where no bar or status line shows it.
+    Unwatched,
 }
 
-#[derive(Debug)]
-struct Running {
-    mac: MacAddr,
-    role: Role,
-    protocol: Protocol,
-    size: u64,
-    sent: u64,
-    /// Milliseconds of the run at which it began, and was last heard of.
-    began: u64,
-    now: u64,
-    /// Quarters of the file that have been told.
-    quarters: u64,
+/// A line about a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The line, without a head.
+    pub line: Line,
+    /// When it is shown.
+    pub when: When,
+}
+
+/// Chooses which lines are shown, and heads them.
+#[derive(Clone, Copy, Debug)]
+pub struct Narrator {
+    /// Everything is shown.
+    pub debug: bool,
+    /// Running downloads are shown in a status line instead of lines of their own.
+    pub live: bool,
+    /// A machine is named with its interface.
+    pub several: bool,
 }
 
 impl Narrator {
-    /// A narrator that has heard nothing yet.
+    /// The lines that are shown of what was told.
     #[must_use]
-    pub fn new(debug: bool, live: bool, several: bool) -> Self {
-        Self { debug, live, several, running: BTreeMap::new() }
-    }
-
-    /// The lines for one event: none, or one, or with advice several.
-    pub fn tell(&mut self, interface: &str, event: &Event) -> Vec<Line> {
-        let lines = match &event.what {
-            What::Fact(fact) => self.fact(event, fact).into_iter().collect(),
-            What::Statement(statement) => statement_lines(statement),
-        };
+    pub fn lines(&self, interface: &str, event: &Event, told: Vec<Told>) -> Vec<Line> {
         let place = if self.several { format!("{interface}  ") } else { String::new() };
         let head = format!("{:>8}  {place}{}  ", time(event.at), event.mac);
-        let shown = |line: Line| Line { head: head.clone(), text: visible(&line.text), ..line };
-        lines.into_iter().map(shown).collect()
-    }
-
-    /// The running downloads in one line, if there are any worth it. The largest remainder first.
-    #[must_use]
-    pub fn status(&self) -> Option<String> {
-        let mut worth: Vec<_> = self
-            .running
-            .values()
-            .filter(|run| run.sent > 0 && run.size >= WORTH_PROGRESS)
-            .collect();
-        worth.sort_by_key(|run| std::cmp::Reverse(run.size.saturating_sub(run.sent)));
-        let first = worth.first()?;
-        let rate = rate(first.sent, first.now.saturating_sub(first.began)).unwrap_or_default();
-        let more = match worth.len() {
-            1 => String::new(),
-            count => format!("  and {} more", count - 1),
+        let shown = |when| match when {
+            When::Always => true,
+            When::Debug => self.debug,
+            When::Unwatched => self.debug || !self.live,
         };
-        Some(format!(
-            "          {}  {}: {} of {}  {rate}{more}",
-            first.mac,
-            role(first.role),
-            size(first.sent),
-            size(first.size)
-        ))
+        told.into_iter()
+            .filter(|told| shown(told.when))
+            .map(|told| Line { head: head.clone(), ..told.line })
+            .collect()
     }
+}
 
-    fn fact(&mut self, event: &Event, fact: &Fact) -> Option<Line> {
-        let plain = |text: String| Some(Line::plain(text));
-        let detail = |text: String| self.debug.then(|| Line::toned(Tone::Dim, text));
-        match fact {
-            Fact::Seen { arch, firmware } => plain(match firmware {
-                Firmware::Pxe => format!("asks for network boot ({})", architecture(*arch)),
-                Firmware::Ipxe => "iPXE runs and asks what to boot".to_owned(),
-                Firmware::Http => format!("asks for HTTP boot ({})", architecture(*arch)),
-            }),
-            Fact::Offered { form, file } => match form {
-                OfferForm::Complete => plain(format!("is told to load {}", last(file))),
-                OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
-                OfferForm::Menu => plain("is given the menu".to_owned()),
-                OfferForm::Folder => plain("is told that its boot files are here".to_owned()),
-                OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
-                OfferForm::Script => detail(format!("is given the script {file}")),
-            },
-            Fact::BootServer { file } => {
-                plain(format!("asks our boot server, is told to load {}", last(file)))
-            }
-            Fact::Ignored(why) => match why {
-                Ignored::NotSelected => plain("is not among --for-mac: left alone".to_owned()),
-                Ignored::AlreadyBooted => plain(
-                    "has booted before: left alone, so that it starts from its own disk".to_owned(),
-                ),
-                Ignored::NoLoader { arch } => Some(Line::toned(
-                    Tone::Attention,
-                    format!(
-                        "asks, and cannot be served: no boot loader for {} (architecture {arch}; \
-                         see --ipxe-dir and --loader)",
-                        architecture(*arch)
-                    ),
-                )),
-                Ignored::NoEfiImage { arch, reason } => Some(Line::toned(
-                    Tone::Attention,
-                    format!("asks, and cannot be served: {}: {reason}", architecture(*arch)),
-                )),
-                Ignored::OtherPlatform { arch } => Some(Line::toned(
-                    Tone::Attention,
-                    format!(
-                        "asks, and cannot be served: what is served does not run on {}",
-                        architecture(*arch)
-                    ),
-                )),
-                Ignored::UnknownArchitecture { arch } => Some(Line::toned(
-                    Tone::Attention,
-                    format!(
-                        "asks, and cannot be served: unknown kind of machine (architecture {arch}; \
-                         see --loader)"
-                    ),
-                )),
-                Ignored::Source { reason } => plain(format!("left alone: {reason}")),
-            },
-            Fact::Upstream { file, problem } => {
-                Some(Line::toned(Tone::Attention, format!("{file}: {problem}")))
-            }
-            Fact::NotSent { reason } => Some(Line::toned(
-                Tone::Attention,
-                format!("asks, and the answer could not be sent: {reason}"),
-            )),
-            Fact::Selected { server } => {
-                detail(format!("takes the address that the DHCP server {server} offered"))
-            }
-            Fact::Leased { address } => plain(format!("is given the address {address}")),
-            Fact::TransferStarted { transfer, protocol, role, size } => {
-                if self.running.len() >= TRANSFERS {
-                    self.running.pop_first();
-                }
-                let running = Running {
-                    mac: event.mac,
-                    role: *role,
-                    protocol: *protocol,
-                    size: *size,
-                    sent: 0,
-                    began: event.at,
-                    now: event.at,
-                    quarters: 0,
-                };
-                self.running.insert(*transfer, running);
-                (self.debug || (!self.live && *size >= WORTH_PROGRESS)).then(|| {
-                    let text = format!("fetches the {} ({})", self::role(*role), self::size(*size));
-                    Line::toned(Tone::Dim, text)
-                })
-            }
-            Fact::TransferProgress { transfer, sent } => {
-                let live = self.live;
-                let run = self.running.get_mut(transfer)?;
-                (run.sent, run.now) = (*sent, event.at);
-                let quarters =
-                    u64::try_from(u128::from(*sent) * 4 / u128::from(run.size.max(1))).unwrap_or(4);
-                if live || run.size < WORTH_PROGRESS || quarters <= run.quarters || quarters >= 4 {
-                    return None;
-                }
-                run.quarters = quarters;
-                let text = format!("{}: {} of {}", role(run.role), size(*sent), size(run.size));
-                Some(Line::toned(Tone::Dim, text))
-            }
-            Fact::TransferDone { transfer, sent, milliseconds, retransmissions } => {
-                let run = self.running.remove(transfer);
-                let (what, protocol) =
-                    run.map_or((Role::Other, None), |run| (run.role, Some(run.protocol)));
-                if what == Role::Script {
-                    return detail(format!("has the script ({})", size(*sent)));
-                }
-                let rate =
-                    rate(*sent, *milliseconds).map(|rate| format!(", {rate}")).unwrap_or_default();
-                let again = match retransmissions {
-                    0 => String::new(),
-                    1 => ", 1 packet sent again".to_owned(),
-                    many => format!(", {many} packets sent again"),
-                };
-                let protocol = match protocol {
-                    Some(Protocol::Tftp) => ", TFTP",
-                    Some(Protocol::Http) | None => "",
-                };
-                let what = role(what);
-                plain(format!(
-                    "has the {what}: {} in {}{rate}{protocol}{again}",
-                    size(*sent),
-                    time(*milliseconds)
-                ))
-            }
-            Fact::TransferEnded { transfer, sent, reason } => {
-                let run = self.running.remove(transfer);
-                let (what, of) = run.map_or((Role::Other, String::new()), |run| {
-                    (run.role, format!(" of {}", size(run.size)))
-                });
-                Some(Line::toned(
-                    Tone::Attention,
-                    format!(
-                        "stopped fetching the {} after {}{of}: {reason}",
-                        role(what),
-                        size(*sent)
-                    ),
-                ))
-            }
-            Fact::NotFound { file, .. } => detail(format!("asks for {file}, which there is not")),
+/// The running downloads in one line, if there are any worth it. The largest remainder first.
+#[must_use]
+pub fn status(board: &Board) -> Option<String> {
+    let mut worth: Vec<_> = board
+        .machines()
+        .flat_map(|machine| machine.downloads.iter().map(|run| (machine.mac, run)))
+        .filter(|(_, run)| run.sent > 0 && run.size >= WORTH_PROGRESS)
+        .collect();
+    worth.sort_by_key(|(_, run)| std::cmp::Reverse(run.size.saturating_sub(run.sent)));
+    let (mac, first) = worth.first()?;
+    let rate = first.octets_per_second.map(|rate| format!("{}/s", size(rate))).unwrap_or_default();
+    let more = match worth.len() {
+        1 => String::new(),
+        count => format!("  and {} more", count - 1),
+    };
+    Some(format!(
+        "          {mac}  {}: {} of {}  {rate}{more}",
+        role(first.role),
+        size(first.sent),
+        size(first.size)
+    ))
+}
+
+/// Machines that the summary names.
+const SUMMARY: usize = 100;
+
+/// How each machine stands, for the end of the live view.
+#[must_use]
+pub fn summary(board: &Board) -> Vec<Line> {
+    let mut lines: Vec<_> = board
+        .machines()
+        .take(SUMMARY)
+        .map(|machine| {
+            let (tone, more) = match &machine.attention {
+                Some(attention) => (Tone::Attention, format!(": {attention}")),
+                None => (Tone::Plain, String::new()),
+            };
+            let text = format!("{}  {}{more}", machine.mac, machine.step.words());
+            Line { head: "  ".to_owned(), ..Line::toned(tone, text) }
+        })
+        .collect();
+    if let Some(more) = board.machines().len().checked_sub(SUMMARY).filter(|more| *more > 0) {
+        lines.push(Line::plain(format!("  and {more} more")));
+    }
+    lines
+}
+
+/// What happened with all machines, in order, a line each.
+#[must_use]
+pub fn log(board: &Board) -> String {
+    let mut lines: Vec<_> = board
+        .machines()
+        .flat_map(|machine| machine.log.iter().map(move |entry| (entry.at, machine, entry)))
+        .collect();
+    lines.sort_by_key(|(at, ..)| *at);
+    lines
+        .into_iter()
+        .map(|(at, machine, entry)| {
+            let (time, interface, mac) = (time(at), &machine.interface, machine.mac);
+            format!("{time:>8}  {interface}  {mac}  {}\n", entry.text)
+        })
+        .collect()
+}
+
+/// What is to be said of an event: nothing, or a line, or with advice several. `running` is what was
+/// known before of the download that it is about.
+#[must_use]
+pub fn told(event: &Event, vendor: Option<&str>, running: Option<&Download>) -> Vec<Told> {
+    let mut told = match &event.what {
+        What::Fact(fact) => fact_line(fact, vendor, running).into_iter().collect(),
+        What::Statement(statement) => statement_lines(statement)
+            .into_iter()
+            .map(|line| Told { line, when: When::Always })
+            .collect::<Vec<_>>(),
+    };
+    told.iter_mut().for_each(|told| told.line.text = visible(&told.line.text));
+    told
+}
+
+fn fact_line(fact: &Fact, vendor: Option<&str>, running: Option<&Download>) -> Option<Told> {
+    let told = |tone, when, text: String| Some(Told { line: Line::toned(tone, text), when });
+    let plain = |text: String| told(Tone::Plain, When::Always, text);
+    let attention = |text: String| told(Tone::Attention, When::Always, text);
+    let detail = |text: String| told(Tone::Dim, When::Debug, text);
+    let progress = |text: String| told(Tone::Dim, When::Unwatched, text);
+    let maker = vendor.map(|vendor| format!(", {vendor}")).unwrap_or_default();
+    match fact {
+        Fact::Seen { arch, firmware } => plain(match firmware {
+            Firmware::Pxe => format!("asks for network boot ({}{maker})", architecture(*arch)),
+            Firmware::Ipxe => "iPXE runs and asks what to boot".to_owned(),
+            Firmware::Http => format!("asks for HTTP boot ({}{maker})", architecture(*arch)),
+        }),
+        Fact::Offered { form, file } => match form {
+            OfferForm::Complete => plain(format!("is told to load {}", last(file))),
+            OfferForm::BootServer => plain("is told to ask our boot server".to_owned()),
+            OfferForm::Menu => plain("is given the menu".to_owned()),
+            OfferForm::Folder => plain("is told that its boot files are here".to_owned()),
+            OfferForm::Http => plain(format!("is told to load {} by HTTP", last(file))),
+            OfferForm::Script => detail(format!("is given the script {file}")),
+        },
+        Fact::BootServer { file } => {
+            plain(format!("asks our boot server, is told to load {}", last(file)))
         }
+        Fact::Ignored(why) => match why {
+            Ignored::NotSelected => plain("is not among --for-mac: left alone".to_owned()),
+            Ignored::AlreadyBooted => plain(
+                "has booted before: left alone, so that it starts from its own disk".to_owned(),
+            ),
+            Ignored::NoLoader { arch } => attention(format!(
+                "asks, and cannot be served: no boot loader for {} (architecture {arch}; \
+                     see --ipxe-dir and --loader)",
+                architecture(*arch)
+            )),
+            Ignored::NoEfiImage { arch, reason } => {
+                attention(format!("asks, and cannot be served: {}: {reason}", architecture(*arch)))
+            }
+            Ignored::OtherPlatform { arch } => attention(format!(
+                "asks, and cannot be served: what is served does not run on {}",
+                architecture(*arch)
+            )),
+            Ignored::UnknownArchitecture { arch } => attention(format!(
+                "asks, and cannot be served: unknown kind of machine (architecture {arch}; \
+                     see --loader)"
+            )),
+            Ignored::Source { reason } => plain(format!("left alone: {reason}")),
+        },
+        Fact::Upstream { file, problem } => attention(format!("{file}: {problem}")),
+        Fact::NotSent { reason } => {
+            attention(format!("asks, and the answer could not be sent: {reason}"))
+        }
+        Fact::Selected { server, address } => {
+            let address = address.map(|address| format!(" {address}")).unwrap_or_default();
+            detail(format!("takes the address{address} that the DHCP server {server} offered"))
+        }
+        Fact::Leased { address } => plain(format!("is given the address {address}")),
+        Fact::TransferStarted { role: what, file, size: octets, .. } => {
+            let text = format!("fetches the {} ({})", named(*what, file), size(*octets));
+            if *octets >= WORTH_PROGRESS { progress(text) } else { detail(text) }
+        }
+        Fact::TransferProgress { sent, .. } => {
+            let run = running?;
+            let quarter = |sent: u64| u128::from(sent) * 4 / u128::from(run.size.max(1));
+            let (before, now) = (quarter(run.sent), quarter(*sent));
+            let worth = run.size >= WORTH_PROGRESS && before < now && now < 4;
+            let (done, all) = (size(*sent), size(run.size));
+            worth.then(|| progress(format!("{}: {done} of {all}", role(run.role)))).flatten()
+        }
+        Fact::TransferDone { sent, milliseconds, retransmissions, .. } => {
+            if running.is_some_and(|run| run.role == Role::Script) {
+                return detail(format!("has the script ({})", size(*sent)));
+            }
+            let rate =
+                rate(*sent, *milliseconds).map(|rate| format!(", {rate}")).unwrap_or_default();
+            let again = match retransmissions {
+                0 => String::new(),
+                1 => ", 1 packet sent again".to_owned(),
+                many => format!(", {many} packets sent again"),
+            };
+            let protocol = match running.map(|run| run.protocol) {
+                Some(Protocol::Tftp) => ", TFTP",
+                Some(Protocol::Http) | None => "",
+            };
+            let what = known(running);
+            plain(format!(
+                "has the {what}: {} in {}{rate}{protocol}{again}",
+                size(*sent),
+                time(*milliseconds)
+            ))
+        }
+        Fact::TransferEnded { sent, reason, .. } => {
+            let of = running.map(|run| format!(" of {}", size(run.size))).unwrap_or_default();
+            let what = known(running);
+            attention(format!("stopped fetching the {what} after {}{of}: {reason}", size(*sent)))
+        }
+        Fact::Up { sign } => told(
+            Tone::Good,
+            When::Always,
+            match sign {
+                Sign::Dhcp => "is up: its own system asks for an address".to_owned(),
+                Sign::Url => "is up: its own system says so".to_owned(),
+            },
+        ),
+        Fact::NotFound { file, .. } => detail(format!("asks for {file}, which there is not")),
+    }
+}
+
+/// What a running download is for; with its name where it is one of many.
+fn known(running: Option<&Download>) -> String {
+    running.map_or_else(|| role(Role::Other), |run| named(run.role, &run.file))
+}
+
+fn named(what: Role, file: &str) -> String {
+    match what {
+        Role::Firmware | Role::Other => format!("{} {}", role(what), last(file)),
+        _ => role(what),
     }
 }
 
 /// A fact may repeat what an API or another web server said, and a terminal obeys control characters.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 
@@ -490,7 +525,7 @@ fn statement_lines(statement: &Statement) -> Vec<Line> {
     }
 }
 
-fn role(role: Role) -> String {
+pub(crate) fn role(role: Role) -> String {
     match role {
         Role::Loader => "boot loader".to_owned(),
         Role::Script => "script".to_owned(),
@@ -505,7 +540,7 @@ fn role(role: Role) -> String {
 }
 
 /// Kinds of machines by DHCP option 93 (IANA, "Processor Architecture Types").
-fn architecture(number: u16) -> String {
+pub(crate) fn architecture(number: u16) -> String {
     match number {
         0 => "BIOS",
         6 => "32-bit UEFI",
@@ -532,6 +567,7 @@ fn last(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mac::MacAddr;
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
@@ -539,12 +575,31 @@ mod tests {
         Event { at, mac: MAC, what: What::Fact(fact) }
     }
 
-    fn told(narrator: &mut Narrator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+    const PLAIN: Narrator = Narrator { debug: false, live: false, several: false };
+    const DEBUG: Narrator = Narrator { debug: true, ..PLAIN };
+
+    fn lines(narrator: Narrator, board: &mut Board, event: &Event) -> Vec<Line> {
+        narrator.lines("eth0", event, board.apply("eth0", event))
+    }
+
+    fn told_by(
+        narrator: Narrator,
+        board: &mut Board,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Vec<String> {
         events
             .into_iter()
-            .flat_map(|event| narrator.tell("eth0", &event))
+            .flat_map(|event| lines(narrator, board, &event))
             .map(|line| line.render(false))
             .collect()
+    }
+
+    fn told(narrator: Narrator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        told_by(narrator, &mut Board::default(), events)
+    }
+
+    fn first(event: &Event) -> Vec<Line> {
+        lines(PLAIN, &mut Board::default(), event)
     }
 
     /// Found by fuzzing: an API's answer `{"cmdline": {"a\u0007b": 7}, ...}` rang the terminal's bell.
@@ -552,7 +607,7 @@ mod tests {
     fn what_others_say_is_shown_without_its_control_characters() {
         let reason = "cmdline: \"a\u{7}b\" is neither \u{1b}[2J\r\n\u{9b}31m".to_owned();
         let lines = told(
-            &mut Narrator::new(true, false, false),
+            DEBUG,
             [
                 at(0, Fact::Ignored(Ignored::Source { reason: reason.clone() })),
                 at(0, Fact::Upstream { file: reason.clone(), problem: reason }),
@@ -579,7 +634,9 @@ mod tests {
                     transfer: 1,
                     protocol: Protocol::Tftp,
                     role: Role::Loader,
+                    file: "f".to_owned(),
                     size: 231_424,
+                    sent: 0,
                 },
             ),
             at(
@@ -602,7 +659,9 @@ mod tests {
                     transfer: 2,
                     protocol: Protocol::Http,
                     role: Role::Script,
+                    file: "f".to_owned(),
                     size: 90,
+                    sent: 0,
                 },
             ),
             at(
@@ -615,12 +674,14 @@ mod tests {
                     transfer: 3,
                     protocol: Protocol::Http,
                     role: Role::Initrd(0),
+                    file: "f".to_owned(),
                     size: 100 << 20,
+                    sent: 0,
                 },
             ),
-            at(2_500, Fact::TransferProgress { transfer: 3, sent: 20 << 20 }),
-            at(2_700, Fact::TransferProgress { transfer: 3, sent: 30 << 20 }),
-            at(2_900, Fact::TransferProgress { transfer: 3, sent: 40 << 20 }),
+            at(2_500, Fact::TransferProgress { transfer: 3, sent: 20 << 20, retransmissions: 0 }),
+            at(2_700, Fact::TransferProgress { transfer: 3, sent: 30 << 20, retransmissions: 0 }),
+            at(2_900, Fact::TransferProgress { transfer: 3, sent: 40 << 20, retransmissions: 0 }),
             at(
                 3_200,
                 Fact::TransferDone {
@@ -636,7 +697,7 @@ mod tests {
 
     #[test]
     fn a_boot_in_plain_text() {
-        let lines = told(&mut Narrator::new(false, false, false), a_boot());
+        let lines = told(PLAIN, a_boot());
         assert_eq!(
             lines,
             [
@@ -654,7 +715,7 @@ mod tests {
 
     #[test]
     fn of_several_interfaces_each_machine_is_named_with_its_own() {
-        let lines = told(&mut Narrator::new(false, false, true), a_boot());
+        let lines = told(Narrator { several: true, ..PLAIN }, a_boot());
         assert_eq!(
             lines[0],
             "   0.0 s  eth0  52:54:00:12:34:56  asks for network boot (64-bit UEFI)"
@@ -663,15 +724,15 @@ mod tests {
 
     #[test]
     fn on_a_terminal_a_running_download_is_a_status_line() {
-        let mut narrator = Narrator::new(false, true, false);
-        let lines = told(&mut narrator, a_boot().into_iter().take(11));
+        let (live, mut board) = (Narrator { live: true, ..PLAIN }, Board::default());
+        let lines = told_by(live, &mut board, a_boot().into_iter().take(11));
         assert!(lines.iter().all(|line| !line.contains("30.0 MiB")), "{lines:?}");
         assert_eq!(
-            narrator.status().as_deref(),
+            status(&board).as_deref(),
             Some("          52:54:00:12:34:56  initrd: 30.0 MiB of 100 MiB  60.0 MiB/s")
         );
-        told(&mut narrator, a_boot().into_iter().skip(12));
-        assert_eq!(narrator.status(), None);
+        told_by(live, &mut board, a_boot().into_iter().skip(12));
+        assert_eq!(status(&board), None);
     }
 
     #[test]
@@ -681,10 +742,8 @@ mod tests {
             Fact::Offered { form: OfferForm::Script, file: "http://h/boot.ipxe".to_owned() },
         ];
         for fact in hidden {
-            assert!(
-                told(&mut Narrator::new(false, false, false), [at(0, fact.clone())]).is_empty()
-            );
-            assert_eq!(told(&mut Narrator::new(true, false, false), [at(0, fact)]).len(), 1);
+            assert!(told(PLAIN, [at(0, fact.clone())]).is_empty());
+            assert_eq!(told(DEBUG, [at(0, fact)]).len(), 1);
         }
     }
 
@@ -699,7 +758,7 @@ mod tests {
                 advice: vec!["switch Secure Boot off".to_owned(), "try ipxe.efi".to_owned()],
             }),
         };
-        let lines = Narrator::new(false, false, false).tell("eth0", &stalled);
+        let lines = first(&stalled);
         assert!(lines.iter().all(|line| line.tone == Tone::Attention));
         let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(
@@ -712,29 +771,30 @@ mod tests {
             ]
         );
         let ended = Fact::TransferEnded { transfer: 9, sent: 2048, reason: "no answer".to_owned() };
-        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, ended));
+        let lines = first(&at(5, ended));
         assert_eq!(lines[0].text, "stopped fetching the file after 2.0 KiB: no answer");
         let refused = Fact::Ignored(Ignored::NoLoader { arch: 11 });
-        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, refused));
+        let lines = first(&at(5, refused));
         assert_eq!(
             lines[0].text,
             "asks, and cannot be served: no boot loader for 64-bit ARM UEFI (architecture 11; see \
              --ipxe-dir and --loader)"
         );
         let unknown = Fact::Ignored(Ignored::UnknownArchitecture { arch: 300 });
-        let lines = Narrator::new(false, false, false).tell("eth0", &at(5, unknown));
+        let lines = first(&at(5, unknown));
         assert!(lines[0].text.contains("(architecture 300; see --loader)"), "{lines:?}");
     }
 
     #[test]
     fn http_boot_and_why_not() {
-        let mut narrator = Narrator::new(false, false, false);
         let file = "http://192.0.2.2:1/t/m/boot.efi".to_owned();
         let started = Fact::TransferStarted {
             transfer: 1,
             protocol: Protocol::Http,
             role: Role::Efi,
+            file: "f".to_owned(),
             size: 10,
+            sent: 0,
         };
         let done =
             Fact::TransferDone { transfer: 1, sent: 2048, milliseconds: 1000, retransmissions: 0 };
@@ -747,7 +807,7 @@ mod tests {
             Fact::Ignored(Ignored::NoEfiImage { arch: 16, reason }),
             Fact::Ignored(Ignored::OtherPlatform { arch: 0 }),
         ];
-        let lines = told(&mut narrator, events.into_iter().map(|fact| at(0, fact)));
+        let lines = told(PLAIN, events.into_iter().map(|fact| at(0, fact)));
         let texts = [
             "asks for HTTP boot (64-bit UEFI, HTTP)",
             "is told to load boot.efi by HTTP",
@@ -759,21 +819,6 @@ mod tests {
         for (line, text) in lines.iter().zip(texts) {
             assert!(line.contains(text), "{text}: {line}");
         }
-    }
-
-    #[test]
-    fn the_memory_of_downloads_is_bounded() {
-        let mut narrator = Narrator::new(false, true, false);
-        for transfer in 0..5000 {
-            let started = Fact::TransferStarted {
-                transfer,
-                protocol: Protocol::Tftp,
-                role: Role::Loader,
-                size: 1,
-            };
-            narrator.tell("eth0", &at(0, started));
-        }
-        assert_eq!(narrator.running.len(), TRANSFERS);
     }
 
     #[test]

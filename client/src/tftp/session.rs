@@ -86,8 +86,14 @@ pub(super) async fn run(
     while let Some(job) = next {
         let blob = job.file.open().await;
         let length = blob.as_ref().map_or(0, |blob| blob.length);
-        let download =
-            Download::new(Arc::clone(&witness), job.mac, Protocol::Tftp, job.role, length);
+        let download = Download::new(
+            Arc::clone(&witness),
+            job.mac,
+            Protocol::Tftp,
+            job.role,
+            &job.request.file,
+            length,
+        );
         let line = match &shared {
             Some(socket) => Ok(Line::shared(Arc::clone(socket))),
             None => Line::open(settings.address, &settings.interface),
@@ -161,6 +167,7 @@ impl Session {
         // or when a deadline comes before it.
         let mut alarm = pin!(sleep_until(self.began + transfer.deadline()));
         loop {
+            download.sent_again(transfer.retransmissions());
             if transfer.under_way() {
                 download.progress(transfer.octets());
             }
@@ -169,7 +176,7 @@ impl Session {
                 Action::Oack(ref packet) => self.send(packet).await,
                 Action::Window { first, count } => self.send_window(first, count, block).await,
                 Action::Done => {
-                    download.done(transfer.retransmissions());
+                    download.done();
                     return pending.map(|(again, _)| again);
                 }
                 Action::Refused { code, ref message } => {

@@ -425,7 +425,7 @@ fn a_get_is_one_download_and_head_or_a_look_inside_is_none() {
     let mut done = Vec::new();
     for pair in facts.chunks(2) {
         let [
-            Fact::TransferStarted { transfer, protocol: Protocol::Http, role, size },
+            Fact::TransferStarted { transfer, protocol: Protocol::Http, role, size, .. },
             Fact::TransferDone { transfer: same, sent, .. },
         ] = pair
         else {

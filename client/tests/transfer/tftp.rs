@@ -108,13 +108,21 @@ impl Machine {
 
 fn assert_one_download(facts: &[Fact], length: u64) {
     let [
-        Fact::TransferStarted { transfer, protocol: Protocol::Tftp, role: Role::Loader, size },
+        Fact::TransferStarted {
+            transfer,
+            protocol: Protocol::Tftp,
+            role: Role::Loader,
+            file,
+            size,
+            ..
+        },
         Fact::TransferDone { transfer: done, sent, .. },
     ] = facts
     else {
         panic!("{facts:?}");
     };
     assert_eq!((transfer, *size, *sent), (done, length, length));
+    assert!(file.ends_with(".efi") || file.ends_with(".kpxe"), "{file}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use portcullis::{
+    board::Board,
     event::{Event, Fact, Ignored, Protocol, What},
     image::{Blob, Generation},
     ipxe,
@@ -178,14 +179,16 @@ pub fn terminal(octets: &[u8]) {
         Fact::Upstream { file: text.clone(), problem: text.clone() },
         Fact::TransferEnded { transfer: 1, sent: 0, reason: text },
     ];
-    let mut narrator = Narrator::new(true, false, true);
+    let narrator = Narrator { debug: true, live: false, several: true };
+    let mut board = Board::default();
     for fact in facts {
         let event = Event { at: 1, mac: MAC, what: What::Fact(fact) };
-        for line in narrator.tell("eth0", &event) {
+        let told = board.apply("eth0", &event);
+        for line in narrator.lines("eth0", &event, told) {
             let line = line.render(false);
             assert!(!line.chars().any(char::is_control), "{line:?}");
         }
-        let line = json::machine("eth0", &event).to_string();
+        let line = json::machine("eth0", &event, None).to_string();
         assert!(!line.contains('\n'), "{line}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"], "machine");
     }

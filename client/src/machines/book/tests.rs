@@ -88,7 +88,7 @@ fn started(transfer: u64, role: Role) -> Fact {
         Role::Loader => Protocol::Tftp,
         _ => Protocol::Http,
     };
-    Fact::TransferStarted { transfer, protocol, role, size: 10 }
+    Fact::TransferStarted { transfer, protocol, role, file: String::new(), size: 10, sent: 0 }
 }
 
 fn done(transfer: u64) -> Fact {
@@ -299,7 +299,7 @@ fn who_asks_again_and_takes_no_address_has_no_dhcp_server() {
 #[test]
 fn who_has_taken_an_address_is_not_told_to_look_for_one() {
     let server = Ipv4Addr::new(192, 0, 2, 1);
-    for taken in [Fact::Selected { server }, Fact::Leased { address: server }] {
+    for taken in [Fact::Selected { server, address: None }, Fact::Leased { address: server }] {
         let mut book = book();
         for now in [0, 4_000] {
             ask(&mut book, now, A, UEFI, Firmware::Pxe, OfferForm::Complete);
@@ -341,7 +341,7 @@ fn a_download_that_moves_is_not_stalled_and_one_that_stands_is() {
     book.fact(1_000, A, started(1, Role::Loader));
     for now in (2_000..100_000).step_by(15_000) {
         let (transfer, sent) = (1, now);
-        book.fact(now, A, Fact::TransferProgress { transfer, sent });
+        book.fact(now, A, Fact::TransferProgress { transfer, sent, retransmissions: 0 });
         assert_eq!(book.tick(now + 14_000), []);
     }
     says(&mut book, 93_000, 112, "download has stopped", "Packets are lost");
@@ -557,4 +557,22 @@ fn a_loader_that_secure_boot_refuses_is_told_as_soon_as_the_firmware_asks_again(
         assert!(advice[0].contains(word), "{advice:?}");
         assert_eq!(book.tick(60_000), []);
     }
+}
+
+#[test]
+fn a_system_is_up_once_and_only_after_everything_came_from_here() {
+    let up = || Fact::Up { sign: crate::event::Sign::Dhcp };
+    let mut book = book();
+    // A stranger, and one that has not booted from here.
+    assert_eq!(book.fact(0, B, up()), []);
+    assert!(!book.machines.contains_key(&B));
+    up_to_script(&mut book, 0, A);
+    assert_eq!(book.fact(1, A, up()), []);
+    boot(&mut book, 10, A);
+    assert_eq!(book.fact(20_000, A, up()), [What::Fact(up())]);
+    assert_eq!(book.fact(30_000, A, up()), []);
+    // The next boot is news again, and a system that has spoken is not missed.
+    boot(&mut book, 100_000, A);
+    assert_eq!(book.fact(120_000, A, up()), [What::Fact(up())]);
+    assert_eq!(book.tick(900_000), []);
 }
