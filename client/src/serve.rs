@@ -52,6 +52,7 @@ use crate::{
     template::Machine,
     tftp::{self, serve_tftp},
     uki,
+    web::{Door, events::Feed},
 };
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
@@ -274,6 +275,8 @@ fn serve(
     }
     let requests = interfaces.into_iter().map(request).collect();
     let count = boot.count.map(|count| Count::new(count.into()));
+    let begun = Instant::now();
+    let page = page(boot, begun, &runtime, report)?;
     let plan = Plan {
         boot,
         content,
@@ -282,12 +285,30 @@ fn serve(
         folder: Arc::new(folder),
         count,
         requests,
-        begun: Instant::now(),
+        begun,
     };
-    let result = runtime.block_on(run(&plan, changes, report));
+    let result = runtime.block_on(async {
+        let _page = page.map(tokio::spawn);
+        run(&plan, changes, report).await
+    });
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
+}
+
+/// The web page, if it is wanted, ready to answer.
+fn page(
+    boot: &Serving,
+    begun: Instant,
+    runtime: &Runtime,
+    report: &mut Report,
+) -> Result<Option<impl Future<Output = ()> + use<>>, Failure> {
+    let Some(wish) = boot.page() else { return Ok(None) };
+    let _where_it_listens = runtime.enter();
+    let door = Door::open(wish)?;
+    let feed = Feed::new(Arc::clone(report.board()), begun, source::token()?);
+    report.page(Arc::clone(&feed), &door.url(), door.is_public());
+    Ok(Some(door.serve(feed)))
 }
 
 /// The signed boot loaders that the user wants, if what is served can be loaded by them.

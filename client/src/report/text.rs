@@ -77,6 +77,19 @@ impl Line {
     }
 }
 
+/// Where the web page is, and who may see it.
+#[must_use]
+pub fn page(url: &str, is_public: bool) -> Vec<Line> {
+    let mut lines = vec![Line::plain(format!("Web page: {url}"))];
+    if is_public {
+        lines.push(Line::attention(
+            "  Whoever can reach this computer there and knows that whole address sees it; it is not \
+             encrypted. This computer's firewall is not opened for it.",
+        ));
+    }
+    lines
+}
+
 /// Before the question.
 #[must_use]
 pub fn asking(asking: &Asking) -> Line {
@@ -449,7 +462,7 @@ fn statement_lines(statement: &Statement) -> Vec<Line> {
     }
 }
 
-fn role(role: Role) -> String {
+pub(crate) fn role(role: Role) -> String {
     match role {
         Role::Loader => "boot loader".to_owned(),
         Role::Script => "script".to_owned(),
