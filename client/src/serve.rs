@@ -305,7 +305,8 @@ fn page(
 ) -> Result<Option<impl Future<Output = ()> + use<>>, Failure> {
     let Some(wish) = boot.page() else { return Ok(None) };
     let _where_it_listens = runtime.enter();
-    let door = Door::open(wish)?;
+    let session = std::env::var_os("XDG_RUNTIME_DIR");
+    let door = Door::open(wish, session.as_deref().map(Path::new))?;
     let feed = Feed::new(Arc::clone(report.board()), begun, source::token()?);
     report.page(Arc::clone(&feed), &door.url(), door.is_public());
     Ok(Some(door.serve(feed)))

@@ -76,7 +76,11 @@ impl Browser {
         let (answers_path, answers) = pipe("answers")?;
         let mut command = mortal("sh");
         command
-            .args(["-c", "orders=$1 answers=$2; shift 2; exec chromium \"$@\" 3<\"$orders\" 4>\"$answers\"", "sh"])
+            .args([
+                "-c",
+                "orders=$1 answers=$2; shift 2; exec chromium \"$@\" 3<\"$orders\" 4>\"$answers\"",
+                "sh",
+            ])
             .args([orders_path, answers_path])
             .args(["--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"])
             .args(["--disable-quic", "--no-first-run", "--disable-background-networking"])
@@ -120,8 +124,7 @@ impl Browser {
 
     /// What an expression of JavaScript is on the page.
     pub fn eval(&mut self, expression: &str) -> Result<Value> {
-        let wish =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let wish = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", wish)?;
         match answer.get("exceptionDetails") {
             Some(details) => Err(LabError::of(expression, details)),
@@ -169,9 +172,7 @@ impl Browser {
             _ if key.chars().count() == 1 => key,
             _ => "",
         };
-        let event = |kind: &str, text: &str| {
-            json!({ "type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text })
-        };
+        let event = |kind: &str, text: &str| json!({ "type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text });
         self.call("Input.dispatchKeyEvent", event("keyDown", text))?;
         self.call("Input.dispatchKeyEvent", event("keyUp", ""))?;
         Ok(())

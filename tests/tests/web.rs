@@ -97,9 +97,11 @@ fn a_machine_appears_progresses_and_finishes_while_the_page_is_open() {
 
     // It progresses: several values of its bar are seen, each larger than the one before.
     browser
-        .eval("window.seen = []; window.look = setInterval(() => { \
+        .eval(
+            "window.seen = []; window.look = setInterval(() => { \
                const bar = document.querySelector('progress'); \
-               if (bar && bar.value !== window.seen.at(-1)) window.seen.push(bar.value); }, 20); 0")
+               if (bar && bar.value !== window.seen.at(-1)) window.seen.push(bar.value); }, 20); 0",
+        )
         .unwrap();
     let fetch = |file: &str, rest| {
         let path = kernel.replace("/kernel", file);
@@ -124,8 +126,11 @@ fn a_machine_appears_progresses_and_finishes_while_the_page_is_open() {
     // What is said aloud to those who do not see.
     let aloud = browser.text("document.getElementById('said').textContent").unwrap();
     assert_eq!(aloud, format!("{}: starts its system", download::MAC));
+    let what = "document.querySelector('#list').innerText.includes('What happened')";
+    assert_eq!(browser.eval(what).unwrap(), true);
     browser.press("Escape").unwrap();
     browser.wait("document.querySelector('.row[aria-expanded=false]')").unwrap();
+    assert_eq!(browser.eval(what).unwrap(), false, "folded up");
     assert_eq!(browser.complaints(), [""; 0], "the page obeys its own policy");
 
     // Totals, for whoever is on this computer.
@@ -166,7 +171,9 @@ fn a_page_that_is_open_says_that_portcullis_is_gone_and_finds_its_next_run() {
     // What the new run does not know is not shown.
     assert_eq!(browser.eval("document.querySelectorAll('#list > li').length").unwrap(), 0);
     discover(&scene, [2, 0, 0, 0, 0, 2], &[]);
-    browser.wait("document.querySelector('.row')?.innerText.includes('02:00:00:00:00:02')").unwrap();
+    browser
+        .wait("document.querySelector('.row')?.innerText.includes('02:00:00:00:00:02')")
+        .unwrap();
 
     // Killed, it cannot say anything.
     client.signal(Signal::SIGKILL).unwrap();
@@ -179,7 +186,9 @@ fn a_machine_whose_names_hold_markup_is_shown_as_it_is_in_page_and_terminal() {
     let scene = scene();
     // As a person at a terminal has it, with every detail.
     let client = serve(&scene, &["--debug", "--no-ask-password"]);
-    let find = || client.stdout().lines().find_map(|line| Some(line.strip_prefix("Web page: ")?.to_owned()));
+    let find = || {
+        client.stdout().lines().find_map(|line| Some(line.strip_prefix("Web page: ")?.to_owned()))
+    };
     assert!(wait_until(SOON, || client.stdout().contains("Now let")), "{}", client.stderr());
     let mut browser = Browser::start(scene.host.netns()).unwrap();
     browser.open(&find().unwrap()).unwrap();
@@ -194,7 +203,9 @@ fn a_machine_whose_names_hold_markup_is_shown_as_it_is_in_page_and_terminal() {
 
     browser.wait("document.querySelector('.row')").unwrap();
     browser.eval("document.querySelector('.row').click()").unwrap();
-    browser.wait("document.querySelector('.log').innerText.includes('<img src=x onerror=')").unwrap();
+    browser
+        .wait("document.querySelector('.log').innerText.includes('<img src=x onerror=')")
+        .unwrap();
     assert_eq!(browser.text("document.title").unwrap(), "Portcullis");
     assert_eq!(browser.eval("document.querySelectorAll('img').length").unwrap(), 0);
     assert_eq!(browser.eval("document.querySelectorAll('script').length").unwrap(), 1);
@@ -215,7 +226,8 @@ fn another_sites_page_reads_nothing_even_if_it_knows_the_address() {
     let scene = scene();
     let mut client = serve(&scene, &["--json", "--no-ask-password"]);
     let address = address(&mut client);
-    let site = scene.host.netns().run(|| std::net::TcpListener::bind("127.0.0.1:8099")).unwrap().unwrap();
+    let site =
+        scene.host.netns().run(|| std::net::TcpListener::bind("127.0.0.1:8099")).unwrap().unwrap();
     std::thread::spawn(move || {
         use std::io::{Read as _, Write as _};
         for stream in site.incoming() {
@@ -228,10 +240,17 @@ fn another_sites_page_reads_nothing_even_if_it_knows_the_address() {
     let mut browser = Browser::start(scene.host.netns()).unwrap();
     // Its own origin, and one whose name leads here.
     browser.open("http://127.0.0.1:8099/").unwrap();
-    for target in [format!("{address}events"), address.replace("127.0.0.1", "localhost"), "http://127.0.0.1:64173/metrics".to_owned()] {
-        let fetch = format!("fetch('{target}').then((answer) => 'read ' + answer.status, () => 'refused')");
+    for target in [
+        format!("{address}events"),
+        address.replace("127.0.0.1", "localhost"),
+        "http://127.0.0.1:64173/metrics".to_owned(),
+    ] {
+        let fetch =
+            format!("fetch('{target}').then((answer) => 'read ' + answer.status, () => 'refused')");
         assert_eq!(browser.text(&fetch).unwrap(), "refused", "{target}");
-        let blind = format!("fetch('{target}', {{ mode: 'no-cors' }}).then((answer) => answer.type, () => 'refused')");
+        let blind = format!(
+            "fetch('{target}', {{ mode: 'no-cors' }}).then((answer) => answer.type, () => 'refused')"
+        );
         assert_ne!(browser.text(&blind).unwrap(), "basic", "{target}");
     }
     let listen = format!(

@@ -271,3 +271,125 @@ fn step_word(step: Step) -> String {
     let word = serde_json::to_value(step).unwrap_or_default();
     word.as_str().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        board::MACHINES,
+        event::{Fact, Firmware, Protocol, Role, What},
+        mac::MacAddr,
+        oui::Vendors,
+    };
+
+    fn feed() -> Arc<Feed> {
+        let board = Arc::new(Mutex::new(Board::new(Vendors::default())));
+        Feed::new(board, Instant::now(), "run".to_owned())
+    }
+
+    fn tell(feed: &Feed, machine: u16, fact: Fact) {
+        let [high, low] = machine.to_be_bytes();
+        let event = Event { at: 0, mac: MacAddr([2, 0, 0, 0, high, low]), what: What::Fact(fact) };
+        locked(&feed.board).apply("eth0", &event);
+        feed.count(&event);
+    }
+
+    fn seen(feed: &Feed, machine: u16) {
+        tell(feed, machine, Fact::Seen { arch: 7, firmware: Firmware::Pxe });
+    }
+
+    fn reader(feed: &Arc<Feed>) -> Reader {
+        let seat = Arc::clone(&feed.seats).try_acquire_owned().unwrap();
+        Reader { feed: Arc::clone(feed), _seat: seat, seen: None }
+    }
+
+    /// The event's name and what it says.
+    fn read(reader: &mut Reader, now: Instant) -> Option<(String, Value)> {
+        let message = reader.look(now)?;
+        assert!(message.ends_with("\n\n") && message.trim_end().lines().count() == 4, "{message}");
+        let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        Some((field("event: ").to_owned(), serde_json::from_str(field("data: ")).unwrap()))
+    }
+
+    fn macs(told: &Value) -> Vec<String> {
+        let machines = told["machines"].as_array().unwrap();
+        machines.iter().map(|one| one["mac"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_reader_is_told_everything_and_then_what_has_changed() {
+        let feed = feed();
+        feed.outlet("eth0", &[Line::plain("Ready on eth0"), Line::plain("  open      UDP 67")]);
+        seen(&feed, 1);
+        let (mut one, now) = (reader(&feed), Instant::now());
+        let (event, told) = read(&mut one, now).unwrap();
+        assert_eq!((event.as_str(), macs(&told).len()), ("snapshot", 1));
+        assert_eq!(told["outlets"][0]["lines"][1]["label"], "open");
+        assert_eq!(told["outlets"][0]["lines"][1]["text"], "UDP 67");
+        assert_eq!(told["words"]["seen"], "asks");
+        assert_eq!(told["machines"][0]["log"][0], 1, "of the log only how much there is");
+        assert_eq!(read(&mut one, now), None, "nothing has changed");
+
+        // However much happens, there is one message of how things stand.
+        for machine in 2..50 {
+            seen(&feed, machine);
+            seen(&feed, machine);
+        }
+        let (event, told) = read(&mut one, now).unwrap();
+        assert_eq!((event.as_str(), macs(&told).len()), ("update", 48));
+        assert_eq!(told.get("outlets"), None);
+        assert_eq!(read(&mut one, now), None);
+        feed.note(&Line::attention("look"));
+        let (_, told) = read(&mut one, now).unwrap();
+        assert_eq!((&told["notes"][0]["text"], macs(&told).len()), (&json!("look"), 0));
+        assert!(read(&mut one, now + QUIET).is_some(), "it is heard that nothing happens");
+    }
+
+    #[test]
+    fn a_running_download_is_told_of_each_second_also_when_it_stands_still() {
+        let feed = feed();
+        let (protocol, role, file) = (Protocol::Http, Role::Initrd(0), String::new());
+        let started = Fact::TransferStarted { transfer: 1, protocol, role, file, size: 9, sent: 0 };
+        tell(&feed, 1, started);
+        let (mut one, now) = (reader(&feed), Instant::now());
+        let (_, told) = read(&mut one, now).unwrap();
+        assert_eq!(told["machines"][0]["downloads"][0]["what"], "initrd");
+        assert_eq!(read(&mut one, now + PACE), None);
+        let (_, told) = read(&mut one, now + SECOND).unwrap();
+        assert_eq!(macs(&told).len(), 1);
+    }
+
+    #[test]
+    fn a_machine_that_made_room_for_another_is_not_left_standing() {
+        let feed = feed();
+        let most = u16::try_from(MACHINES).unwrap();
+        (0..most).for_each(|machine| seen(&feed, machine));
+        let (mut one, now) = (reader(&feed), Instant::now());
+        assert_eq!(macs(&read(&mut one, now).unwrap().1).len(), MACHINES);
+        seen(&feed, most);
+        let (event, told) = read(&mut one, now).unwrap();
+        assert_eq!((event.as_str(), macs(&told).len()), ("snapshot", MACHINES));
+    }
+
+    #[test]
+    fn there_are_so_many_readers_and_places_come_back() {
+        let feed = feed();
+        let mut readers: Vec<_> = std::iter::from_fn(|| feed.read()).collect();
+        assert_eq!(readers.len(), READERS);
+        readers.pop();
+        assert!(feed.read().is_some());
+    }
+
+    #[test]
+    fn a_log_is_that_of_the_machine_that_is_named() {
+        let feed = feed();
+        seen(&feed, 1);
+        let number = locked(&feed.board).machines().next().unwrap().id;
+        assert!(feed.log(&number.to_string()).unwrap().contains("asks for network boot"));
+        for other in ["", "-1", "x", "99", "../0", "99999999999999999999999"] {
+            assert_eq!(feed.log(other), None, "{other}");
+        }
+        assert!(feed.totals().contains("portcullis_machines{step=\"seen\"} 1\n"));
+        assert!(feed.totals().contains("portcullis_machines{step=\"handed-over\"} 0\n"));
+    }
+}

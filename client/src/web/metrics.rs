@@ -142,7 +142,11 @@ impl Metrics {
         let help = "Requests for files that there are not.";
         text.counter("portcullis_not_found_total", help, self.not_found);
         let name = "portcullis_handed_over_total";
-        text.counter(name, "Boots that were seen through: the machine has everything.", self.handed_over);
+        text.counter(
+            name,
+            "Boots that were seen through: the machine has everything.",
+            self.handed_over,
+        );
         text.counter("portcullis_up_total", "Booted systems that were noticed.", self.up);
         text.counter("portcullis_stalled_total", "Boots that stopped on the way.", self.stalled);
         text.0
@@ -286,7 +290,11 @@ mod tests {
         let count = |metrics: &Metrics| metrics.render(&BTreeMap::new()).lines().count();
         let few = counted((0..2).flat_map(|number| {
             let file = number.to_string();
-            [started(number, Role::Initrd(7)), done(number, 1), Fact::NotFound { protocol: Protocol::Tftp, file }]
+            [
+                started(number, Role::Initrd(7)),
+                done(number, 1),
+                Fact::NotFound { protocol: Protocol::Tftp, file },
+            ]
         }));
         let many = counted((0..5000_u16).flat_map(|number| {
             let file = number.to_string();
@@ -305,8 +313,14 @@ mod tests {
     #[test]
     fn what_is_sent_again_or_told_late_is_not_counted_twice() {
         let progress = |sent| progress(1, sent);
-        let metrics =
-            counted([progress(9), started(1, Role::Kernel), progress(50), progress(30), done(1, 60), progress(80)]);
+        let metrics = counted([
+            progress(9),
+            started(1, Role::Kernel),
+            progress(50),
+            progress(30),
+            done(1, 60),
+            progress(80),
+        ]);
         assert_eq!(metrics.sent(), 60);
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Guarantees: listens on the loopback address unless the user names another; shows nothing but totals
 //! to those who do not know the secret of its address; changes nothing, ever; at most
-//! [`CONNECTIONS`], each ended when it asks nothing or takes nothing for too long. Never fails the run
-//! once it listens.
+//! [`CONNECTIONS`], each ended when it asks nothing or takes nothing for too long, and, when there is no
+//! room, those first that have not shown the secret. Never fails the run once it listens.
 
 pub mod events;
 pub mod metrics;
@@ -18,8 +18,11 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +33,10 @@ use axum::{
     routing::any,
 };
 use portcullis_dbus::Error;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+};
 
 use crate::{
     exit::{Code, Failure},
@@ -52,7 +58,7 @@ const STALL_TIME: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Characters of a secret: 128 random bits.
-const SECRET: usize = 32;
+const SECRET: u64 = 32;
 
 /// Which port is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +87,14 @@ pub struct Door {
 }
 
 impl Door {
-    /// Listens, in a runtime's context; nobody is answered yet. The secret is that of this user's earlier runs since the log-in
-    /// (`$XDG_RUNTIME_DIR/portcullis/page`), so that a page that is open finds the next run; at another
-    /// port than the one that was wanted it is new, since whoever is at that one may have been told it.
+    /// Listens, in a runtime's context; nobody is answered yet. `session` is the user's own directory
+    /// while logged in (`XDG_RUNTIME_DIR`): there the secret is kept, so that a page that is open finds
+    /// the next run. At another port than the one that was wanted it is new: whoever has that one may
+    /// have been told the kept one by a page.
     ///
     /// # Errors
     /// The address is not one of this computer's, or the port is taken.
-    pub fn open(wish: Wish) -> Result<Self, Failure> {
+    pub fn open(wish: Wish, session: Option<&Path>) -> Result<Self, Failure> {
         let Wish { address, port } = wish;
         if address.is_unspecified() {
             let text = "--web-listen 0.0.0.0: name the one address at which the page is to be seen";
@@ -106,7 +113,7 @@ impl Door {
         listener.set_nonblocking(true).map_err(unusable)?;
         let listener = TcpListener::from_std(listener).map_err(unusable)?;
         let number = listener.local_addr().map_err(unusable)?.port();
-        let kept = if usual { kept_secret() } else { None };
+        let kept = session.filter(|_| usual).and_then(kept_secret);
         let secret = kept.map_or_else(token, Ok)?;
         Ok(Self { listener, address: SocketAddrV4::new(address, number), secret })
     }
@@ -131,32 +138,27 @@ impl Door {
             hosts.push(format!("localhost:{port}"));
         }
         let gate = Arc::new(Gate::new(hosts, self.secret));
-        let router = Router::new().fallback_service(any(move |request: Request<Body>| {
-            let (gate, feed) = (Arc::clone(&gate), Arc::clone(&feed));
-            async move { respond(&gate, &feed, request) }
-        }));
-        let settings = Settings {
-            address: self.address,
-            header: HEADER_TIME,
-            stall: STALL_TIME,
-            least: 1,
-        };
-        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        let settings =
+            Settings { address: self.address, header: HEADER_TIME, stall: STALL_TIME, least: 1 };
         let mut connections = JoinSet::new();
+        let mut guests: Vec<Guest> = Vec::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-                return;
-            };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    // Without it an event comes later.
-                    let _ = stream.set_nodelay(true);
-                    let (settings, router) = (settings.clone(), router.clone());
-                    connections.spawn(async move {
-                        converse(stream, &settings, router).await;
-                        drop(permit);
-                    });
+                    guests.retain(|guest| !guest.task.is_finished());
+                    if guests.len() >= CONNECTIONS {
+                        let stranger =
+                            guests.iter().position(|guest| !guest.knows.load(Ordering::Relaxed));
+                        // Without one, it is the new connection that is closed.
+                        let Some(oldest) = stranger else { continue };
+                        guests.remove(oldest).task.abort();
+                    }
+                    let knows = Arc::default();
+                    let router = router(&gate, &feed, &knows);
+                    let task =
+                        connections.spawn(serve_connection(stream, settings.clone(), router));
+                    guests.push(Guest { task, knows });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -164,11 +166,40 @@ impl Door {
     }
 }
 
-fn respond(gate: &Gate, feed: &Arc<Feed>, request: Request<Body>) -> Response<Body> {
+/// A connection.
+struct Guest {
+    task: AbortHandle,
+    /// Whether it has shown the secret.
+    knows: Arc<AtomicBool>,
+}
+
+fn router(gate: &Arc<Gate>, feed: &Arc<Feed>, knows: &Arc<AtomicBool>) -> Router {
+    let (gate, feed, knows) = (Arc::clone(gate), Arc::clone(feed), Arc::clone(knows));
+    Router::new().fallback_service(any(move |request: Request<Body>| {
+        let response = respond(&gate, &feed, &knows, request);
+        async move { response }
+    }))
+}
+
+async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
+    // Without it an event comes later.
+    let _ = stream.set_nodelay(true);
+    converse(stream, &settings, router).await;
+}
+
+fn respond(
+    gate: &Gate,
+    feed: &Arc<Feed>,
+    knows: &AtomicBool,
+    request: Request<Body>,
+) -> Response<Body> {
     let asked = match gate.pass(&request.into_parts().0) {
         Ok(asked) => asked,
         Err(refusal) => return refusal,
     };
+    if asked != Asked::Metrics {
+        knows.store(true, Ordering::Relaxed);
+    }
     match asked {
         Asked::Asset(asset) => asset.answer(),
         Asked::Metrics => answer(StatusCode::OK, metrics::MEDIA_TYPE, feed.totals()),
@@ -200,25 +231,20 @@ fn refused(address: Ipv4Addr, port: u16, error: &io::Error) -> Failure {
     }
 }
 
-/// The secret of this user's runs. `None` where there is no place for it that is the user's own.
-fn kept_secret() -> Option<String> {
-    let directory = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    // XDG Base Directory Specification: the user's, and nobody else may even look. Kept by a wrong
-    // environment (sudo -E), it is another's.
-    let about = fs::metadata(&directory).ok()?;
-    let own = about.uid() == nix::unistd::geteuid().as_raw() && about.mode() & 0o077 == 0;
-    own.then(|| keep_secret(&directory.join("portcullis"))).flatten()
-}
-
-fn keep_secret(directory: &Path) -> Option<String> {
+/// The secret of this user's runs. `None` where that directory is not the user's own.
+fn kept_secret(session: &Path) -> Option<String> {
+    // XDG Base Directory Specification: nobody else may even look. In a wrong environment (sudo -E) it
+    // is another user's.
+    let about = fs::metadata(session).ok()?;
+    if about.uid() != nix::unistd::geteuid().as_raw() || about.mode() & 0o077 != 0 {
+        return None;
+    }
+    let directory = session.join("portcullis");
     let file = directory.join("page");
     let mut text = String::new();
-    let read = File::open(&file).and_then(|file| {
-        let most = u64::try_from(SECRET + 1).unwrap_or(u64::MAX);
-        file.take(most).read_to_string(&mut text)
-    });
-    let whole = text.len() == SECRET && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if read.is_ok() && whole {
+    let read = File::open(&file).and_then(|file| file.take(SECRET + 1).read_to_string(&mut text));
+    let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if read.is_ok_and(|length| u64::try_from(length) == Ok(SECRET)) && hexadecimal {
         return Some(text);
     }
     let secret = token().ok()?;
@@ -227,4 +253,31 @@ fn keep_secret(directory: &Path) -> Option<String> {
     options.write(true).create(true).truncate(true).mode(0o600);
     made.and_then(|()| options.open(file)?.write_all(secret.as_bytes())).ok()?;
     Some(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_secret_is_kept_where_nobody_else_looks() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |mode| fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode));
+        mode(0o755).unwrap();
+        assert_eq!(kept_secret(directory.path()), None, "others may look");
+        mode(0o700).unwrap();
+        let secret = kept_secret(directory.path()).unwrap();
+        assert_eq!(secret.len(), 32);
+        assert_eq!(kept_secret(directory.path()).as_ref(), Some(&secret));
+        let file = directory.path().join("portcullis/page");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        for broken in ["", "0123", &"x".repeat(32), &"0".repeat(33)] {
+            fs::write(&file, broken).unwrap();
+            let anew = kept_secret(directory.path()).unwrap();
+            assert!(anew.len() == 32 && anew != secret && anew != broken, "{broken}: {anew}");
+        }
+        assert_eq!(kept_secret(&directory.path().join("none")), None);
+    }
 }

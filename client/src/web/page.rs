@@ -319,7 +319,19 @@ mod tests {
         for (text, words) in [
             (index, &["<style", "style=", "onclick", "javascript:", "http:", "https:", "//"][..]),
             (style, &["@import", "url("]),
-            (script, &["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "import ", "https:"]),
+            (
+                script,
+                &[
+                    "innerHTML",
+                    "outerHTML",
+                    "insertAdjacentHTML",
+                    "document.write",
+                    "eval(",
+                    "Function(",
+                    "import ",
+                    "https:",
+                ],
+            ),
         ] {
             for word in words {
                 assert!(!text.contains(word), "{word}");

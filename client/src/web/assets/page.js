@@ -15,6 +15,8 @@ const machines = new Map();
 const rows = new Map();
 let words = {};
 let run = null;
+// Whether machines of more than one interface are shown.
+let several = false;
 // Milliseconds since the run began, and when we were told.
 let clock = { now: 0, told: performance.now() };
 
@@ -118,10 +120,11 @@ class Row {
     const run = shown(machine);
     this.item.className = machine.step;
     say(this.name, machine.mac);
-    say(this.about, [machine.vendor, machine.architecture, several() ? machine.interface : null].filter(Boolean).join(" · "));
+    say(this.about, [machine.vendor, machine.architecture, several ? machine.interface : null].filter(Boolean).join(" · "));
     say(this.state, word(machine.step));
     const detail = machine.step === "stopped" ? `after: ${machine.stop?.step ?? word(machine.reached)}` : machine.attention;
     say(this.detail, detail ?? "");
+    this.detail.className = machine.attention ? "warn" : "";
     const far = WAY.indexOf(machine.reached);
     [...this.steps.children].forEach((mark, at) => mark.classList.toggle("done", at <= far));
     if (run) {
@@ -184,8 +187,6 @@ class Row {
     }
   }
 }
-
-const several = () => new Set([...machines.values()].map((one) => one.interface)).size > 1;
 
 // --- everything else -----------------------------------------------------------------------------
 
@@ -263,13 +264,12 @@ function take(told, whole) {
     }
     run = told.run;
   }
-  const changed = new Set();
   for (const machine of told.machines) {
     if (!whole) aloud(machines.get(machine.id), machine);
     machines.set(machine.id, machine);
-    changed.add(machine.id);
   }
-  for (const id of changed) {
+  several = new Set([...machines.values()].map((one) => one.interface)).size > 1;
+  for (const { id } of told.machines) {
     let row = rows.get(id);
     if (!row) {
       row = new Row(id);
