@@ -20,9 +20,9 @@ use portcullis_lab::{
     scene::Scene,
 };
 
-const DESK: Look = Look { width: 1080, height: 700, dark: false };
-const NIGHT: Look = Look { width: 1080, height: 980, dark: true };
-const PHONE: Look = Look { width: 390, height: 980, dark: false };
+const DESK: Look = Look { width: 1080, height: 720, dark: false };
+const NIGHT: Look = Look { width: 1080, height: 1000, dark: true };
+const PHONE: Look = Look { width: 390, height: 900, dark: false };
 /// Tries to catch a bar while it moves.
 const TRIES: usize = 20;
 
@@ -74,7 +74,7 @@ fn stranger(scene: &Scene) -> Result<()> {
 
 /// A picture with a bar in it that has come some way.
 fn moving(browser: &mut Browser, boot: usize) -> Result<Vec<u8>> {
-    let bar = "document.querySelector('progress')?.position > 0.15";
+    let bar = "document.querySelector('.kernel progress')?.position > 0.2";
     browser.wait(&format!("document.querySelectorAll('#list > li').length > {boot}"))?;
     for _ in 0..TRIES {
         browser.wait(bar)?;
