@@ -195,7 +195,7 @@ fn respond(
 ) -> Response<Body> {
     let asked = match gate.pass(&request.into_parts().0) {
         Ok(asked) => asked,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.answer(),
     };
     if asked != Asked::Metrics {
         knows.store(true, Ordering::Relaxed);

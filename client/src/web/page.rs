@@ -70,6 +70,45 @@ const HEADERS: [(header::HeaderName, &str); 7] = [
     ),
 ];
 
+/// Why a request is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is for a server of another name.
+    OtherName,
+    /// Another site's page makes the browser ask.
+    OtherSite,
+    /// It wants more than to look.
+    Method,
+    /// There is no such thing, or the secret is wrong.
+    Unknown,
+}
+
+impl Refusal {
+    /// It as an answer.
+    #[must_use]
+    pub fn answer(self) -> Response<Body> {
+        let (status, text) = match self {
+            Self::OtherName => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "not found under this name: the page's address is in the terminal of portcullis\n",
+            ),
+            Self::OtherSite => (StatusCode::FORBIDDEN, "pages of other sites are told nothing\n"),
+            Self::Method => {
+                (StatusCode::METHOD_NOT_ALLOWED, "there is nothing to do here but to look\n")
+            }
+            Self::Unknown => (
+                StatusCode::NOT_FOUND,
+                "not found: the page's whole address is in the terminal of portcullis\n",
+            ),
+        };
+        let mut response = short(status, text);
+        if self == Self::Method {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
+        response
+    }
+}
+
 /// Who may ask for what.
 #[derive(Clone, Debug)]
 pub struct Gate {
@@ -89,30 +128,21 @@ impl Gate {
     /// What is asked for.
     ///
     /// # Errors
-    /// The refusal, ready to be sent.
-    pub fn pass(&self, request: &Parts) -> Result<Asked, Response<Body>> {
+    /// Why nothing is answered.
+    pub fn pass(&self, request: &Parts) -> Result<Asked, Refusal> {
         let named = |host: &str| self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host));
         let host = single(&request.headers, header::HOST);
         // A target that is a whole address goes before the field (RFC 9112 section 3.2.2).
         let authority = request.uri.authority().map(|authority| authority.as_str());
         if !authority.or(host).is_some_and(named) || !host.is_some_and(named) {
-            let text = format!("this is the page of portcullis at http://{}/\n", self.hosts[0]);
-            return Err(short(StatusCode::MISDIRECTED_REQUEST, &text));
+            Err(Refusal::OtherName)
+        } else if !self.is_own(&request.headers) {
+            Err(Refusal::OtherSite)
+        } else if request.method != Method::GET {
+            Err(Refusal::Method)
+        } else {
+            self.find(request.uri.path()).ok_or(Refusal::Unknown)
         }
-        if !self.is_own(&request.headers) {
-            let text = "pages of other sites are told nothing\n";
-            return Err(short(StatusCode::FORBIDDEN, text));
-        }
-        if request.method != Method::GET {
-            let mut response =
-                short(StatusCode::METHOD_NOT_ALLOWED, "there is nothing here but to look\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-            return Err(response);
-        }
-        self.find(request.uri.path()).ok_or_else(|| {
-            let text = "not found: the page's whole address is in the terminal of portcullis\n";
-            short(StatusCode::NOT_FOUND, text)
-        })
     }
 
     /// Whether a person or a program asks, or this page itself: browsers say of what other sites' pages
@@ -191,8 +221,8 @@ pub fn answer(
 }
 
 /// A few words, after which the connection is closed: who was refused holds no place here.
-pub fn short(status: StatusCode, text: &str) -> Response<Body> {
-    let mut response = answer(status, "text/plain; charset=utf-8", text.to_owned());
+pub fn short(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = answer(status, "text/plain; charset=utf-8", text);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -213,7 +243,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        gate.pass(&parts).map_err(|response| {
+        gate.pass(&parts).map_err(|refusal| {
+            let response = refusal.answer();
             for (name, value) in HEADERS {
                 assert_eq!(response.headers()[name], value);
             }
