@@ -3,8 +3,8 @@
 //!
 //! Guarantees: a reader is told how things stand when there is room for it in its connection, never
 //! what it has missed, so that a slow one costs no memory and keeps nobody waiting; at most four
-//! messages a second for each of [`READERS`]. Nothing is made ready while nobody reads. Reads the
-//! board; the only thing of its own that it remembers is what is open, and [`NOTES`] remarks.
+//! messages a second for each of 16 readers. Nothing is made ready while nobody reads. Reads the
+//! board; the only thing of its own that it remembers is what is open, and 20 remarks.
 
 use std::{
     collections::{BTreeMap, VecDeque},

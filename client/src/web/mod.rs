@@ -6,7 +6,7 @@
 //!
 //! Guarantees: listens on the loopback address unless the user names another; shows nothing but totals
 //! to those who do not know the secret of its address; changes nothing, ever; at most
-//! [`CONNECTIONS`], each ended when it asks nothing or takes nothing for too long, and, when there is no
+//! 64 connections, each ended when it asks nothing or takes nothing for too long, and, when there is no
 //! room, those first that have not shown the secret. Never fails the run once it listens.
 
 pub mod events;
