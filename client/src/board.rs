@@ -89,18 +89,18 @@ impl Step {
         Self::LeftAlone,
     ];
 
-    /// For people: what the machine is doing, or what became of it.
+    /// For people, in at most eleven letters: what the machine is doing, or what became of it.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
-            Self::Seen => "asks",
-            Self::Offered => "was told what to load",
-            Self::BootServer => "asked the boot server",
+            Self::Seen => "asking",
+            Self::Offered => "offered",
+            Self::BootServer => "boot server",
             Self::Loader => "boot loader",
-            Self::Ipxe => "iPXE runs",
+            Self::Ipxe => "iPXE",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
-            Self::HandedOver => "starts its system",
+            Self::HandedOver => "starting",
             Self::Up => "up",
             Self::Stopped => "stopped",
             Self::LeftAlone => "left alone",

@@ -334,6 +334,10 @@ pub struct Serving {
     /// Show only errors, and machines that need attention.
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
+    /// Write lines also where a terminal could show the live view, as --debug, --quiet and
+    /// --log-timestamps do.
+    #[arg(long, help_heading = "Output")]
+    pub plain: bool,
     /// Begin each line with date and time (UTC).
     #[arg(short = 't', long, help_heading = "Output")]
     pub log_timestamps: bool,

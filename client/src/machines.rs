@@ -21,7 +21,7 @@ use self::book::Book;
 use crate::{
     admission::Admission,
     dhcp::{Memory, Policy},
-    event::{Event, Fact, What, Witness},
+    event::{Event, Fact, Sign, What, Witness},
     mac::MacAddr,
     template::Identity,
 };
@@ -67,9 +67,12 @@ impl Machines {
         self.with_book(|book| book.needs(mac, needs));
     }
 
-    /// An ordinary DHCP client spoke on this machine.
-    pub fn heard(&self, mac: MacAddr) {
+    /// An ordinary DHCP client spoke on this machine; `asks` for an address.
+    pub fn heard(&self, mac: MacAddr, asks: bool) {
         self.with_book(|book| book.heard(mac));
+        if asks {
+            self.fact(mac, Fact::Up { sign: Sign::Dhcp });
+        }
     }
 
     /// What a machine that has asked says of itself.

@@ -564,6 +564,12 @@ async fn watch(
                 outlets.iter().for_each(|outlet| outlet.machines.tick(Instant::now()));
                 continue;
             }
+            wish = report.attend() => {
+                if report.obey(wish) {
+                    return Ok(());
+                }
+                continue;
+            }
             text = change(changes) => {
                 report.note(&text);
                 continue;
@@ -714,7 +720,8 @@ impl Outlet {
         tasks.spawn(async { ended("TFTP (UDP 69)", tftp.await) });
         let http = serve_http(
             sockets.http,
-            http::Settings::new(SocketAddrV4::new(address, local.port())),
+            http::Settings::new(SocketAddrV4::new(address, local.port()))
+                .on(&lease.facts.interface),
             source,
             machines.clone(),
             machines.clone(),
@@ -795,6 +802,7 @@ fn ready<'a>(plan: &'a Plan<'_>, outlet: &'a Outlet, last: bool) -> Ready<'a> {
     };
     Ready {
         lease,
+        begun: plan.begun,
         last,
         api: match plan.content {
             Content::Same(_) | Content::Fresh(..) => None,

@@ -271,7 +271,8 @@ impl Counter<'_> {
 
     /// A DHCP client that does not boot: such as the system that was booted.
     async fn other_client(&self, ask: &Ask, reason: NotBootClient) -> What {
-        self.machines.heard(ask.mac);
+        let asks = [message_type::DISCOVER, message_type::REQUEST].contains(&ask.message_type);
+        self.machines.heard(ask.mac, asks);
         match self.authority.map(|authority| authority.hear(ask)) {
             Some(Verdict::Answer(answer)) => self.address(None, ask, &answer).await,
             Some(Verdict::Exhausted) => self.exhausted(ask.mac),

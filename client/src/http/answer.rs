@@ -6,6 +6,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
     ops::Range,
     sync::Arc,
 };
@@ -17,23 +18,30 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    Server,
+    Peer, Server,
     body::BlobBody,
     conditional::{Selection, Validators, select},
     remote,
 };
 use crate::{
     download::{Download, printable},
-    event::{Fact, Ignored, Protocol, Role},
+    event::{Fact, Ignored, Protocol, Role, Sign},
     image::{Blob, Generation, Payload},
     ipxe,
     mac::MacAddr,
+    rpi::neighbour,
     source::{Step, efi_program},
     template::{Machine, Said},
 };
 
+/// The address for booted systems. No token looks like it.
+const UP: &str = "/up";
+
 /// Answers HEAD and GET.
 pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
+    if request.uri.path() == UP {
+        return up(server, request);
+    }
     let Some((mac, file)) = parse_path(request.uri.path(), server.source.token()) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     };
@@ -101,6 +109,22 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
         }
         Some(Payload::Remote(remote)) => remote::pass_on(server, request, mac, role, remote).await,
         None => missing(server, mac, &file),
+    }
+}
+
+/// A booted system says that it is up. It knows this computer's address and port, and no token; who it
+/// is follows from its address.
+fn up(server: &Server, request: &Parts) -> Response<Body> {
+    let machine = match (request.extensions.get(), &server.interface) {
+        (Some(Peer(IpAddr::V4(peer))), Some(interface)) => neighbour(*peer, interface),
+        _ => None,
+    };
+    match machine.filter(|mac| server.admission.admitted(*mac)) {
+        Some(mac) => {
+            server.witness.fact(mac, Fact::Up { sign: Sign::Url });
+            plain(StatusCode::OK, "welcome\n")
+        }
+        None => plain(StatusCode::NOT_FOUND, "not found\n"),
     }
 }
 

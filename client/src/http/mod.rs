@@ -14,9 +14,14 @@ mod conditional;
 mod pace;
 mod remote;
 
-use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::{Router, body::Body, http::Request, routing::get};
+use axum::{Extension, Router, body::Body, http::Request, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -59,13 +64,21 @@ pub struct Settings {
     pub stall: Duration,
     /// Octets that a machine has to take of it in each `stall`.
     pub least: u64,
+    /// Where machines are looked up by their address, when they say that they are up.
+    pub interface: Option<String>,
 }
 
 impl Settings {
     /// The usual limits.
     #[must_use]
     pub fn new(address: SocketAddrV4) -> Self {
-        Self { address, header: HEADER_TIME, stall: STALL_TIME, least: LEAST }
+        Self { address, header: HEADER_TIME, stall: STALL_TIME, least: LEAST, interface: None }
+    }
+
+    /// The same for machines on this interface.
+    #[must_use]
+    pub fn on(self, interface: &str) -> Self {
+        Self { interface: Some(interface.to_owned()), ..self }
     }
 }
 
@@ -76,12 +89,18 @@ struct Server {
     source: Arc<dyn Source>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
+    interface: Option<String>,
 }
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
 
 /// Serves what `source` has for each machine on `listener` until the future is dropped, which cuts
 /// every connection.
 ///
-/// Paths are `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>`, `other<N>`
+/// `/up` is told to `witness`, of the machine that has the asker's address. Other paths are
+/// `/<token>/<mac>/` and `boot.ipxe`, `autoexec.ipxe`, `kernel`, `initrd<N>`, `other<N>`
 /// or `boot.efi`.
 /// Every GET that reaches the end of a file is told to `witness` as one download of the file's
 /// whole size; a continuation (Range) is a download of its own that begins at its first octet, and
@@ -113,7 +132,8 @@ pub async fn serve_http(
             Ok((stream, peer)) => {
                 // What is one too many is closed at once.
                 let Some(place) = places.take(peer.ip()) else { continue };
-                let connection = serve_connection(stream, settings.clone(), router.clone());
+                let router = router.clone().layer(Extension(Peer(peer.ip())));
+                let connection = serve_connection(stream, settings.clone(), router);
                 connections.spawn(async move {
                     connection.await;
                     drop((permit, place));
@@ -134,7 +154,8 @@ pub fn router(
     admission: Arc<dyn Admission>,
 ) -> Router {
     let base = format!("http://{}", settings.address);
-    let server = Arc::new(Server { base, source, witness, admission });
+    let interface = settings.interface.clone();
+    let server = Arc::new(Server { base, source, witness, admission, interface });
     Router::new().fallback_service(get(move |request: Request<Body>| {
         let server = Arc::clone(&server);
         async move { answer::answer(&server, &request.into_parts().0).await }

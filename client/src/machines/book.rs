@@ -98,6 +98,8 @@ struct Machine {
     program: bool,
     /// An ordinary DHCP client on it has spoken since.
     heard: bool,
+    /// That its system is up was told.
+    up: bool,
     booted: bool,
     chained: bool,
     failed_loaders: usize,
@@ -124,6 +126,7 @@ impl Machine {
             efi: false,
             program: false,
             heard: false,
+            up: false,
             booted: false,
             chained: false,
             failed_loaders: 0,
@@ -222,7 +225,7 @@ impl Machine {
         self.answered = None;
         self.boot_server = None;
         self.not_found = 0;
-        self.heard = false;
+        (self.heard, self.up) = (false, false);
         self.transfers.clear();
         true
     }
@@ -250,6 +253,13 @@ impl Machine {
             }
             Role::Kernel | Role::Initrd(_) | Role::Efi | Role::Autoexec | Role::Other => {}
         }
+    }
+
+    /// A system speaks on it. Returns whether that is news: that of the image, for the first time.
+    fn speaks(&mut self) -> bool {
+        let news = matches!(self.step, Step::HandedOver | Step::Files) && !self.up;
+        (self.heard, self.up) = (true, self.up || news);
+        news
     }
 
     /// A download is complete. Returns whether the machine has everything with it.
@@ -390,7 +400,11 @@ impl Book {
 
     /// Takes a fact in and returns what is to be told, in order.
     pub fn fact(&mut self, now: u64, mac: MacAddr, fact: Fact) -> Vec<What> {
-        if !self.machines.contains_key(&mac) && self.machines.len() >= MACHINES {
+        let known = self.machines.contains_key(&mac);
+        if !known && matches!(fact, Fact::Up { .. }) {
+            return Vec::new();
+        }
+        if !known && self.machines.len() >= MACHINES {
             self.forget_one();
         }
         let needs = self.needs;
@@ -427,7 +441,8 @@ impl Book {
                 machine.transfers.remove(transfer);
                 true
             }
-            Fact::TransferProgress { .. } | Fact::Up { .. } => true,
+            Fact::TransferProgress { .. } => true,
+            Fact::Up { .. } => machine.speaks(),
             Fact::NotFound { .. } | Fact::Upstream { .. } => {
                 machine.not_found = machine.not_found.saturating_add(1);
                 machine.not_found <= NOT_FOUND

@@ -85,11 +85,16 @@ fn columns(text: &str, hanging: usize) -> Vec<String> {
 /// Breaks a text between words. `first` and `hanging` are the blanks before the first line and the
 /// others. A word that is longer than a line stays whole.
 fn broken(text: &str, first: usize, hanging: usize) -> Vec<String> {
+    broken_at(WIDTH, text, first, hanging)
+}
+
+/// The same, for so many columns.
+pub(super) fn broken_at(width: usize, text: &str, first: usize, hanging: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = " ".repeat(first);
     let mut empty = true;
     for word in text.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+        if !empty && line.chars().count() + 1 + word.chars().count() > width {
             lines.push(std::mem::replace(&mut line, " ".repeat(hanging)));
             empty = true;
         }

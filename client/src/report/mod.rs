@@ -3,16 +3,23 @@
 //! Results (the state, each machine's way) go to stdout; questions, notes and errors to stderr.
 //! Pure functions make the text ([`text`], [`explain`], [`units`]) and the objects ([`json`]); this file only
 //! writes them. A reader that has gone away is no error: serving goes on.
+//!
+//! On a terminal the live view ([`view`]) takes the place of lines while machines are served. What is
+//! said meanwhile is kept, and stands on the terminal when the view is left.
 
 pub mod explain;
 pub mod json;
 pub mod text;
 pub mod units;
+pub mod view;
 
 use std::{
+    collections::VecDeque,
+    fs::File,
     io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -28,6 +35,10 @@ use crate::{
 };
 
 use text::{Line, Narrator, Tone};
+use view::{View, draw::Head, state::Wish};
+
+/// Lines that are kept while the live view is shown; older ones are left out.
+const KEPT: usize = 200;
 
 /// What is about to be opened.
 #[derive(Clone, Debug)]
@@ -58,6 +69,8 @@ pub struct Served {
 pub struct Ready<'a> {
     /// The lease.
     pub lease: &'a Lease,
+    /// What the times of events are counted from.
+    pub begun: Instant,
     /// No other interface follows.
     pub last: bool,
     /// Address of the API that is asked about each machine; there is no kernel of all then.
@@ -112,6 +125,20 @@ pub struct Report {
     board: Shared,
     /// The web page, if there is one: it reads the board, and is told the rest.
     page: Option<Arc<Feed>>,
+    /// Whether the live view is shown once all is open.
+    wants_view: bool,
+    /// What is open, for the view's head.
+    heads: Vec<Head>,
+    view: Option<View>,
+    /// What was said while the view was shown, for stdout and for stderr.
+    kept: VecDeque<(Stream, Line)>,
+}
+
+/// Where a line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
 }
 
 impl Report {
@@ -140,6 +167,10 @@ impl Report {
             narrator: Narrator { debug: false, live, several: false },
             board: Arc::new(Mutex::new(Board::new(Vendors::system()))),
             page: None,
+            wants_view: false,
+            heads: Vec::new(),
+            view: None,
+            kept: VecDeque::new(),
         }
     }
 
@@ -153,6 +184,8 @@ impl Report {
             _ => Detail::Normal,
         };
         report.timestamps = boot.log_timestamps;
+        let lines = boot.plain || boot.log_timestamps || report.detail != Detail::Normal;
+        report.wants_view = report.live && !lines && view::possible();
         report.narrator =
             Narrator { debug: boot.debug, live: report.live, several: boot.interface.len() > 1 };
         report
@@ -200,6 +233,111 @@ impl Report {
                 self.result(&line);
             }
         }
+        self.open_view(ready);
+    }
+
+    /// After the last interface's first screen: what follows is shown in the live view, if there is to
+    /// be one. Where the terminal refuses, lines go on.
+    fn open_view(&mut self, ready: &Ready<'_>) {
+        if !self.wants_view {
+            return;
+        }
+        let facts = &ready.lease.facts;
+        let milliseconds = |time: u128| u64::try_from(time).unwrap_or(u64::MAX);
+        let now = milliseconds(ready.begun.elapsed().as_millis());
+        self.heads.push(Head {
+            interface: facts.interface.clone(),
+            address: facts.address,
+            ports: (facts.udp_ports.clone(), facts.tcp_ports.clone()),
+            ends: now.saturating_add(facts.ends.saturating_sub(facts.opened) / 1000),
+        });
+        if ready.last {
+            let heads = std::mem::take(&mut self.heads);
+            self.view = View::enter(self.color_out, heads, ready.begun).ok();
+        }
+    }
+
+    /// Waits for the person at the live view, or for its next picture; without a view, for ever.
+    pub async fn attend(&mut self) -> Wish {
+        match &mut self.view {
+            Some(view) => view.attend(&self.board).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does what [`Report::attend`] has returned. Returns whether all is to be closed.
+    pub fn obey(&mut self, wish: Wish) -> bool {
+        let Some(view) = &mut self.view else { return false };
+        let done = match wish {
+            Wish::Quit => return true,
+            Wish::Lines => {
+                self.leave();
+                return false;
+            }
+            Wish::Draw => Ok(()),
+            Wish::Suspend => view.suspend(),
+            Wish::Save => {
+                let text = self.save();
+                if let Some(view) = &mut self.view {
+                    view.notice(text.clone());
+                }
+                self.keep(Stream::Err, &Line::plain(text));
+                Ok(())
+            }
+        };
+        let message = self.kept.back().map(|(_, line)| line);
+        let drawn = match &mut self.view {
+            Some(view) => done.and_then(|()| view.draw(&self.board, message)),
+            None => Ok(()),
+        };
+        if drawn.is_err() {
+            self.leave();
+        }
+        false
+    }
+
+    /// Ends the live view: the terminal is as it was, and has what was said meanwhile and how each
+    /// machine stands.
+    fn leave(&mut self) {
+        let Some(view) = self.view.take() else { return };
+        drop(view);
+        for (stream, line) in std::mem::take(&mut self.kept) {
+            match stream {
+                Stream::Out => self.result(&line),
+                Stream::Err => self.message(&line),
+            }
+        }
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = text::summary(&board);
+        drop(board);
+        lines.iter().for_each(|line| self.result(line));
+    }
+
+    fn keep(&mut self, stream: Stream, line: &Line) {
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((stream, line.clone()));
+    }
+
+    /// Writes what happened to a new file, here or at home, and says what became of it.
+    fn save(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = units::timestamp(now.as_secs()).replace(' ', "-").replace(':', "");
+        let name = format!("portcullis-{time}.log");
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let here = std::env::current_dir().ok();
+        let text = text::log(&self.board.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut problem = "there is no folder for it".to_owned();
+        for path in here.into_iter().chain(home).map(|folder| folder.join(&name)) {
+            let written =
+                File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            match written {
+                Ok(()) => return format!("The log is in {}", path.display()),
+                Err(error) => problem = format!("{}: {error}", path.display()),
+            }
+        }
+        format!("The log could not be written: {problem}")
     }
 
     /// Tells what happened with a machine on an interface.
@@ -212,6 +350,9 @@ impl Report {
         self.tell_page(|page| page.count(event));
         if self.json {
             self.object(&json::machine(interface, event, vendor.as_deref()));
+            return;
+        }
+        if self.view.is_some() {
             return;
         }
         for line in self.narrator.lines(interface, event, told) {
@@ -262,6 +403,10 @@ impl Report {
     /// Ctrl-C was pressed: what comes next begins a line of its own, after the terminal's `^C` or an
     /// unanswered prompt.
     pub fn interrupted(&mut self) {
+        if self.view.is_some() {
+            self.leave();
+            return;
+        }
         self.status(None);
         if io::stderr().is_terminal() {
             let _ = writeln!(io::stderr());
@@ -273,6 +418,9 @@ impl Report {
         self.status(None);
         let facts = &lease.facts;
         self.tell_page(|page| page.outlet(&facts.interface, &[text::closed(facts)]));
+        if let Some(view) = &mut self.view {
+            view.close(&lease.facts.interface);
+        }
         if self.json {
             self.object(&json::closed(lease, reason));
         } else if self.detail != Detail::Quiet {
@@ -335,6 +483,7 @@ impl Report {
 
     /// Says why the program ends.
     pub fn failure(&mut self, failure: &Failure) {
+        self.leave();
         self.status(None);
         if self.json {
             self.object(&json::failure(failure));
@@ -349,12 +498,18 @@ impl Report {
     }
 
     fn result(&mut self, line: &Line) {
+        if self.view.is_some() {
+            return self.keep(Stream::Out, line);
+        }
         self.status(None);
         let text = format!("{}{}\n", self.stamp(), line.render(self.color_out));
         self.write(&text);
     }
 
     fn message(&mut self, line: &Line) {
+        if self.view.is_some() {
+            return self.keep(Stream::Err, line);
+        }
         self.status(None);
         // Nowhere is left to complain to if stderr is gone.
         let _ = writeln!(io::stderr(), "{}{}", self.stamp(), line.render(self.color_err));

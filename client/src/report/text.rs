@@ -313,6 +313,47 @@ pub fn status(board: &Board) -> Option<String> {
     ))
 }
 
+/// Machines that the summary names.
+const SUMMARY: usize = 100;
+
+/// How each machine stands, for the end of the live view.
+#[must_use]
+pub fn summary(board: &Board) -> Vec<Line> {
+    let mut lines: Vec<_> = board
+        .machines()
+        .take(SUMMARY)
+        .map(|machine| {
+            let (tone, more) = match &machine.attention {
+                Some(attention) => (Tone::Attention, format!(": {attention}")),
+                None => (Tone::Plain, String::new()),
+            };
+            let text = format!("{}  {}{more}", machine.mac, machine.step.words());
+            Line { head: "  ".to_owned(), ..Line::toned(tone, text) }
+        })
+        .collect();
+    if let Some(more) = board.machines().len().checked_sub(SUMMARY).filter(|more| *more > 0) {
+        lines.push(Line::plain(format!("  and {more} more")));
+    }
+    lines
+}
+
+/// What happened with all machines, in order, a line each.
+#[must_use]
+pub fn log(board: &Board) -> String {
+    let mut lines: Vec<_> = board
+        .machines()
+        .flat_map(|machine| machine.log.iter().map(move |entry| (entry.at, machine, entry)))
+        .collect();
+    lines.sort_by_key(|(at, ..)| *at);
+    lines
+        .into_iter()
+        .map(|(at, machine, entry)| {
+            let (time, interface, mac) = (time(at), &machine.interface, machine.mac);
+            format!("{time:>8}  {interface}  {mac}  {}\n", entry.text)
+        })
+        .collect()
+}
+
 /// What is to be said of an event: nothing, or a line, or with advice several. `running` is what was
 /// known before of the download that it is about.
 #[must_use]

@@ -138,8 +138,12 @@ impl Door {
             hosts.push(format!("localhost:{port}"));
         }
         let gate = Arc::new(Gate::new(hosts, self.secret));
-        let settings =
-            Settings { address: self.address, header: HEADER_TIME, stall: STALL_TIME, least: 1 };
+        let settings = Settings {
+            header: HEADER_TIME,
+            stall: STALL_TIME,
+            least: 1,
+            ..Settings::new(self.address)
+        };
         let mut connections = JoinSet::new();
         let mut guests: Vec<Guest> = Vec::new();
         loop {

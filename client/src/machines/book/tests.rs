@@ -528,3 +528,21 @@ fn a_loader_that_secure_boot_refuses_is_told_as_soon_as_the_firmware_asks_again(
         assert_eq!(book.tick(60_000), []);
     }
 }
+
+#[test]
+fn a_system_is_up_once_and_only_after_everything_came_from_here() {
+    let up = || Fact::Up { sign: crate::event::Sign::Dhcp };
+    let mut book = book();
+    // A stranger, and one that has not booted from here.
+    assert_eq!(book.fact(0, B, up()), []);
+    assert!(!book.machines.contains_key(&B));
+    up_to_script(&mut book, 0, A);
+    assert_eq!(book.fact(1, A, up()), []);
+    boot(&mut book, 10, A);
+    assert_eq!(book.fact(20_000, A, up()), [What::Fact(up())]);
+    assert_eq!(book.fact(30_000, A, up()), []);
+    // The next boot is news again, and a system that has spoken is not missed.
+    boot(&mut book, 100_000, A);
+    assert_eq!(book.fact(120_000, A, up()), [What::Fact(up())]);
+    assert_eq!(book.tick(900_000), []);
+}
