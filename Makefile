@@ -33,7 +33,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test test-nix fuzz soak bench bench-instructions install uninstall deb deps clean
+.PHONY: help build demo picture screenshots test test-nix fuzz soak bench bench-instructions install uninstall deb deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -47,6 +47,9 @@ demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewa
 
 picture: ## Draws docs/boot.svg from a run of the demonstration
 	@tests/scripts/demo | tee /dev/stderr | tests/scripts/picture >docs/boot.svg
+
+screenshots: ## Takes docs/web-*.png of the web page while machines boot (root or sudo)
+	@tests/scripts/screenshots
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels

@@ -19,7 +19,11 @@ use clap::{
 };
 use portcullis_dbus::DEFAULT_HTTP_PORT;
 
-use crate::{codes, mac::MacAddr};
+use crate::{
+    codes,
+    mac::MacAddr,
+    web::{self, Port, Wish},
+};
 
 /// Boots another machine over the network, without sudo.
 #[derive(Debug, Parser)]
@@ -465,7 +469,17 @@ pub struct Serving {
     #[arg(short = 't', long, help_heading = "Output")]
     pub log_timestamps: bool,
 
-    /// Pixiecore's port of the status page; that page does not exist.
+    /// Show what happens on a web page, too, on this computer alone; its address is printed at the start
+    /// [default port: 64173, or any other while that is taken].
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true,
+          value_parser = clap::value_parser!(u16).range(1024..), help_heading = "Output")]
+    pub web: Option<Option<u16>>,
+    /// Have that page at this address of this computer instead, for others on that network who know the
+    /// page's whole address. It is not encrypted, and no firewall is opened for it.
+    #[arg(long, value_name = "IPV4", help_heading = "Output")]
+    pub web_listen: Option<Ipv4Addr>,
+
+    /// Pixiecore's port of the status page: --web there, or at another port while that is taken.
     #[arg(long, value_name = "PORT", hide = true)]
     pub status_port: Option<u16>,
     /// Pixiecore's directory of its status page.
@@ -534,13 +548,23 @@ impl Serving {
                  heard, too",
             );
         }
-        if self.status_port.is_some() && self.debug {
-            notes.push("--status-port is not needed: progress is shown here");
-        }
         if self.ui_assets_dir.is_some() {
-            notes.push("--ui-assets-dir is not needed: there is no status page");
+            notes.push("--ui-assets-dir is not needed: the status page is part of this program");
         }
         notes
+    }
+
+    /// Where the web page is wanted, if it is. Pixiecore's port 0 is none.
+    #[must_use]
+    pub fn page(&self) -> Option<Wish> {
+        let status = self.status_port.filter(|port| *port != 0);
+        let port = match (self.web, status) {
+            (Some(Some(port)), _) => Port::Exactly(port),
+            (_, Some(port)) => Port::Rather(port),
+            (Some(None), None) => Port::Rather(web::PORT),
+            (None, None) => self.web_listen.map(|_| Port::Rather(web::PORT))?,
+        };
+        Some(Wish { address: self.web_listen.unwrap_or(Ipv4Addr::LOCALHOST), port })
     }
 }
 
@@ -630,7 +654,7 @@ mod tests {
         let boot = boot.serving;
         assert_eq!((boot.port, boot.status_port, boot.debug), (64172, Some(64172), true));
         assert!(boot.notes()[0].starts_with("--dhcp-no-bind"));
-        assert_eq!(boot.notes().len(), 2);
+        assert_eq!(boot.notes().len(), 1);
     }
 
     #[test]
@@ -644,6 +668,21 @@ mod tests {
         assert_eq!(boot.port, 8080);
         assert!(boot.debug && boot.log_timestamps);
         assert_eq!(boot.ipxe_efi64, Some("f".into()));
+    }
+
+    #[test]
+    fn the_page_is_there_if_asked_for_and_on_this_computer_alone_unless_told_otherwise() {
+        let page = |arguments: &str| boot(&format!("k {arguments}")).serving.page();
+        let here = |port| Some(Wish { address: Ipv4Addr::LOCALHOST, port });
+        assert_eq!(page(""), None);
+        assert_eq!(page("--web"), here(Port::Rather(64173)));
+        assert_eq!(page("--web=8000"), here(Port::Exactly(8000)));
+        assert_eq!(page("--status-port 64172"), here(Port::Rather(64172)));
+        assert_eq!(page("--status-port 0"), None);
+        assert_eq!(page("--status-port 80 --web=8000"), here(Port::Exactly(8000)));
+        let address = Ipv4Addr::new(192, 0, 2, 2);
+        let port = Port::Rather(64173);
+        assert_eq!(page("--web-listen 192.0.2.2"), Some(Wish { address, port }));
     }
 
     #[test]
@@ -663,6 +702,8 @@ mod tests {
     fn wrong_values_are_usage_errors_that_say_what_is_right() {
         for (arguments, right) in [
             ("boot k --port 80", "1024"),
+            ("boot k --web=80", "1024"),
+            ("boot k --web-listen localhost", "--web-listen"),
             ("boot k --for-mac 1:2", "52:54:00:12:34:56"),
             ("boot k --for soon", "1h30m"),
             ("boot k --count 0", "1.."),
@@ -698,7 +739,7 @@ mod tests {
         assert_eq!(api.url, "http://host/x");
         assert_eq!(api.api_request_timeout, Duration::from_millis(60_500));
         assert_eq!(api.serving.port, 8080);
-        assert_eq!(api.serving.notes().len(), 3);
+        assert_eq!(api.serving.notes().len(), 2);
         let Ok(Command::Api(api)) = command("api http://host") else { panic!() };
         assert_eq!(api.api_request_timeout, Duration::from_secs(5));
         assert!(command("api").is_err());

@@ -40,4 +40,5 @@ mod start;
 pub mod template;
 pub mod tftp;
 pub mod uki;
+pub mod web;
 pub mod wire;

@@ -54,6 +54,7 @@ use crate::{
     template::Machine,
     tftp::{self, serve_tftp},
     uki,
+    web::{Door, events::Feed},
 };
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
@@ -379,6 +380,8 @@ fn serve(
     }
     let requests = interfaces.into_iter().map(|interface| request(boot, interface)).collect();
     let count = boot.count.map(|count| Count::new(count.into()));
+    let begun = Instant::now();
+    let page = page(boot, begun, &runtime, report)?;
     let plan = Plan {
         boot,
         content,
@@ -387,9 +390,10 @@ fn serve(
         folder: Arc::new(folder),
         count,
         requests,
-        begun: Instant::now(),
+        begun,
     };
     let result = runtime.block_on(async {
+        let _page = page.map(tokio::spawn);
         let result = match once::way(boot.via, &boot.common, report).await {
             Ok(way) => run(&plan, way, &mut beside, report).await,
             Err(failure) => Err(failure),
@@ -413,6 +417,22 @@ pub(crate) fn request(boot: &Serving, interface: String) -> Request {
         max_seconds: boot.duration.and_then(|time| u32::try_from(time.as_secs()).ok()),
         full_dhcp: boot.dhcp_server,
     }
+}
+
+/// The web page, if it is wanted, ready to answer.
+fn page(
+    boot: &Serving,
+    begun: Instant,
+    runtime: &Runtime,
+    report: &mut Report,
+) -> Result<Option<impl Future<Output = ()> + use<>>, Failure> {
+    let Some(wish) = boot.page() else { return Ok(None) };
+    let _where_it_listens = runtime.enter();
+    let session = std::env::var_os("XDG_RUNTIME_DIR");
+    let door = Door::open(wish, session.as_deref().map(Path::new))?;
+    let feed = Feed::new(Arc::clone(report.board()), begun, source::token()?);
+    report.page(Arc::clone(&feed), &door.url(), door.is_public());
+    Ok(Some(door.serve(feed)))
 }
 
 /// The signed boot loaders that the user wants, if what is served can be loaded by them.

@@ -161,6 +161,7 @@ fn objects() -> Vec<Value> {
     {
         let interface = "eth0".to_owned();
         let (udp_ports, tcp_ports) = (vec![67, 69], vec![64172]);
+        objects.push(json::page("http://127.0.0.1:64173/0/", max_seconds.is_some()));
         objects.push(json::asking(&Asking {
             interface: interface.clone(),
             udp_ports: udp_ports.clone(),

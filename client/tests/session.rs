@@ -620,7 +620,8 @@ fn called_as_pixiecore_it_takes_pixiecores_words() {
     signal(&child, Signal::SIGINT);
     let output = wait(child);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(stderr(&output).contains("--status-port is not needed"), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("Web page: http://127.0.0.1:"), "{output:?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! says that it was skipped.
 
 pub mod boot_client;
+pub mod browser;
 pub mod download;
 pub mod fault;
 pub mod host;

@@ -373,6 +373,7 @@ fn section_1_2_each_flag_of_boot_does_what_it_says() {
     let said = client.stdout() + &client.stderr();
     assert!(said.contains("DHCP from 192.0.2.60:68 (02:"), "-d: {said}");
     assert!(said.contains("--ui-assets-dir"), "{said}");
+    assert!(said.contains("http://127.0.0.1:8099/"), "--status-port: {said}");
     let dated = |line: &str| line.starts_with("20") && line.get(4..5) == Some("-");
     let lines: Vec<_> =
         said.lines().filter(|line| line.contains("asks for network boot")).collect();

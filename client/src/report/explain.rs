@@ -62,7 +62,7 @@ pub fn list(all: &[Entry]) -> Vec<Line> {
 }
 
 /// What the screen of a machine that has stopped shows most likely; nothing if that is not known.
-pub(super) fn probably(codes: &[String]) -> Option<Line> {
+pub(crate) fn probably(codes: &[String]) -> Option<Line> {
     let first = codes.first()?;
     let shown: Vec<_> =
         codes.iter().filter_map(|code| codes::entry(code)).map(Entry::shown).collect();

@@ -14,6 +14,12 @@ use crate::{
     session::Lease,
 };
 
+/// `page`.
+#[must_use]
+pub fn page(url: &str, is_public: bool) -> Value {
+    json!({ "event": "page", "url": url, "public": is_public })
+}
+
 /// `asking`.
 #[must_use]
 pub fn asking(asking: &Asking) -> Value {

@@ -34,6 +34,7 @@ use crate::{
     nixos::Told,
     oui::Vendors,
     session::Lease,
+    web::events::Feed,
 };
 
 use text::{Line, Narrator, Tone};
@@ -125,6 +126,8 @@ pub struct Report {
     deaf: bool,
     narrator: Narrator,
     board: Shared,
+    /// The web page, if there is one: it reads the board, and is told the rest.
+    page: Option<Arc<Feed>>,
     /// Whether the live view is shown once all is open.
     wants_view: bool,
     /// What is open, for the view's head.
@@ -166,6 +169,7 @@ impl Report {
             deaf: false,
             narrator: Narrator { debug: false, live, several: false },
             board: Arc::new(Mutex::new(Board::new(Vendors::system()))),
+            page: None,
             wants_view: false,
             heads: Vec::new(),
             view: None,
@@ -197,8 +201,27 @@ impl Report {
         self
     }
 
+    /// Says where the web page is, and tells it what comes.
+    pub fn page(&mut self, feed: Arc<Feed>, url: &str, is_public: bool) {
+        if self.json {
+            self.object(&json::page(url, is_public));
+        } else {
+            for line in text::page(url, is_public) {
+                self.result(&line);
+            }
+        }
+        self.page = Some(feed);
+    }
+
+    fn tell_page(&self, tell: impl FnOnce(&Feed)) {
+        if let Some(page) = &self.page {
+            tell(page);
+        }
+    }
+
     /// Says what is about to be opened.
     pub fn asking(&mut self, asking: &Asking) {
+        self.tell_page(|page| page.outlet(&asking.interface, &[text::asking(asking)]));
         if self.json {
             self.object(&json::asking(asking));
         } else if self.detail != Detail::Quiet {
@@ -208,6 +231,11 @@ impl Report {
 
     /// Says that all is open.
     pub fn ready(&mut self, ready: &Ready<'_>) {
+        self.tell_page(|page| {
+            // Without what is said to the terminal alone.
+            let lines = text::ready(&Ready { last: false, ..ready.clone() }, false);
+            page.outlet(&ready.lease.facts.interface, &lines);
+        });
         if self.json {
             self.object(&json::ready(ready));
         } else if self.detail != Detail::Quiet {
@@ -329,6 +357,7 @@ impl Report {
         let status = text::status(&board);
         let vendor = board.vendor(event.mac);
         drop(board);
+        self.tell_page(|page| page.count(event));
         if self.json {
             self.object(&json::machine(interface, event, vendor.as_deref()));
             return;
@@ -352,6 +381,18 @@ impl Report {
 
     /// Says something on the way, such as why a flag has no effect.
     pub fn note(&mut self, note: &str) {
+        self.tell_page(|page| page.note(&Line::plain(note)));
+        self.remark(note);
+    }
+
+    /// As [`Report::note`], only with `--debug`, and to the terminal alone.
+    pub fn detail(&mut self, note: &str) {
+        if self.detail == Detail::Debug {
+            self.remark(note);
+        }
+    }
+
+    fn remark(&mut self, note: &str) {
         if self.json {
             self.object(&json::note(note));
         } else if self.detail != Detail::Quiet {
@@ -377,15 +418,9 @@ impl Report {
         !self.json && self.detail != Detail::Quiet && io::stderr().is_terminal()
     }
 
-    /// As [`Report::note`], only with `--debug`.
-    pub fn detail(&mut self, note: &str) {
-        if self.detail == Detail::Debug {
-            self.note(note);
-        }
-    }
-
     /// Says what somebody should look at, while serving goes on.
     pub fn attention(&mut self, text: &str) {
+        self.tell_page(|page| page.note(&Line::attention(text)));
         if self.json {
             self.object(&json::note(text));
         } else {
@@ -409,6 +444,8 @@ impl Report {
     /// Says that the lease is closed.
     pub fn closed(&mut self, lease: &Lease, reason: &str) {
         self.status(None);
+        let facts = &lease.facts;
+        self.tell_page(|page| page.outlet(&facts.interface, &[text::closed(facts)]));
         if let Some(view) = &mut self.view {
             view.close(&lease.facts.interface);
         }

@@ -78,6 +78,19 @@ impl Line {
     }
 }
 
+/// Where the web page is, and who may see it.
+#[must_use]
+pub fn page(url: &str, is_public: bool) -> Vec<Line> {
+    let mut lines = vec![Line::plain(format!("Web page: {url}"))];
+    if is_public {
+        lines.push(Line::attention(
+            "  Whoever can reach this computer there and knows that whole address sees it; it is not \
+             encrypted. This computer's firewall is not opened for it.",
+        ));
+    }
+    lines
+}
+
 /// Before the question.
 #[must_use]
 pub fn asking(asking: &Asking) -> Line {

@@ -501,7 +501,7 @@ fn open_kernel(path: &Path) -> Result<(Blob, Option<u16>), Failure> {
 }
 
 /// 128 random bits as 32 hexadecimal digits.
-fn token() -> Result<String, Failure> {
+pub(crate) fn token() -> Result<String, Failure> {
     let mut octets = [0; 16];
     let got = rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty());
     // Up to 256 octets come whole once the pool is seeded (getrandom(2)).

@@ -30,8 +30,8 @@ const QUIET: Duration = Duration::from_secs(3);
 pub enum Measure {
     /// Machines fetch by TFTP while others have fallen silent in the middle of a transfer.
     Tftp { window: u16, machines: u8, stalled: u8 },
-    /// Machines fetch by HTTP while others have stopped reading.
-    Http { machines: u8, stalled: u8 },
+    /// Machines fetch by HTTP while others have stopped reading; perhaps while our web page is open.
+    Http { machines: u8, stalled: u8, watched: bool },
     /// A thousand machines ask in the same instant.
     Storm,
 }
@@ -70,7 +70,8 @@ const fn tftp(window: u16, machines: u8, target: Option<f64>) -> Row {
 }
 
 const fn http(machines: u8, target: Option<f64>) -> Row {
-    Row { what: Measure::Http { machines, stalled: 0 }, way: None, servers: HTTP, target }
+    let what = Measure::Http { machines, stalled: 0, watched: false };
+    Row { what, way: None, servers: HTTP, target }
 }
 
 /// All rows, in the order of the table.
@@ -84,7 +85,8 @@ pub const ROWS: &[Row] = &[
     Row { what: Measure::Tftp { window: 4, machines: 16, stalled: 64 }, ..tftp(4, 16, None) },
     http(1, Some(1.0)),
     http(8, Some(1.0)),
-    Row { what: Measure::Http { machines: 8, stalled: 64 }, ..http(8, None) },
+    Row { what: Measure::Http { machines: 8, stalled: 64, watched: false }, ..http(8, None) },
+    Row { what: Measure::Http { machines: 8, stalled: 0, watched: true }, ..http(8, None) },
     Row { what: Measure::Storm, way: None, servers: STORM, target: Some(1.0) },
     Row { way: Some(Way::Gigabit), ..tftp(4, 16, None) },
     Row { way: Some(Way::Gigabit), ..http(8, None) },
@@ -113,8 +115,9 @@ impl Row {
             Measure::Tftp { window, machines: count, stalled: more } => {
                 format!("TFTP, window {window}, {}{}", machines(count), stalled(more))
             }
-            Measure::Http { machines: count, stalled: more } => {
-                format!("HTTP, {}{}", machines(count), stalled(more))
+            Measure::Http { machines: count, stalled: more, watched } => {
+                let page = if watched { ", our web page open" } else { "" };
+                format!("HTTP, {}{}{page}", machines(count), stalled(more))
             }
             Measure::Storm => format!("{LAB} DISCOVERs at once: answered"),
         };
@@ -168,7 +171,8 @@ impl Row {
                 let _kept_until_here: Vec<UdpSocket> = silent;
                 sample
             }
-            Measure::Http { machines, stalled } => {
+            Measure::Http { machines, stalled, watched } => {
+                let _page = if watched { server.watch()? } else { None };
                 let silent = stall(server, machines, stalled, |machine| {
                     let (to, path) = server.url(machine);
                     http::begin(address(machine), to, &path)

@@ -4,10 +4,11 @@
 
 use std::{
     fs::{File, Permissions},
-    io::Write,
-    net::{Ipv4Addr, SocketAddrV4},
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream},
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -120,6 +121,23 @@ pub struct Ours {
     client: Option<Client>,
     pub host: Host,
     path: String,
+    /// Address of the web page.
+    page: String,
+}
+
+/// An open web page, that reads whatever it is told.
+pub struct Watching {
+    stream: TcpStream,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ends_the_reader = self.stream.shutdown(Shutdown::Both);
+        if let Some(reader) = self.reader.take() {
+            let _its_panic_was_shown = reader.join();
+        }
+    }
 }
 
 fn network() -> Result<(Lan, Netns)> {
@@ -212,10 +230,11 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
         lan.attach(host.netns(), "eth0", Some("192.0.2.2/24"))?;
         nixos::start(host.netns(), Flavour::Nftables, &Settings::default())?;
         plug_machines(&lan, &machines)?;
-        let ours = Box::new(Ours { client: None, host, path: String::new() });
-        let how = "portcullis boot image.efi --interface eth0 --json, by alice, uid not 0, no \
+        let ours = Box::new(Ours { client: None, host, path: String::new(), page: String::new() });
+        let how =
+            "portcullis boot image.efi --interface eth0 --json --web, by alice, uid not 0, no \
                    capability; system bus, polkit, helper, NixOS' nftables firewall"
-            .to_owned();
+                .to_owned();
         let mut server = Self { name: "Portcullis", how, body: Body::Ours(ours), machines, lan };
         server.serve(&images.image())?;
         Ok(server)
@@ -273,14 +292,39 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
             "eth0",
             "--json",
             "--no-ask-password",
+            "--web",
         ];
         let begun = Instant::now();
         let mut client = ours.host.program("alice", program, &[wrapper, &own].concat())?;
         client.ready_within(patience)?;
         let time = begun.elapsed();
+        let events = client.events();
+        let page = events.iter().find_map(|event| event["url"].as_str());
+        ours.page = page.unwrap_or_default().to_owned();
         ours.client = Some(client);
         ours.path = url_path(&self.machines)?;
         Ok(time)
+    }
+
+    /// Opens our web page; others have none.
+    pub fn watch(&self) -> Result<Option<Watching>> {
+        let Body::Ours(ours) = &self.body else { return Ok(None) };
+        let failed = |error| LabError::of(&ours.page, error);
+        let rest = ours.page.trim_start_matches("http://");
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut stream = ours.host.netns().run(|| TcpStream::connect(host))?.map_err(failed)?;
+        let question = format!("GET /{path}events HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        stream.write_all(question.as_bytes()).map_err(failed)?;
+        let mut ears = stream.try_clone().map_err(failed)?;
+        let mut head = [0; 12];
+        ears.read_exact(&mut head).map_err(failed)?;
+        if &head != b"HTTP/1.1 200" {
+            return Err(LabError::of(&ours.page, String::from_utf8_lossy(&head)));
+        }
+        let reader = std::thread::spawn(move || {
+            let _until_it_ends = std::io::copy(&mut ears, &mut std::io::sink());
+        });
+        Ok(Some(Watching { stream, reader: Some(reader) }))
     }
 
     /// Where TFTP has the image for a machine.
