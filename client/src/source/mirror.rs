@@ -6,7 +6,7 @@
 //! copied in part differs there. Trusts the mirror beyond that, and to keep its files as they are:
 //! what machines then fetch from it, nobody here sees.
 
-use axum::http::Uri;
+use http::Uri;
 use futures_util::future::try_join_all;
 
 use super::url;

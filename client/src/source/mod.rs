@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::http::Uri;
+use http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
 pub use efi::{add_efi_image, efi_program};
