@@ -5,7 +5,10 @@
 //! refused, and what a machine still says after its last request, is thrown away for a moment, so that
 //! the answer is not lost to a reset.
 
-use std::{io, time::{Duration, SystemTime}};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use http::{Response, StatusCode};
 use httpdate::fmt_http_date;
@@ -43,7 +46,7 @@ pub(super) async fn converse(stream: TcpStream, server: &Server) {
 
 /// What a machine said.
 enum Heard {
-    Request(Request),
+    Request(Box<Request>),
     Refused(StatusCode),
     /// And will say nothing more.
     Nothing,
@@ -121,11 +124,7 @@ async fn reply(
 }
 
 /// Sends what another server sends.
-async fn pass_on(
-    socket: &Socket<'_>,
-    mut remote: RemoteBody,
-    framing: Framing,
-) -> io::Result<()> {
+async fn pass_on(socket: &Socket<'_>, mut remote: RemoteBody, framing: Framing) -> io::Result<()> {
     while let Some(octets) = remote.next().await? {
         // An empty chunk would be the last one.
         if octets.is_empty() {

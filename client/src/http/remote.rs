@@ -160,9 +160,8 @@ impl RemoteBody {
     /// The other server is silent for too long, breaks off, or does not send what it announced.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let next = timeout(STALL, fetch::next(&mut self.body)).await;
-        let silent = || {
-            io::Error::new(io::ErrorKind::TimedOut, "the file's own server stopped sending")
-        };
+        let silent =
+            || io::Error::new(io::ErrorKind::TimedOut, "the file's own server stopped sending");
         let broke_off = |why: &dyn std::fmt::Display| {
             io::Error::other(format!("the file's own server broke off: {why}"))
         };

@@ -35,7 +35,7 @@ pub(super) enum Parsed {
     /// The beginning of a head.
     Partial,
     /// A head of so many octets.
-    Whole(Request, usize),
+    Whole(Box<Request>, usize),
     /// Nothing that is answered otherwise; the connection ends with it.
     Refused(StatusCode),
 }
@@ -47,7 +47,7 @@ pub(super) fn parse(octets: &[u8]) -> Parsed {
     let bounded = octets.get(..MAX_HEAD).unwrap_or(octets);
     match head.parse(bounded) {
         Ok(httparse::Status::Complete(length)) => match read(&head) {
-            Ok(request) => Parsed::Whole(request, length),
+            Ok(request) => Parsed::Whole(Box::new(request), length),
             Err(status) => Parsed::Refused(status),
         },
         Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => Parsed::Partial,
@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    fn whole(octets: &[u8]) -> (Request, usize) {
+    fn whole(octets: &[u8]) -> (Box<Request>, usize) {
         match parse(octets) {
             Parsed::Whole(request, length) => (request, length),
             other => panic!("{other:?}: {}", String::from_utf8_lossy(octets)),

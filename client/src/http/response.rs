@@ -84,11 +84,14 @@ pub(super) fn refusal(status: StatusCode) -> Response<Body> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{super::request::{Parsed, parse}, *};
+    use super::{
+        super::request::{Parsed, parse},
+        *,
+    };
 
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
-    fn request(text: &str) -> Request {
+    fn request(text: &str) -> Box<Request> {
         match parse(format!("{text}\r\n\r\n").as_bytes()) {
             Parsed::Whole(request, _) => request,
             other => panic!("{other:?}"),
@@ -111,12 +114,17 @@ mod tests {
         );
         assert_eq!(
             told(&request("GET / HTTP/1.0"), &text(), true),
-            format!("HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\ndate: {DATE}\r\n\r\n")
+            format!(
+                "HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\ndate: {DATE}\r\n\r\n"
+            )
         );
-        let refused = head(&refusal(StatusCode::METHOD_NOT_ALLOWED), Framing::Length(0), false, false, DATE);
+        let refused =
+            head(&refusal(StatusCode::METHOD_NOT_ALLOWED), Framing::Length(0), false, false, DATE);
         assert_eq!(
             String::from_utf8(refused).unwrap(),
-            format!("HTTP/1.1 405 Method Not Allowed\r\nallow: GET, HEAD\r\ncontent-length: 0\r\nconnection: close\r\ndate: {DATE}\r\n\r\n")
+            format!(
+                "HTTP/1.1 405 Method Not Allowed\r\nallow: GET, HEAD\r\ncontent-length: 0\r\nconnection: close\r\ndate: {DATE}\r\n\r\n"
+            )
         );
     }
 

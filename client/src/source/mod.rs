@@ -22,8 +22,8 @@ use std::{
     sync::Arc,
 };
 
-use http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use http::Uri;
 
 pub use efi::{add_efi_image, efi_program};
 use file::is_same;

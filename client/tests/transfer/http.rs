@@ -600,7 +600,9 @@ fn connections_end_when_they_should_and_not_before() {
         stream.read_exact(&mut came).unwrap();
         let came = String::from_utf8(came).unwrap().to_lowercase();
         let dated = came.lines().position(|line| line.starts_with("date: ")).unwrap();
-        let came: String = came.split_inclusive("\r\n").enumerate()
+        let came: String = came
+            .split_inclusive("\r\n")
+            .enumerate()
             .filter(|(line, _)| *line != dated)
             .map(|(_, text)| text)
             .collect();
