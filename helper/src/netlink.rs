@@ -82,6 +82,22 @@ impl Socket {
     /// # Errors
     /// The first error that the kernel reports for any of the messages; `TimedOut`; `InvalidData`.
     pub fn transact(&mut self, messages: &[Message]) -> io::Result<Vec<Message>> {
+        let mut answers = Vec::new();
+        self.exchange(messages, &mut |answer| {
+            if answers.len() >= limits::DUMP_MESSAGES {
+                return Err(too_many());
+            }
+            answers.push(answer);
+            Ok(())
+        })?;
+        Ok(answers)
+    }
+
+    fn exchange(
+        &mut self,
+        messages: &[Message],
+        take: &mut dyn FnMut(Message) -> io::Result<()>,
+    ) -> io::Result<()> {
         // What an earlier request that failed has left unread: the kernel refuses a dump before the
         // last one is read to its end (EBUSY).
         while recv(&self.descriptor, [0; HEADER].as_mut_slice(), RecvFlags::DONTWAIT).is_ok() {}
@@ -96,7 +112,7 @@ impl Socket {
             bytes.extend(encode(message, self.sequence));
         }
         send(&self.descriptor, &bytes, SendFlags::empty())?;
-        self.receive(&(first..=self.sequence), last)
+        self.receive(&(first..=self.sequence), last, take)
     }
 
     /// One request with one answer.
@@ -122,8 +138,26 @@ impl Socket {
         Err(io::ErrorKind::Interrupted.into())
     }
 
-    fn receive(&self, ours: &RangeInclusive<u32>, last: u32) -> io::Result<Vec<Message>> {
-        let mut answers = Vec::new();
+    /// Everything of one kind, each in its turn: for what is more than is kept.
+    ///
+    /// # Errors
+    /// As [`Self::transact`], and the first of `take`.
+    pub fn dump_each(
+        &mut self,
+        kind: u16,
+        body: Vec<u8>,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let request = Message { kind, flags: NLM_F_DUMP, body };
+        self.exchange(&[request], &mut |answer| take(&answer.body))
+    }
+
+    fn receive(
+        &self,
+        ours: &RangeInclusive<u32>,
+        last: u32,
+        take: &mut dyn FnMut(Message) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; limits::NETLINK_BUFFER];
         loop {
             let received = recvfrom(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty());
@@ -144,21 +178,21 @@ impl Socket {
                 match message.kind {
                     _ if !ours.contains(&sequence) => {}
                     NLMSG_ERROR => match error_code(&message.body)? {
-                        0 if sequence == last => return Ok(answers),
+                        0 if sequence == last => return Ok(()),
                         0 => {}
                         errno => return Err(io::Error::from_raw_os_error(errno)),
                     },
-                    NLMSG_DONE => return Ok(answers),
-                    _ if answers.len() >= limits::DUMP_MESSAGES => {
-                        return Err(io::Error::other(
-                            "the kernel lists more than the helper reads",
-                        ));
-                    }
-                    _ => answers.push(message),
+                    NLMSG_DONE => return Ok(()),
+                    _ => take(message)?,
                 }
             }
         }
     }
+}
+
+/// More than is kept of one kind ([`limits::DUMP_MESSAGES`]).
+pub fn too_many() -> io::Error {
+    io::Error::other("the kernel lists more than the helper reads")
 }
 
 /// The error number, positive, of an `NLMSG_ERROR`; 0 is an acknowledgement.

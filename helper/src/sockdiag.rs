@@ -1,16 +1,17 @@
 //! Which sockets carry our mark, and who holds a port (sock_diag(7)).
 //!
-//! Guarantees: sees every UDP and TCP socket of this network namespace, of whatever user. Trusts:
-//! the kernel. Needs CAP_NET_ADMIN: without it the kernel tells no marks, and nothing is found.
+//! Guarantees: sees every UDP and TCP socket of this network namespace, of whatever user, and keeps
+//! one of those that are alike: a download's connections, however many, are one. Trusts: the kernel. Needs CAP_NET_ADMIN: without it the kernel tells no marks, and nothing is found.
 
-use std::{io, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr};
 
 use rustix::net::netlink::SOCK_DIAG;
 
 use crate::{
     attribute::{self, Attributes, field, malformed},
+    limits,
     mark::Marks,
-    netlink::Socket,
+    netlink::{self, Socket},
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -46,7 +47,7 @@ impl Protocol {
 }
 
 /// A socket, as far as it matters here (`struct inet_diag_msg` and its mark).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
     /// UDP or TCP.
     pub protocol: Protocol,
@@ -58,8 +59,8 @@ pub struct Found {
     pub ifindex: u32,
     /// Its owner.
     pub uid: u32,
-    /// 0 when no process holds it any more.
-    pub inode: u32,
+    /// Whether a process holds it.
+    pub held: bool,
     /// Its mark; 0 when it has none.
     pub mark: u32,
 }
@@ -98,7 +99,7 @@ fn sockets(
     filter: &[u8],
 ) -> io::Result<Vec<Found>> {
     let mut socket = Socket::open(Some(SOCK_DIAG))?;
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     for family in families {
         // struct inet_diag_req_v2; in it struct inet_diag_sockid, 48 bytes: the local port, and 0
         // for whatever else.
@@ -107,11 +108,12 @@ fn sockets(
         request.extend(port.to_be_bytes());
         request.resize(56, 0);
         request.extend(filter);
-        for message in socket.dump(SOCK_DIAG_BY_FAMILY, request)? {
-            found.push(parse(protocol, &message.body)?);
-        }
+        socket.dump_each(SOCK_DIAG_BY_FAMILY, request, |answer| {
+            found.insert(parse(protocol, answer)?);
+            if found.len() > limits::DUMP_MESSAGES { Err(netlink::too_many()) } else { Ok(()) }
+        })?;
     }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 /// A filter that the kernel applies: the mark is ours.
@@ -141,7 +143,7 @@ pub fn parse(protocol: Protocol, body: &[u8]) -> io::Result<Found> {
         },
         ifindex: number(40)?,
         uid: number(64)?,
-        inode: number(68)?,
+        held: number(68)? != 0,
         mark: attributes.array(INET_DIAG_MARK)?.map_or(0, u32::from_ne_bytes),
     })
 }
@@ -173,7 +175,7 @@ mod tests {
             address: IpAddr::from([192, 0, 2, 1]),
             ifindex: 3,
             uid: 1000,
-            inode: 0x1234,
+            held: true,
             mark: 0x5a00_0009,
         };
         assert_eq!(parse(Protocol::Udp, &answer()).unwrap(), expected);

@@ -361,8 +361,10 @@ impl State {
     }
 
     fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Found>) -> String {
-        if holder.is_some_and(|holder| self.config.marks.of_socket(holder.mark).is_some()) {
-            return outlived(protocol, port);
+        if let Some(ours) = holder
+            && self.config.marks.of_socket(ours.mark).is_some()
+        {
+            return outlived(&ours);
         }
         let holder = holder.map_or_else(
             || "another program".to_owned(),
@@ -426,7 +428,7 @@ impl State {
     /// Whether some process holds a socket of ours; if the kernel does not say, yes.
     fn is_any_held(&mut self) -> bool {
         let living = self.kernel.tagged();
-        living.map_or(true, |living| living.iter().any(|socket| socket.inode != 0))
+        living.map_or(true, |living| living.iter().any(|socket| socket.held))
     }
 }
 
@@ -438,8 +440,7 @@ fn refuse_leftovers(living: &[Found], request: &Request, site: &Site) -> Result<
             && (socket.ifindex == site.index || socket.ifindex == 0)
             && request.ports().any(|wanted| wanted == (socket.protocol, socket.port))
     });
-    leftover
-        .map_or(Ok(()), |socket| Err(Error::AddressInUse(outlived(socket.protocol, socket.port))))
+    leftover.map_or(Ok(()), |socket| Err(Error::AddressInUse(outlived(socket))))
 }
 
 /// What can be done about a server whose socket is on the wildcard address, without SO_REUSEADDR.
@@ -451,10 +452,12 @@ fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
     format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
 }
 
-fn outlived(protocol: Protocol, port: u16) -> String {
-    let protocol = request::word(protocol);
+fn outlived(socket: &Found) -> String {
+    let protocol = request::word(socket.protocol);
+    let Found { port, uid, .. } = socket;
     format!(
-        "{protocol} port {port} is still held by a process whose lease has ended: end that process"
+        "{protocol} port {port} is still held by a process of uid {uid} whose lease has ended: end \
+         that process (`ss -lnp` as root names it)"
     )
 }
 

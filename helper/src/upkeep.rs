@@ -53,7 +53,7 @@ pub fn sockets_changed(lease: &Lease, living: Option<&[Found]>) -> Option<&'stat
     let living = living?;
     let mut own = living
         .iter()
-        .filter(|socket| socket.mark == lease.opening.mark.value() && socket.inode != 0)
+        .filter(|socket| socket.mark == lease.opening.mark.value() && socket.held)
         .peekable();
     if own.peek().is_none() {
         return Some(reason::CLOSED);

@@ -2,11 +2,10 @@
 //!
 //! Guarantees: a firewall that is not known is never taken for none, and nothing is guessed: `None`
 //! is said only when no input chain of the families ip and inet can refuse a packet. Our rules are
-//! found by their comment, never by a remembered handle. Everything here is pure: listings in,
-//! findings out. Not looked at: legacy iptables (not part of nf_tables) and chains at other hooks
-//! (prerouting, ingress).
+//! found by their comment, never by a remembered handle. All but [`has_legacy_filter`] is pure: listings
+//! in, findings out. Not looked at: chains at other hooks (prerouting, ingress).
 
-use std::io;
+use std::{fs, io, path::PathBuf};
 
 use super::{
     Backend, FirewallError, Opening,
@@ -163,6 +162,16 @@ fn lease_in_userdata(mut bytes: &[u8]) -> Option<u8> {
         bytes = following;
     }
     None
+}
+
+/// Whether legacy iptables, which is no part of nf_tables, had a table `filter` when the helper was
+/// started: only root may list its tables (/proc/net/ip_tables_names), so systemd hands the list over
+/// as a credential (systemd.exec(5), `LoadCredential=`).
+pub fn has_legacy_filter() -> bool {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let list =
+        directory.and_then(|directory| fs::read_to_string(directory.join("ip-tables-names")).ok());
+    list.is_some_and(|list| list.lines().any(|table| table == "filter"))
 }
 
 /// Chains whose rules decide which firewall this is.

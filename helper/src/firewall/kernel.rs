@@ -25,6 +25,7 @@ pub struct Nftables {
     ruleset: Ruleset,
     marks: Marks,
     named: Option<Path<'static>>,
+    legacy: bool,
     open: BTreeMap<LeaseMark, Option<Found>>,
 }
 
@@ -127,8 +128,25 @@ impl Nftables {
             ruleset: Ruleset::open().map_err(kernel("open a netlink socket"))?,
             marks: config.marks,
             named: config.chain.as_ref().map(host::named),
+            legacy: host::has_legacy_filter(),
             open: BTreeMap::new(),
         })
+    }
+
+    /// Which firewall this is, legacy iptables included.
+    fn judge(
+        &self,
+        listing: &[(Chain, Vec<Rule>)],
+    ) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
+        match host::judge(listing, self.named)? {
+            (Backend::None, _) if self.legacy => Err(FirewallError::Unsupported(
+                "legacy iptables (iptables-legacy) filters on this host, and this version cannot \
+                 open that: use its nf_tables variant, or name the chain that decides under \
+                 [firewall] in the configuration"
+                    .to_owned(),
+            )),
+            found => Ok(found),
+        }
     }
 
     /// The ruleset at one moment, and the generation that it had: read again while it changes,
@@ -239,13 +257,13 @@ impl Nftables {
 
 /// Whether some process holds a socket with our tag. When the kernel does not say: yes.
 fn is_any_held(marks: Marks) -> bool {
-    sockdiag::tagged(marks).map_or(true, |found| found.iter().any(|socket| socket.inode != 0))
+    sockdiag::tagged(marks).map_or(true, |found| found.iter().any(|socket| socket.held))
 }
 
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
         let (_, survey) = self.survey()?;
-        host::judge(&survey.listing, self.named).map(|(backend, _)| backend)
+        self.judge(&survey.listing).map(|(backend, _)| backend)
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
@@ -255,7 +273,7 @@ impl Firewall for Nftables {
         }
         let own = self.own_rules()?;
         let opened = self.transact(step, |this, survey| {
-            let (backend, path) = host::judge(&survey.listing, this.named)?;
+            let (backend, path) = this.judge(&survey.listing)?;
             let mut changes = this.leftovers(survey, &own);
             match survey.holder {
                 Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
@@ -293,7 +311,7 @@ impl Firewall for Nftables {
         };
         let identity = found.map(|found| found.identity);
         let (_, survey) = self.survey()?;
-        let now = match host::judge(&survey.listing, self.named) {
+        let now = match self.judge(&survey.listing) {
             Ok((_, path)) => path.and_then(|path| survey.identity(path)),
             Err(_) => return Ok(Standing::ChainGone),
         };
@@ -321,7 +339,7 @@ impl Firewall for Nftables {
         };
         let slot = opening.mark.slot().get();
         let restored = self.transact("open the ports again", |this, survey| {
-            let path = match host::judge(&survey.listing, this.named) {
+            let path = match this.judge(&survey.listing) {
                 Ok((_, Some(path))) => path,
                 Ok((_, None)) if before.is_none() => return Ok((Vec::new(), Some(None))),
                 Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {

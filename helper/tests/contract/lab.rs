@@ -507,7 +507,7 @@ impl Kernel for Fake {
             }
             let ifindex = opening.index;
             let (address, mark) = (IpAddr::from([192, 0, 2, 1]), opening.mark.value());
-            let tagged = Found { protocol, port, address, ifindex, uid: 0, inode: 1, mark };
+            let tagged = Found { protocol, port, address, ifindex, uid: 0, held: true, mark };
             bound.handed.push((key, world.make(Some(tagged))));
         }
         Ok(bound)

@@ -566,7 +566,7 @@ impl<'a> Pair<'a> {
                         address: [0, 0, 0, 0].into(),
                         ifindex: 0,
                         uid: 7,
-                        inode: 1,
+                        held: true,
                         mark: 0,
                     })
                     .into_iter()

@@ -181,7 +181,7 @@ async fn a_port_that_is_taken_is_named_with_its_holder() {
     let client = lab.client().await;
     let squat = |address: [u8; 4], ifindex| {
         let (protocol, address) = (Protocol::Tcp, IpAddr::from(address));
-        vec![Found { protocol, port: 64172, address, ifindex, uid: 1234, inode: 1, mark: 0 }]
+        vec![Found { protocol, port: 64172, address, ifindex, uid: 1234, held: true, mark: 0 }]
     };
     // In nobody's way: on the loopback, on another interface.
     for (address, ifindex) in [([127, 0, 0, 1], 0), ([0, 0, 0, 0], 99)] {
@@ -221,7 +221,7 @@ async fn a_server_that_does_not_share_its_port_is_named_with_what_to_do() {
     drop(sockets);
     let address = IpAddr::from([0, 0, 0, 0]);
     let (protocol, port) = (Protocol::Udp, 67);
-    let holder = Found { protocol, port, address, ifindex: 0, uid: 1234, inode: 1, mark: 0 };
+    let holder = Found { protocol, port, address, ifindex: 0, uid: 1234, held: true, mark: 0 };
     lab.helper.world().holders = vec![holder];
     // A socket on the port is what is expected; whether it can be shared shows when it is tried.
     let facts = client.proxy.check(share()).await.unwrap();

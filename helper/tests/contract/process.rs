@@ -232,6 +232,34 @@ fn root_without_the_helpers_user_is_told_how_to_make_it() {
     assert!(said.contains("sysusers"), "{said}");
 }
 
+/// Nothing that the helper does could open what legacy iptables refuses: it does not pretend to.
+/// (That systemd hands the list over: `p10_*` in tests/tests/system.rs.)
+#[tokio::test]
+async fn legacy_iptables_is_refused_where_no_other_firewall_is() {
+    let Some((_peer, files)) = machine_with_user() else {
+        return;
+    };
+    let list = files.path().join("ip-tables-names");
+    fs::set_permissions(files.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for (tables, refuses) in [("none", false), ("nat\n", false), ("nat\nfilter\n", true)] {
+        fs::write(&list, tables).unwrap();
+        let bus = Bus::start_for(UID);
+        let _polkit = Polkit::start(&bus).await;
+        let _process = Process::start_with(&bus.address, &[], |command| {
+            command.env("CREDENTIALS_DIRECTORY", files.path());
+        });
+        appears(&bus).await;
+        let client = Client::new(&bus).await;
+        match client.open("pc-svc0").await {
+            Ok(_) => assert!(!refuses, "{tables:?}"),
+            Err(Error::FirewallUnsupported(text)) => {
+                assert!(refuses && text.contains("iptables-legacy"), "{tables:?}: {text}");
+            }
+            Err(other) => panic!("{tables:?}: {other:?}"),
+        }
+    }
+}
+
 /// Lets the calling thread, and what it starts, see a copy of /etc with this configuration.
 fn configure(files: &TempDir, text: &str) {
     let etc = files.path().join("etc");
