@@ -264,19 +264,13 @@ pub fn descriptors() -> Result<(), Failure> {
     .advise("ulimit -Hn shows the limit; the service or shell that starts this program sets it"))
 }
 
-/// Threads that move packets. Two wake each other for what one does: 2,600 system calls for a MiB by TFTP
-/// instead of 1,500, and on a busy computer each wait for the other's turn shows. One is enough, since a
-/// GiB by HTTP takes it a quarter of a second (docs/performance.md). What waits for a disk has threads of
-/// its own.
-const MOVERS: usize = 1;
-
 /// A runtime for the bus and the servers.
 ///
 /// # Errors
 /// The system gives no threads or descriptors.
 pub fn runtime() -> Result<Runtime, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(MOVERS).max_blocking_threads(FILE_READERS).enable_all();
+    builder.max_blocking_threads(FILE_READERS).enable_all();
     builder.build().map_err(|error| {
         Failure::new(Code::Internal, format!("the program cannot start its tasks: {error}"))
     })
