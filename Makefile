@@ -32,7 +32,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test fuzz soak bench bench-instructions install uninstall deps clean
+.PHONY: help build demo picture test test-nix fuzz soak bench bench-instructions install uninstall deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -49,6 +49,13 @@ picture: ## Draws docs/boot.svg from a run of the demonstration
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 	@tests/scripts/levels
+
+# The folder lib of nixpkgs, or of the repository nix-community/nixpkgs.lib.
+NIXPKGS_LIB ?=
+test-nix: ## Evaluates the NixOS module and the flake with nixpkgs' lib (NIXPKGS_LIB=folder; UPDATE=1 writes what is generated)
+	@test -e "$(NIXPKGS_LIB)/modules.nix" || { echo "make test-nix NIXPKGS_LIB=.../nixpkgs/lib: that folder is needed" >&2; exit 1; }
+	cargo build --locked -p portcullis -p portcullis-helper
+	@NIXPKGS_LIB="$(abspath $(NIXPKGS_LIB))" cargo test --locked -p portcullis-tests --test nix -- --include-ignored
 
 SECONDS_EACH ?= 60
 TARGET ?=

@@ -92,6 +92,9 @@ pub mod backend {
     pub const NIXOS_IPTABLES: &str = "nixos-iptables";
     /// The chain that the site's configuration names.
     pub const NAMED_CHAIN: &str = "named-chain";
+    /// firewalld: the zone of the interface has the ports open, for every program and interface in it;
+    /// should the helper die, for a minute more.
+    pub const FIREWALLD: &str = "firewalld";
     /// No input chain drops anything: the ports are bound and nothing needs opening.
     pub const NONE: &str = "none";
     /// A firewall that the helper does not know how to open (`Check` only).

@@ -82,6 +82,7 @@ pub fn backend(found: Backend) -> &'static str {
         Backend::NixosNftables => keys::backend::NIXOS_NFTABLES,
         Backend::NixosIptables => keys::backend::NIXOS_IPTABLES,
         Backend::NamedChain => keys::backend::NAMED_CHAIN,
+        Backend::Firewalld => keys::backend::FIREWALLD,
         Backend::None => keys::backend::NONE,
     }
 }

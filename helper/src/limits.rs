@@ -55,6 +55,12 @@ pub const SOON: Duration = Duration::from_millis(100);
 /// How long a firewall may be away before its leases end, and how long the removal of an opening is
 /// tried again before the helper gives up (its end takes the table along).
 pub const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long firewalld keeps a rule that is not renewed, seconds: what a helper that died leaves open.
+pub const FIREWALLD_RULE_SECONDS: i32 = 60;
+/// How often its rules are looked at and renewed: three times in their life.
+pub const FIREWALLD_RENEWAL: Duration = Duration::from_secs(20);
+/// Longest conversation with firewalld: a reload that it is busy with, and well below the watchdog.
+pub const FIREWALLD: Duration = Duration::from_secs(5);
 /// Ended leases whose user is remembered, so that closing twice succeeds.
 pub const ENDED_LEASES: usize = 256;
 /// How long calls that were on their way may take when the helper leaves the bus.

@@ -475,6 +475,7 @@ fn firewall_error(error: FirewallError) -> Error {
         FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
         FirewallError::Kernel { .. }
         | FirewallError::Protocol { .. }
+        | FirewallError::Firewalld(_)
         | FirewallError::AnotherHelper => {
             Error::FirewallFailed(format!("the firewall was not changed: {error}"))
         }

@@ -95,7 +95,7 @@ impl Host {
         std::fs::write(path.join("rules"), site.rule()).map_err(failed)?;
         std::fs::write(path.join("helper.toml"), site.configuration()).map_err(failed)?;
         std::os::unix::fs::symlink(machine::image()?, path.join("image")).map_err(failed)?;
-        install(&path.join("stage"))?;
+        install(&path.join("stage"), "/usr")?;
 
         let log = File::create(path.join("log")).map_err(failed)?;
         let mut command = mortal("unshare");
@@ -327,15 +327,16 @@ pub fn built() -> Result<PathBuf> {
         .ok_or_else(|| LabError("where this test was built is not known".to_owned()))
 }
 
-/// Installs the package below `stage`.
-pub(crate) fn install(stage: &Path) -> Result<()> {
+/// Installs the package below `stage`, for a system that will have it in `prefix`.
+pub fn install(stage: &Path, prefix: &str) -> Result<()> {
     let mut command = Command::new("make");
     command
         .arg("--silent")
         .arg("--directory")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .arg("install")
-        .args(["PREFIX=/usr", "PIXIECORE=yes"])
+        .arg("PIXIECORE=yes")
+        .arg(format!("PREFIX={prefix}"))
         .arg(format!("DESTDIR={}", stage.display()))
         .arg(format!("BUILD={}", built()?.display()))
         // A `make test` above us has its own idea of jobs.

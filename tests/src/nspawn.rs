@@ -242,7 +242,7 @@ impl<'a> Debian<'a> {
     /// Installs the package from the repository with `make install`, as a packager would, and does
     /// what a package's scripts do: users, reloads. bob becomes a member of the group.
     pub fn install(&self) -> Result<()> {
-        crate::host::install(&self.root())?;
+        crate::host::install(&self.root(), "/usr")?;
         self.sh("systemd-sysusers
              systemctl daemon-reload
              busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig

@@ -164,6 +164,11 @@ fn firewall(name: &str) -> String {
             "opened (the chain that this host's configuration names); closes when this program ends"
                 .to_owned()
         }
+        backend::FIREWALLD => {
+            "opened by firewalld, for every interface of the zone and every program; closes when this \
+             program ends, a minute later at the most"
+                .to_owned()
+        }
         backend::NONE => "none here that drops anything: nothing had to be opened".to_owned(),
         other => format!("opened ({}); closes when this program ends", other.escape_default()),
     }

@@ -21,6 +21,8 @@ use crate::{
     uki,
 };
 
+/// Directory that the package fixed when it was built (NixOS: that of pkgs.systemd).
+const BUILT_IN: Option<&str> = option_env!("PORTCULLIS_STUB_DIR");
 /// Where distributions put systemd's stub: NixOS; Debian, Fedora, Arch and most others.
 const SYSTEM: [&str; 2] =
     ["/run/current-system/systemd/lib/systemd/boot/efi", "/usr/lib/systemd/boot/efi"];
@@ -45,7 +47,7 @@ pub fn add_efi_image(
     stub: Option<&Path>,
     signer: Option<&Arc<Signer>>,
 ) -> Result<(), Failure> {
-    let directories: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    let directories: Vec<PathBuf> = BUILT_IN.into_iter().chain(SYSTEM).map(PathBuf::from).collect();
     add(generation, stub, &directories)?;
     if let (Ok(image), Some(signer)) = (&mut generation.efi, signer) {
         image.signature = Signature::By(Arc::clone(signer));

@@ -28,6 +28,9 @@ const NIXOS_NFTABLES_OUTPUT: Path<'_> = path(Family::INET, "nixos-fw", "output")
 /// The chain of NixOS' iptables firewall, to which INPUT jumps.
 pub const NIXOS_IPTABLES: Path<'_> = path(Family::IPV4, "filter", "nixos-fw");
 
+/// The base chain of firewalld, with its nftables back end.
+pub const FIREWALLD: Path<'_> = path(Family::INET, "firewalld", "filter_INPUT");
+
 const fn path<'a>(family: Family, table: &'a str, chain: &'a str) -> Path<'a> {
     Path { family, table, chain }
 }
@@ -221,6 +224,7 @@ pub fn judge(
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {
             Some(text) => unsupported(&text),
+            None if is(FIREWALLD, |base| base.input) => Ok((Backend::Firewalld, Some(FIREWALLD))),
             None => Ok((Backend::None, None)),
         },
     }
@@ -252,15 +256,10 @@ fn place(path: Path<'_>) -> String {
 
 /// Why this chain may refuse packets, in words.
 fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
-    if !chain.input {
+    if !chain.input || chain.path() == FIREWALLD {
         return None;
     }
     let place = place(chain.path());
-    if chain.table == "firewalld" {
-        return Some(format!(
-            "firewalld is active ({place}), and this version cannot ask it to open ports"
-        ));
-    }
     let what = if chain.drops {
         "drops by policy".to_owned()
     } else if let Some(target) = rules.iter().find_map(|rule| rule.jumps.first()) {

@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, io};
 
 use super::{
     Backend, Firewall, FirewallError, Opening, Standing,
+    firewalld::Admission,
     host::{self, Chain, Rule},
     nft::{self, Change, Path, Ruleset, Table},
     table,
 };
 use crate::{
     config::Config,
-    limits,
+    limits, log,
     mark::{LeaseMark, Marks},
     sockdiag,
 };
@@ -27,6 +28,7 @@ pub struct Nftables {
     named: Option<Path<'static>>,
     legacy: bool,
     open: BTreeMap<LeaseMark, Option<Found>>,
+    admissions: BTreeMap<LeaseMark, Admission>,
 }
 
 /// Which very chain the head rules of a lease were put into: its table and itself by their
@@ -130,6 +132,7 @@ impl Nftables {
             named: config.chain.as_ref().map(host::named),
             legacy: host::has_legacy_filter(),
             open: BTreeMap::new(),
+            admissions: BTreeMap::new(),
         })
     }
 
@@ -232,6 +235,15 @@ impl Nftables {
         read().map_err(kernel("list its own table"))
     }
 
+    /// Has firewalld let a lease's ports in (again), if it is what decides.
+    fn ask_firewalld(&mut self, backend: Backend, opening: &Opening) -> Result<(), FirewallError> {
+        let last = self.admissions.remove(&opening.mark);
+        if backend == Backend::Firewalld {
+            self.admissions.insert(opening.mark, Admission::ask(opening, last)?);
+        }
+        Ok(())
+    }
+
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
     /// Returns the number of rules deleted.
     fn tidy(&mut self) -> Result<usize, FirewallError> {
@@ -253,6 +265,12 @@ impl Nftables {
             Ok((changes, rules))
         })
     }
+}
+
+/// Our rules for the host's chain; firewalld writes its own.
+fn rules_for(opening: &Opening, backend: Backend, path: Option<Path<'_>>) -> Vec<Change> {
+    let path = path.filter(|_| backend != Backend::Firewalld);
+    path.map_or(Vec::new(), |path| host::head_rules(opening, path))
 }
 
 /// Whether some process holds a socket with our tag. When the kernel does not say: yes.
@@ -284,12 +302,16 @@ impl Firewall for Nftables {
                 changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
-            changes.extend(path.map_or(Vec::new(), |path| host::head_rules(opening, path)));
+            changes.extend(rules_for(opening, backend, path));
             let found = path.and_then(|path| survey.found(path));
             Ok((changes, (backend, found)))
         });
         let (backend, found) = opened.map_err(name_modules)?;
         self.open.insert(opening.mark, found);
+        if let Err(error) = self.ask_firewalld(backend, opening) {
+            self.close(opening)?;
+            return Err(error);
+        }
         Ok(backend)
     }
 
@@ -299,6 +321,9 @@ impl Firewall for Nftables {
         }
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
         let closed = self.ruleset.commit(&[table::kill(opening.mark)], None);
+        if let Some(Err(error)) = self.admissions.remove(&opening.mark).map(Admission::withdraw) {
+            log::firewall("close", &error);
+        }
         match self.tidy() {
             Ok(_) => Ok(()),
             Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
@@ -322,6 +347,13 @@ impl Firewall for Nftables {
             // There was no firewall, and still is none.
             return Ok(Standing::Whole);
         };
+        if let Some(admission) = self.admissions.get(&opening.mark) {
+            return Ok(match admission.is_due() {
+                false => Standing::Whole,
+                true if admission.stands()? => Standing::ChainGone,
+                true => Standing::Revoked,
+            });
+        }
         let ours = host::count(survey.rules(path), opening.mark);
         if ours >= opening.ports().count() {
             self.open.insert(opening.mark, survey.found(path));
@@ -339,9 +371,11 @@ impl Firewall for Nftables {
         };
         let slot = opening.mark.slot().get();
         let restored = self.transact("open the ports again", |this, survey| {
-            let path = match this.judge(&survey.listing) {
-                Ok((_, Some(path))) => path,
-                Ok((_, None)) if before.is_none() => return Ok((Vec::new(), Some(None))),
+            let (backend, path) = match this.judge(&survey.listing) {
+                Ok((backend, Some(path))) => (backend, path),
+                Ok((backend, None)) if before.is_none() => {
+                    return Ok((Vec::new(), Some((backend, None))));
+                }
                 Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {
                     return Ok((Vec::new(), None));
                 }
@@ -356,12 +390,13 @@ impl Firewall for Nftables {
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
             let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
-            changes.extend(host::head_rules(opening, path));
-            Ok((changes, Some(found)))
+            changes.extend(rules_for(opening, backend, Some(path)));
+            Ok((changes, Some((backend, found))))
         })?;
-        let Some(found) = restored else {
+        let Some((backend, found)) = restored else {
             return Ok(false);
         };
+        self.ask_firewalld(backend, opening)?;
         self.open.insert(opening.mark, found);
         Ok(true)
     }

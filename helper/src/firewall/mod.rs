@@ -4,9 +4,10 @@
 //! transaction; a failed one leaves nothing; what `close` leaves is what `open` found.
 //!
 //! To read in this order: `table` (what our own table says), `host` (the host's firewall and our
-//! rules in it), `kernel` (when what is done), then the forms: `expr`, `nft`, `crate::attribute`.
+//! rules in it), `kernel` (when what is done), `firewalld`, then the forms: `expr`, `nft`, `crate::attribute`.
 
 mod expr;
+mod firewalld;
 pub mod host;
 mod kernel;
 pub mod nft;
@@ -64,6 +65,8 @@ pub enum Backend {
     NixosIptables,
     /// The chain that the site's configuration names.
     NamedChain,
+    /// firewalld's zone of the interface, by rules with a time-out.
+    Firewalld,
     /// No input chain that drops.
     None,
 }
@@ -88,6 +91,12 @@ pub enum FirewallError {
         /// What was being done.
         step: &'static str,
     },
+    /// firewalld did not do what it was asked.
+    #[error(
+        "firewalld did not {0}: `journalctl -u firewalld` may say why; polkit has to let the user \
+         portcullis configure it, as the rules that come with the helper do"
+    )]
+    Firewalld(&'static str),
     /// The table of another running helper is there.
     #[error("another helper holds the table inet portcullis")]
     AnotherHelper,
@@ -100,7 +109,8 @@ pub enum Standing {
     Whole,
     /// The host's chain is there (not empty), and one of our rules is gone: an administrator removed it.
     Revoked,
-    /// The host's chain is gone or empty: a reload under way, or the firewall was stopped.
+    /// The host's chain is gone or empty: a reload under way, or the firewall was stopped. Or what
+    /// was asked of firewalld is to be asked again, before its time is over.
     ChainGone,
 }
 

@@ -1,0 +1,195 @@
+//! A host with firewalld, in a whole Debian with systemd and polkitd: the helper asks it, by the rule of
+//! polkit that comes with the helper, to open the ports, and to close them again. What firewalld cannot
+//! promise is shown, too: after the helper's death its time-out is what closes.
+
+#![cfg(test)]
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use portcullis_dbus::{DEFAULT_HTTP_PORT, TFTP_PORT};
+use portcullis_lab::{
+    lan::Lan,
+    machine, need_root,
+    netns::Netns,
+    nspawn::{BOB, Debian, Session},
+    probe::{self, Answer},
+    process::wait_until,
+    snapshot::{Snapshot, assert_same},
+};
+
+/// Longest time that anything short of firewalld's own time-out may take on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+/// firewalld's time-out is 60 s.
+const BY_ITSELF: Duration = Duration::from_secs(120);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SERVE: [&str; 6] = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--json"];
+/// Exit codes, as README lists them.
+const DONE: i32 = 0;
+const FAILED: i32 = 19;
+const ENDED: i32 = 23;
+
+struct Stage<'a> {
+    debian: &'a Debian<'a>,
+    outside: &'a Netns,
+    before: Snapshot,
+}
+
+/// Debian with firewalld, the package, and somebody who looks.
+#[track_caller]
+fn on_stage(play: impl FnOnce(&Stage<'_>)) {
+    need_root!(
+        "systemd-nspawn",
+        "debootstrap",
+        "nsenter",
+        "unshare",
+        "setpriv",
+        "ip",
+        "nft",
+        "cpio"
+    );
+    let lan = Lan::new().unwrap();
+    let host = Netns::new("firewalld").unwrap();
+    let outside = Netns::new("outside").unwrap();
+    lan.attach(&host, "eth0", Some("192.0.2.1/24")).unwrap();
+    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
+    let debian = Debian::boot(&host).unwrap();
+    debian.install().unwrap();
+    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
+    debian.sh("systemctl start firewalld && firewall-cmd --state").unwrap();
+    let before = Snapshot::take(&host).unwrap();
+    assert!(before.text().contains("table inet firewalld"), "{}", before.text());
+    let stage = Stage { debian: &debian, outside: &outside, before };
+    stage.assert_closed(SOON);
+    play(&stage);
+}
+
+impl Stage<'_> {
+    fn serving(&self) -> Session<'_> {
+        let mut session = self.debian.without_terminal(BOB, &SERVE).unwrap();
+        if let Err(error) = session.expect("\"event\":\"ready\"", SOON) {
+            panic!("{error}\n{}", self.journal());
+        }
+        assert!(session.said().unwrap().contains("\"backend\":\"firewalld\""));
+        self.assert_served();
+        session
+    }
+
+    /// Whether somebody outside is answered on UDP 69 and on the port for boot images.
+    fn served(&self) -> bool {
+        let read = b"\0\x01no-such-file\0octet\0";
+        let tftp = probe::udp(self.outside, (HOST, TFTP_PORT).into(), read).unwrap();
+        let http = probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap();
+        (tftp, http) == (Answer::Open, Answer::Open)
+    }
+
+    #[track_caller]
+    fn assert_served(&self) {
+        assert!(wait_until(SOON, || self.served()), "{}", self.journal());
+    }
+
+    /// What firewalld was told for the time being.
+    fn rich_rules(&self) -> String {
+        self.debian.sh("firewall-cmd --zone=public --list-rich-rules").unwrap()
+    }
+
+    /// Nothing of ours with firewalld, nothing in nf_tables, and nobody listens.
+    #[track_caller]
+    fn assert_closed(&self, limit: Duration) {
+        assert!(wait_until(limit, || self.rich_rules().trim().is_empty()), "{}", self.rich_rules());
+        let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
+        wait_until(SOON, || ruleset() == self.before);
+        assert_same(&self.before, &ruleset());
+        assert_ne!(
+            probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap(),
+            Answer::Open
+        );
+    }
+
+    fn journal(&self) -> String {
+        self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
+    }
+}
+
+#[test]
+fn firewalld_is_asked_to_open_and_to_close() {
+    on_stage(|stage| {
+        let mut session = stage.serving();
+        let rules = stage.rich_rules();
+        for port in ["67", "69", "4011", "64172"] {
+            let rule = format!("family=\"ipv4\" port port=\"{port}\"");
+            assert!(rules.contains(&rule), "{rules}");
+        }
+        assert_eq!(rules.trim().lines().count(), 4, "{rules}");
+
+        // Renewed before its time is over, without a moment in which it is closed.
+        let begun = Instant::now();
+        let renewed = wait_until(SOON, || {
+            assert!(stage.served(), "closed after {:?}\n{}", begun.elapsed(), stage.journal());
+            let now = stage.rich_rules();
+            now != rules && now.trim().lines().count() == 4
+        });
+        assert!(renewed, "{}", stage.rich_rules());
+
+        // What was only for the time being goes with a reload; it comes back.
+        stage.debian.sh("firewall-cmd --reload").unwrap();
+        stage.assert_served();
+
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        let left = stage.rich_rules();
+        assert!(wait_until(SOON, || stage.rich_rules().trim().is_empty()), "{left}");
+
+        // Killed, client or helper: nobody listens, and what is left with firewalld goes with its time.
+        let mut session = stage.serving();
+        session.kill("KILL").unwrap();
+        assert!(wait_until(SOON, || stage.rich_rules().trim().is_empty()), "{}", stage.journal());
+        let _ = session.exit(SOON);
+        let mut session = stage.serving();
+        stage.debian.sh("systemctl kill -s KILL portcullis-helper").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        assert!(!stage.served());
+        assert!(wait_until(BY_ITSELF, || stage.rich_rules().trim().is_empty()));
+    });
+}
+
+#[test]
+fn firewalld_may_refuse_and_an_administrator_revoke() {
+    on_stage(|stage| {
+        let mut session = stage.serving();
+        stage
+            .debian
+            .sh("firewall-cmd --zone=public --list-rich-rules | grep '\"69\"' | while read -r rule; do
+                     firewall-cmd --zone=public --remove-rich-rule=\"$rule\"
+                 done")
+            .unwrap();
+        assert_eq!(session.exit(2 * SOON), Ok(ENDED), "{}", stage.journal());
+        assert!(session.said().unwrap().contains("\"reason\":\"revoked\""));
+        stage.assert_closed(SOON);
+
+        // Without the rule of polkit: firewalld says no, and the user hears what is missing.
+        stage
+            .debian
+            .sh("sed -i s/FirewallD1.config/FirewallD1.nothing/ /usr/share/polkit-1/rules.d/50-portcullis.rules
+                 systemctl restart polkit")
+            .unwrap();
+        let (code, said) = stage.debian.run(BOB, &SERVE, SOON).unwrap();
+        assert_eq!(code, FAILED, "{said}\n{}", stage.journal());
+        assert!(said.contains("firewalld") && said.contains("polkit"), "{said}");
+        stage.assert_closed(SOON);
+
+        // A firewalld that is stopped while it decides about a lease: the lease ends.
+        stage
+            .debian
+            .sh("sed -i s/FirewallD1.nothing/FirewallD1.config/ /usr/share/polkit-1/rules.d/50-portcullis.rules
+                 systemctl restart polkit")
+            .unwrap();
+        let mut session = stage.serving();
+        stage.debian.sh("systemctl stop firewalld").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{}", stage.journal());
+        let left = Snapshot::take(stage.debian.netns()).unwrap();
+        assert!(wait_until(SOON, || !left.text().contains("portcullis")), "{}", left.text());
+    });
+}
