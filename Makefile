@@ -20,6 +20,7 @@ INSTALLED = \
 	$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml \
 	$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy \
 	$(datadir)/polkit-1/rules.d/50-portcullis.rules \
+	$(datadir)/polkit-1/rules.d/50-portcullis-firewalld.rules \
 	$(PREFIX)/lib/systemd/system/portcullis-helper.service \
 	$(PREFIX)/lib/sysusers.d/portcullis.conf \
 	$(PREFIX)/lib/systemd/catalog/portcullis.catalog \
@@ -83,7 +84,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECO
 	install -Dm644 dbus/org.portcullis.Netboot1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.portcullis.Netboot1.conf
 	install -Dm644 dbus/org.portcullis.Netboot1.xml $(DESTDIR)$(datadir)/dbus-1/interfaces/org.portcullis.Netboot1.xml
 	install -Dm644 polkit/org.portcullis.netboot1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.portcullis.netboot1.policy
-	install -Dm644 polkit/50-portcullis.rules $(DESTDIR)$(datadir)/polkit-1/rules.d/50-portcullis.rules
+	install -Dm644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/50-portcullis.rules polkit/50-portcullis-firewalld.rules
 	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
 	install -Dm644 systemd/portcullis.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/portcullis.catalog
 	install -Dm644 systemd/helper.toml $(DESTDIR)$(datadir)/doc/portcullis/helper.toml.example

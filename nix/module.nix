@@ -238,14 +238,6 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       {
-        assertion = !(firewalld || firewall.enable && backend == "firewalld");
-        message = ''
-          programs.portcullis cannot open ports in firewalld: its tables are its own, and nobody else may edit them.
-          Use NixOS' own firewall: services.firewalld.enable = false, and networking.firewall.backend = "nftables"
-          or "iptables". Or serve from another computer.
-        '';
-      }
-      {
         assertion = !(firewall.enable && firewall.filterOutput.enabled or false);
         message = ''
           programs.portcullis cannot work with networking.firewall.filterOutput: it refuses what the helper's sockets

@@ -172,7 +172,7 @@ fn firewalld_may_refuse_and_an_administrator_revoke() {
         // Without the rule of polkit: firewalld says no, and the user hears what is missing.
         stage
             .debian
-            .sh("sed -i s/FirewallD1.config/FirewallD1.nothing/ /usr/share/polkit-1/rules.d/50-portcullis.rules
+            .sh("sed -i s/FirewallD1.config/FirewallD1.nothing/ /usr/share/polkit-1/rules.d/50-portcullis-firewalld.rules
                  systemctl restart polkit")
             .unwrap();
         let (code, said) = stage.debian.run(BOB, &SERVE, SOON).unwrap();
@@ -183,7 +183,7 @@ fn firewalld_may_refuse_and_an_administrator_revoke() {
         // A firewalld that is stopped while it decides about a lease: the lease ends.
         stage
             .debian
-            .sh("sed -i s/FirewallD1.nothing/FirewallD1.config/ /usr/share/polkit-1/rules.d/50-portcullis.rules
+            .sh("sed -i s/FirewallD1.nothing/FirewallD1.config/ /usr/share/polkit-1/rules.d/50-portcullis-firewalld.rules
                  systemctl restart polkit")
             .unwrap();
         let mut session = stage.serving();

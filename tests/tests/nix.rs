@@ -233,10 +233,12 @@ fn good_configurations_are_taken_and_open_nothing() {
         assert_eq!(texts(&result["warnings"]), [""; 0], "{name}");
         // The options of the firewall are as without the module, but for what a case itself sets.
         let mut expected = firewall.clone();
-        if name == "nftables" {
+        if ["nftables", "firewalld"].contains(&name.as_str()) {
             for key in ["backend", "package"] {
                 expected["firewall"][key] = result["firewall"]["firewall"][key].clone();
             }
+        }
+        if name == "nftables" {
             expected["nftables"]["enable"] = true.into();
         }
         expected["firewall"]["enable"] = result["firewall"]["firewall"]["enable"].clone();

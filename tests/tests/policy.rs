@@ -227,13 +227,20 @@ fn polkit_keeps_no_answer_and_its_rule_looks_at_session_and_group_alone() {
         policy.lines().map(str::trim).filter(|line| line.starts_with("<allow_")).collect();
     assert_eq!(defaults.len(), 9, "three for each of three actions");
     assert!(defaults.iter().all(|line| line.contains(">auth_admin<")), "{defaults:?}");
-    let rule = read("50-portcullis.rules");
-    let looked_at = |object: &str| -> BTreeSet<String> {
+    let looked_at = |rule: &str, object: &str| -> BTreeSet<String> {
         let object = format!("{object}.");
         let uses = rule.split(&object).skip(1);
         uses.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()).collect()
     };
-    assert_eq!(looked_at("action"), BTreeSet::from(["id".to_owned()]));
+    let rule = read("50-portcullis.rules");
+    assert_eq!(looked_at(&rule, "action"), BTreeSet::from(["id".to_owned()]));
     let subject = ["active", "isInGroup", "local"].map(str::to_owned);
-    assert_eq!(looked_at("subject"), BTreeSet::from(subject));
+    assert_eq!(looked_at(&rule, "subject"), BTreeSet::from(subject));
+    // The helper's own user with firewalld, and nothing else.
+    let rule = read("50-portcullis-firewalld.rules");
+    assert_eq!(looked_at(&rule, "subject"), BTreeSet::from(["user".to_owned()]));
+    assert!(rule.contains("subject.user == \"portcullis\""), "{rule}");
+    let actions: Vec<_> = rule.split("action.id == ").skip(1).collect();
+    let config = "\"org.fedoraproject.FirewallD1.config";
+    assert!(actions.len() == 2 && actions.iter().all(|rest| rest.starts_with(config)), "{rule}");
 }
