@@ -33,7 +33,7 @@ INSTALLED = \
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo picture test test-nix fuzz soak bench bench-instructions install uninstall deps clean
+.PHONY: help build demo picture test test-nix fuzz soak bench bench-instructions install uninstall deb deps clean
 
 help: ## Shows these lines
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -106,6 +106,9 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECO
 uninstall: ## Removes what was installed
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	@test "$$(readlink $(DESTDIR)$(bindir)/pixiecore)" != portcullis || { set -x; rm -f $(DESTDIR)$(bindir)/pixiecore; }
+
+deb: build ## Builds what is installed as a Debian package, and says where it is
+	@packaging/deb $(BUILD) $(BUILD)
 
 deps: ## Installs what the tests and the demonstration need (Debian)
 	@tests/scripts/deps

@@ -105,7 +105,7 @@ impl Drop for Agent {
 }
 
 /// An executable of this name in PATH or the usual places.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(PLACES.map(PathBuf::from))

@@ -128,6 +128,19 @@ pub enum Color {
     Never,
 }
 
+/// What starts a helper where none is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// sudo(8).
+    Sudo,
+    /// polkit's pkexec(1).
+    Pkexec,
+    /// systemd's run0(1).
+    Run0,
+    /// Nothing does: without an installed helper, that is an error.
+    Never,
+}
+
 /// Which form of offer UEFI machines get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum UefiOffer {
@@ -343,6 +356,12 @@ pub struct Serving {
     /// Serve beside another DHCP server on this same computer, on the same interface.
     #[arg(long, help_heading = "Where")]
     pub dhcp_no_bind: bool,
+
+    /// Where no helper is installed: start the one that lies beside this program, or in ../libexec, for
+    /// this run alone, by this tool, which asks for a password itself. Nothing is installed, and the
+    /// helper ends with this program [default: asked at a terminal].
+    #[arg(long, value_name = "TOOL", value_enum, help_heading = "Without installing")]
+    pub via: Option<Via>,
 
     /// Options of all commands.
     #[command(flatten)]

@@ -14,6 +14,8 @@
 //! | 32 | no network interface will do, or several would |
 //! | 33 | `--dhcp-server`: another DHCP server is there |
 
+use std::path::Path;
+
 use portcullis_dbus::Error;
 
 /// What kind of failure, for the exit code. Errors of the contract have codes of their own.
@@ -91,20 +93,33 @@ fn unreachable_helper(cause: &zbus::Error, failure: impl Fn(String) -> Failure) 
                 zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_)
             ) =>
         {
-            failure("the helper that opens the ports (portcullis-helper) is not installed".to_owned())
-                .advise("install the package portcullis system-wide; on NixOS: programs.portcullis.enable = true;")
-                .advise("if it was installed just now: systemctl reload dbus.service")
+            not_installed(failure, Path::new("/etc/NIXOS").exists())
         }
         zbus::Error::Connection(..)
         | zbus::Error::InputOutput(_)
         | zbus::Error::Address(_)
-        | zbus::Error::Handshake(_) => {
-            failure(format!("the system bus cannot be reached: {text}"))
-                .advise("is dbus running on this system? (systemctl status dbus)")
-        }
-        _ => failure(format!("the helper (portcullis-helper) did not answer: {text}"))
-            .advise("systemctl status portcullis-helper.service, and journalctl -u portcullis-helper"),
+        | zbus::Error::Handshake(_) => failure(format!("the system bus cannot be reached: {text}"))
+            .advise("is dbus running on this system? (systemctl status dbus)"),
+        _ => failure(format!("the helper (portcullis-helper) did not answer: {text}")).advise(
+            "systemctl status portcullis-helper.service, and journalctl -u portcullis-helper",
+        ),
     }
+}
+
+fn not_installed(failure: impl Fn(String) -> Failure, nixos: bool) -> Failure {
+    let failure =
+        failure("the helper that opens the ports (portcullis-helper) is not installed".to_owned());
+    if nixos {
+        return failure
+            .advise("in the system's configuration: programs.portcullis.enable = true;")
+            .advise(
+                "nix run, nix shell and nix profile bring the programs, but neither polkit nor the \
+                 bus sees anything of ours by that",
+            );
+    }
+    failure
+        .advise("install the package portcullis system-wide")
+        .advise("if it was installed just now: systemctl reload dbus.service")
 }
 
 /// The helper ends before it answers; `said` is what it says of it, if anything.
@@ -168,6 +183,11 @@ mod tests {
         let failure = Failure::from(Error::ZBus(zbus::Error::FDO(Box::new(missing))));
         assert_eq!(failure.code, 22);
         assert!(failure.message.contains("not installed"), "{failure}");
+        let nixos = not_installed(|text| Failure { message: text, ..failure.clone() }, true);
+        assert_eq!(nixos.code, 22);
+        assert!(
+            nixos.advice.iter().any(|text| text.contains("programs.portcullis.enable = true;"))
+        );
         let bus = std::io::Error::from_raw_os_error(2);
         let failure = Failure::from(Error::ZBus(zbus::Error::InputOutput(bus.into())));
         assert_eq!(failure.code, 22);

@@ -23,6 +23,7 @@ pub mod ipxe;
 pub mod loaders;
 pub mod mac;
 pub mod machines;
+pub mod once;
 pub mod pixiecore_v1;
 pub mod read;
 pub mod report;

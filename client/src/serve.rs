@@ -44,6 +44,7 @@ use crate::{
     interfaces::{collect, direct_cable_advice},
     loaders::{self, coverage},
     machines::Machines,
+    once::{self, Way},
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
     session::{Lease, Request, Session, Sockets},
@@ -281,7 +282,10 @@ fn serve(
         count,
         requests,
     };
-    let result = runtime.block_on(run(&plan, changes, report));
+    let result = runtime.block_on(async {
+        let way = once::way(boot.via, &boot.common, report).await?;
+        run(&plan, way, changes, report).await
+    });
     // A read from a slow disk must not hold the end.
     runtime.shutdown_background();
     result
@@ -346,20 +350,44 @@ fn find_loaders(boot: &Serving, efi: Option<&EfiImage>, chain: bool) -> Result<L
 
 async fn run(
     plan: &Plan<'_>,
+    way: Way,
     mut changes: Option<mpsc::Receiver<String>>,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
-    let mut session = Session::connect().await?;
+    let (mut session, started) = tokio::select! {
+        biased;
+        () = interrupts.next() => return Err(dismissed(report)),
+        session = way.session() => session?,
+    };
+    let result = hold(plan, &mut session, &mut changes, &mut interrupts, report).await;
+    drop(session);
+    if let Some(started) = started {
+        started.end().await;
+    }
+    result
+}
+
+/// The user ended it before anything was open.
+fn dismissed(report: &mut Report) -> Failure {
+    report.interrupted();
+    let text = "you ended it before it was allowed: nothing was opened".to_owned();
+    Error::AuthenticationDismissed(text).into()
+}
+
+/// Opens, serves, and closes.
+async fn hold(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    changes: &mut Option<mpsc::Receiver<String>>,
+    interrupts: &mut Interrupts,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let opened = tokio::select! {
         // First, since an agent that Ctrl-C ended makes the helper answer as well.
         biased;
-        () = interrupts.next() => {
-            report.interrupted();
-            let text = "you ended it before it was allowed: nothing was opened".to_owned();
-            return Err(Error::AuthenticationDismissed(text).into());
-        }
-        opened = open(plan, &mut session, report) => opened?,
+        () = interrupts.next() => return Err(dismissed(report)),
+        opened = open(plan, session, report) => opened?,
     };
     // Of all that is open, also when it does not come to serving.
     let mut leases: Vec<Lease> = opened.iter().map(|(lease, _)| lease.clone()).collect();
@@ -372,9 +400,12 @@ async fn run(
     for (index, outlet) in outlets.iter().enumerate() {
         report.ready(&ready(plan, outlet, index + 1 == outlets.len()));
     }
-    let _awake = inhibit::sleep(session.connection()).await;
+    let _awake = match session.bus() {
+        Some(bus) => inhibit::sleep(bus).await,
+        None => None,
+    };
     if !outlets.is_empty() {
-        watch(&mut session, &mut outlets, &mut changes, &mut interrupts, report).await?;
+        watch(session, &mut outlets, changes, interrupts, report).await?;
         leases = outlets.iter().map(|outlet| outlet.lease.clone()).collect();
     }
     for outlet in &mut outlets {

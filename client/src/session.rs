@@ -7,16 +7,16 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, TcpListener, UdpSocket},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use portcullis_dbus::{
-    BOOT_SERVER_PORT, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
+    BOOT_SERVER_PORT, BUS_NAME, ClosedStream, DHCP_PORT, Error, Netboot1Proxy, TFTP_PORT,
     keys::{dhcp, fact, reason, request, socket},
 };
-use zbus::{Connection, OwnedVariant, Variant, proxy};
+use zbus::{Connection, OwnedVariant, Variant, connection, proxy};
 
 use crate::{
     exit::{Code, Failure},
@@ -128,6 +128,7 @@ pub struct Session {
     start: Start,
     closed: ClosedStream,
     owner: proxy::OwnerChangedStream<'static>,
+    bus: Option<Connection>,
     /// Something was opened, so that the helper's name may not change any more.
     holds: bool,
 }
@@ -148,14 +149,37 @@ impl Session {
     /// The bus cannot be reached (exit code 22).
     pub async fn connect() -> Result<Self, Failure> {
         let connect = async {
-            let connection =
-                zbus::connection::Builder::system().method_timeout(CALL).build().await?;
-            Self::watch(&connection).await
+            let connection = connection::Builder::system().method_timeout(CALL).build().await?;
+            Self::watch(&connection, Some(connection.clone())).await
         };
         connect.await.map_err(|error| Failure::from(Error::ZBus(error)))
     }
 
-    async fn watch(connection: &Connection) -> zbus::Result<Self> {
+    /// Speaks with a helper at the other end of a socket, without a bus between. `bus`: the system's,
+    /// for others.
+    ///
+    /// # Errors
+    /// There is no helper (any more).
+    pub async fn over(socket: UnixStream, bus: Option<Connection>) -> zbus::Result<Self> {
+        let connection = connection::Builder::unix_stream(socket).p2p().method_timeout(CALL);
+        Self::watch(&connection.build().await?, bus).await
+    }
+
+    /// The failure to tell if there is no helper on the bus, and the bus could start none.
+    pub async fn missing(&self) -> Option<Failure> {
+        let unknown = async {
+            let bus = zbus::fdo::DBusProxy::new(self.bus.as_ref()?).await.ok()?;
+            let owned = bus.name_has_owner(BUS_NAME.try_into().ok()?).await.ok()?;
+            let known = bus.list_activatable_names().await.ok()?;
+            let known = owned || known.iter().any(|name| name.as_str() == BUS_NAME);
+            (!known).then(|| zbus::fdo::Error::ServiceUnknown(BUS_NAME.to_owned()))
+        };
+        Some(Error::ZBus(zbus::Error::FDO(Box::new(unknown.await?))).into())
+    }
+
+    /// A helper at the other end of a socket gives no names: what is asked of a bus here is answered
+    /// with an error, and what a bus would tell is never told; that the socket ends is.
+    async fn watch(connection: &Connection, bus: Option<Connection>) -> zbus::Result<Self> {
         let proxy = Netboot1Proxy::builder(connection)
             .cache_properties(proxy::CacheProperties::No)
             .build()
@@ -163,7 +187,7 @@ impl Session {
         let closed = proxy.receive_lease_ended().await?;
         let owner = proxy.inner().receive_owner_changed().await?;
         let start = Start::new(connection).await?;
-        Ok(Self { proxy, start, closed, owner, holds: false })
+        Ok(Self { proxy, start, closed, owner, bus, holds: false })
     }
 
     /// Asks for the ports. May show a dialog, and then takes as long as the person there.
@@ -191,9 +215,9 @@ impl Session {
         Ok((Lease { number, facts: Facts::new(facts) }, sockets))
     }
 
-    /// The connection to the bus.
-    pub fn connection(&self) -> &Connection {
-        self.proxy.inner().connection()
+    /// The connection to the system bus, if there is one.
+    pub fn bus(&self) -> Option<&Connection> {
+        self.bus.as_ref()
     }
 
     /// Ends a lease. Another's needs the manage action, and may show a dialog.

@@ -1,8 +1,11 @@
-//! The one question to polkit.
+//! Who calls, and the one question to polkit.
 //!
 //! Guarantees: the subject is the bus name that the message being handled came from, never a
 //! process id; every failure (absent, slow, not understood) is a refusal; a question whose caller
 //! left, or whose time is over, is withdrawn. Trusts polkit's answer. Never remembers one.
+//!
+//! A helper that was started for one run is on no bus and asks nobody: the tool that started it did,
+//! before there was a helper. It hears one caller alone.
 
 use std::{
     collections::HashMap,
@@ -16,7 +19,11 @@ use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, ChangedStream, CheckAuthorizationFlags, Subject,
 };
 
-use crate::{limits, request::Details};
+use crate::{
+    caller::{Caller, Departure},
+    limits,
+    request::Details,
+};
 
 /// What polkit said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +53,36 @@ pub enum Dialog {
     Never,
 }
 
-/// Asks polkit over one connection.
+/// Who decides, and about whom.
 #[derive(Clone, Debug)]
-pub struct Authority {
-    connection: Connection,
+pub enum Authority {
+    /// polkit, about whoever calls over this bus.
+    Polkit(Connection),
+    /// sudo, pkexec or run0, which has decided about this caller by starting the helper.
+    Launcher(Caller),
 }
 
 impl Authority {
-    /// An authority that is asked over `connection`.
-    #[must_use]
-    pub fn new(connection: Connection) -> Self {
-        Self { connection }
+    /// Who calls.
+    ///
+    /// # Errors
+    /// As [`Caller::identify`].
+    pub async fn caller(&self, header: &Header<'_>) -> Result<Caller, Error> {
+        match self {
+            Self::Polkit(bus) => Caller::identify(bus, header).await,
+            Self::Launcher(caller) => Ok(caller.clone()),
+        }
+    }
+
+    /// Watches for the caller's leaving.
+    ///
+    /// # Errors
+    /// As [`Departure::watch`].
+    pub async fn departure(&self, caller: &Caller) -> Result<Departure, Error> {
+        match self {
+            Self::Polkit(bus) => Departure::watch(bus, &caller.name).await,
+            Self::Launcher(_) => Ok(Departure::with_the_helper()),
+        }
     }
 
     /// Asks whether the sender of `header` may do `action_id`; `details` are for a site's rules.
@@ -94,12 +120,13 @@ impl Authority {
         self.ask(&header, details.action, Some(details), never, future::pending()).await
     }
 
-    /// Hears whenever polkit's rules, or what they look at, may have changed.
-    ///
-    /// # Errors
-    /// When the bus does not take the subscription.
-    pub async fn changes(&self) -> zbus::Result<ChangedStream> {
-        self.proxy().await?.receive_changed().await
+    /// Hears whenever polkit's rules, or what they look at, may have changed. `None`: nobody is asked
+    /// who could.
+    pub async fn changes(&self) -> Option<ChangedStream> {
+        match self {
+            Self::Polkit(bus) => polkit(bus).await.ok()?.receive_changed().await.ok(),
+            Self::Launcher(_) => None,
+        }
     }
 
     async fn ask_once(
@@ -110,6 +137,9 @@ impl Authority {
         dialog: Dialog,
         left: impl Future<Output = ()>,
     ) -> Answer {
+        let Self::Polkit(bus) = self else {
+            return Answer::Yes;
+        };
         let (flags, patience, late) = match dialog {
             Dialog::Allowed => {
                 let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
@@ -120,7 +150,7 @@ impl Authority {
             }
         };
         let (Ok(subject), Ok(polkit)) =
-            (Subject::new_for_message_header(header), self.proxy().await)
+            (Subject::new_for_message_header(header), polkit(bus).await)
         else {
             return Answer::Unavailable;
         };
@@ -148,13 +178,10 @@ impl Authority {
         let _ = tokio::time::timeout(Duration::from_secs(1), withdrawal).await;
         answer
     }
+}
 
-    async fn proxy(&self) -> zbus::Result<AuthorityProxy<'static>> {
-        AuthorityProxy::builder(&self.connection)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await
-    }
+async fn polkit(bus: &Connection) -> zbus::Result<AuthorityProxy<'static>> {
+    AuthorityProxy::builder(bus).cache_properties(CacheProperties::No).build().await
 }
 
 /// Both flags at once is no answer that polkit gives; it is read as the refusal.

@@ -1,21 +1,25 @@
-//! Who calls: the unique name that the bus put on the message, and the uid that the bus vouches for.
+//! Who calls: the unique name that the bus put on the message, and the uid that the bus vouches for;
+//! or, where the helper was started for one run, the program at the other end of its socket, and the
+//! uid that the kernel vouches for.
 //!
 //! Guarantees: a [`Caller`] exists only after the bus answered for the very name that the message
-//! came from; an answer that fails is never read as some uid. Trusts the bus.
+//! came from, or the kernel for the very socket; an answer that fails is never read as some uid.
+//! Trusts the bus, and the tool that started a helper for one run for whom it asked.
 
-use std::fmt;
+use std::{future, os::fd::AsFd};
 
 use futures_util::StreamExt;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use portcullis_dbus::Error;
 use zbus::{
     Connection,
     fdo::{DBusProxy, NameOwnerChangedStream},
     message::Header,
-    names::OwnedUniqueName,
+    names::{OwnedUniqueName, UniqueName},
     proxy::CacheProperties,
 };
 
-/// A user id that the bus has vouched for. There is no default and no other way to make one.
+/// A user id that the bus or the kernel has vouched for. There is no default and no other way to make one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(u32);
 
@@ -32,8 +36,8 @@ impl Uid {
     }
 }
 
-impl fmt::Display for Uid {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Uid {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(formatter)
     }
 }
@@ -60,10 +64,34 @@ impl Caller {
         let uid = credentials.unix_user_id().ok_or_else(unknown)?;
         Ok(Self { name: name.clone().into(), uid: Uid(uid) })
     }
+
+    /// The program at the other end of a socket that was made by socketpair(2): its user is who made
+    /// the pair (SO_PEERCRED, unix(7)). `told`: the uids of whom the starting tool says it asked.
+    ///
+    /// # Errors
+    /// A sentence, when there is no such socket, or the tool asked nobody or somebody else.
+    pub fn at_the_other_end(socket: &impl AsFd, told: &[u32]) -> Result<Self, String> {
+        let peer = getsockopt(socket, PeerCredentials)
+            .map_err(|error| format!("standard input is no socket of portcullis: {error}"))?;
+        if told.is_empty() || told.iter().any(|uid| *uid != peer.uid()) {
+            return Err(format!(
+                "standard input was made by uid {}, and who was asked is {told:?} (SUDO_UID, \
+                 PKEXEC_UID): they must be the same",
+                peer.uid()
+            ));
+        }
+        let name = UniqueName::from_static_str(ALONE).map_err(|error| error.to_string())?;
+        Ok(Self { name: name.into(), uid: Uid(peer.uid()) })
+    }
 }
 
-/// Notices that a connection has left the bus.
-pub struct Departure {
+/// The name of the one caller where there is no bus that gives names.
+const ALONE: &str = ":once.0";
+
+/// Notices that a caller has left the bus.
+pub struct Departure(Option<Watch>);
+
+struct Watch {
     changes: NameOwnerChangedStream,
     bus: DBusProxy<'static>,
     name: OwnedUniqueName,
@@ -81,9 +109,15 @@ impl Departure {
             .receive_name_owner_changed_with_args(&[(0, name.as_str())])
             .await
             .map_err(|_| unknown())?;
-        let departure = Self { changes, bus, name: name.clone() };
+        let departure = Self(Some(Watch { changes, bus, name: name.clone() }));
         departure.still_here().await?;
         Ok(departure)
+    }
+
+    /// Of the one caller without a bus: the helper ends with its connection, and all leases with it.
+    #[must_use]
+    pub fn with_the_helper() -> Self {
+        Self(None)
     }
 
     /// Asks the bus whether the caller is still there.
@@ -91,7 +125,10 @@ impl Departure {
     /// # Errors
     /// `NotAuthorized` when it is not.
     pub async fn still_here(&self) -> Result<(), Error> {
-        match self.bus.name_has_owner(self.name.as_ref().into()).await {
+        let Some(watch) = &self.0 else {
+            return Ok(());
+        };
+        match watch.bus.name_has_owner(watch.name.as_ref().into()).await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(unknown()),
         }
@@ -100,7 +137,10 @@ impl Departure {
     /// Completes when the caller has left, or when the bus itself is gone. A unique name is never
     /// given to anybody else, so any change of its owner is its end.
     pub async fn left(&mut self) {
-        let _ = self.changes.next().await;
+        match &mut self.0 {
+            Some(watch) => drop(watch.changes.next().await),
+            None => future::pending().await,
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The privileged helper: request -> authority -> lease -> sockets + firewall. Where to begin
 //! reading: `README.md` beside this folder.
 //!
-//! Guarantees: nothing is bound or opened before polkit's yes for this caller and this request, and
-//! everything is bound to the life of the sockets and of this process. Trusts: the kernel, the bus
-//! (for the names of its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
+//! Guarantees: nothing is bound or opened before polkit's yes for this caller and this request (or, in a
+//! helper for one run, before sudo, pkexec or run0 has started it for this caller), and everything is
+//! bound to the life of the sockets and of this process. Trusts: the kernel, the bus (for the names of
+//! its peers) and polkit. Never: parses DHCP, TFTP or HTTP, opens a path that a
 //! client names, logs text that a client chose, starts a program.
 
 pub mod attribute;
@@ -12,6 +13,7 @@ pub mod caller;
 pub mod config;
 pub mod facts;
 pub mod firewall;
+pub mod guard;
 pub mod interface;
 mod journal;
 pub mod kernel;

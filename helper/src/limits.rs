@@ -72,6 +72,9 @@ pub const DHCP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 pub const TFTP_RECEIVE_BUFFER: usize = 1024 * 1024;
 /// Backlog of the TCP listener: a lab of machines that fetch their script at once.
 pub const TCP_BACKLOG: i32 = 512;
+/// User ids for a helper that is started for one run: the last 64 of those that systemd gives to
+/// services with DynamicUser= (systemd's UIDS-GIDS.md), which no distribution gives to anybody else.
+pub const ONCE_UIDS: std::ops::RangeInclusive<u32> = 65_456..=65_519;
 /// Longest wait for one answer of the kernel on a netlink socket.
 pub const NETLINK: Duration = Duration::from_secs(2);
 /// Largest netlink answer that is read, bytes (the kernel's own dump limit is 32 KiB a message).

@@ -1,22 +1,37 @@
 //! Start of the privileged helper: privileges, configuration, sweep, bus, in this order.
 
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{
+    error::Error,
+    io::{stderr, stdin},
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::Path,
+    process::ExitCode,
+};
 
+use nix::unistd::dup2_stdin;
 use portcullis_helper::{
+    caller::Caller,
     config::{self, Config},
     firewall::{Firewall, Nftables},
+    guard,
     kernel::Linux,
     log,
     notify::Notifier,
-    privileges, run,
+    privileges::{self, Become},
+    run,
     state::State,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 const USAGE: &str = "\
 portcullis-helper: opens the netboot ports for portcullis (started by the system bus)
 
   portcullis-helper            serve org.portcullis.Netboot1 on the system bus
+  portcullis-helper --once     serve the program whose socket is standard input, and only that
+                               (started by portcullis through sudo, pkexec or run0)
   portcullis-helper --sweep    remove what a helper that died has left in the firewall, and exit
   portcullis-helper --check-config [FILE]
                                say whether the configuration is good, by the exit code, too
@@ -29,7 +44,8 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
     let outcome = match arguments.as_slice() {
         [] => serve(),
-        [Some("--sweep")] => sweep(),
+        [Some("--once")] => once(),
+        [Some("--sweep")] => sweep(Become::Installed),
         [Some("--check-config")] => check_config(None),
         [Some("--check-config"), Some(file)] => check_config(Some(file)),
         [Some("--version")] => {
@@ -38,7 +54,7 @@ fn main() -> ExitCode {
         [Some("--help")] => print(USAGE),
         _ => {
             log::fatal(
-                &"portcullis-helper takes --sweep, --check-config [FILE], --version, --help, or nothing",
+                &"portcullis-helper takes --once, --sweep, --check-config [FILE], --version, --help, or nothing",
             );
             return ExitCode::from(2);
         }
@@ -54,12 +70,9 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
-    privileges::settle()?;
-    let config = config::load()?;
-    let mut firewall = Nftables::new(&config)?;
-    firewall.sweep()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    privileges::settle(Become::Installed)?;
+    let state = state()?;
+    runtime()?.block_on(async {
         // Signals first: a stop that comes while the bus is being asked is not lost.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -67,14 +80,50 @@ fn serve() -> Result<(), Box<dyn Error>> {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         };
         let connection = zbus::Connection::system().await?;
-        let linux = Linux(config.marks);
-        let state = State::new(config, Box::new(linux), Box::new(firewall));
         Ok(run::run(connection, state, &Notifier::from_environment(), stop).await?)
     })
 }
 
-fn sweep() -> Result<(), Box<dyn Error>> {
-    privileges::settle()?;
+/// One process serves, the other looks after it. Neither keeps standard input, so that the end of
+/// the first is seen by the program at the other end of the socket.
+fn once() -> Result<(), Box<dyn Error>> {
+    let socket = stdin().as_fd().try_clone_to_owned()?;
+    let told = ["SUDO_UID", "PKEXEC_UID"].map(|name| std::env::var(name).ok());
+    let told: Vec<u32> = told.iter().flatten().map(|uid| uid.parse()).collect::<Result<_, _>>()?;
+    let caller = Caller::at_the_other_end(&socket, &told)?;
+    dup2_stdin(stderr())?;
+    // No file system is kept from being unmounted.
+    std::env::set_current_dir("/")?;
+    privileges::settle(Become::Nobody)?;
+    if let Some(copy) = guard::split()? {
+        drop(socket);
+        return if guard::wait(copy)? { Ok(()) } else { sweep(Become::Nobody) };
+    }
+    let state = state()?;
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = async {
+            let _ = terminate.recv().await;
+        };
+        Ok(run::once(UnixStream::from(socket), caller, state, stop).await?)
+    })
+}
+
+/// What the site allows, and a firewall without what an earlier helper has left.
+fn state() -> Result<State, Box<dyn Error>> {
+    let config = config::load()?;
+    let mut firewall = Nftables::new(&config)?;
+    firewall.sweep()?;
+    let linux = Linux(config.marks);
+    Ok(State::new(config, Box::new(linux), Box::new(firewall)))
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn sweep(whom: Become) -> Result<(), Box<dyn Error>> {
+    privileges::settle(whom)?;
     // A configuration that became bad keeps nothing of ours in the firewall.
     let config = config::load().unwrap_or_else(|error| {
         log::fatal(&error);

@@ -6,11 +6,27 @@
 
 use std::io;
 
-use nix::unistd::{self, User};
-use rustix::thread::{self, CapabilitySet, CapabilitySets};
+use nix::unistd::{self, Gid, Group, Uid, User};
+use rustix::{
+    io::Errno,
+    process::getpriority_user,
+    thread::{self, CapabilitySet, CapabilitySets},
+};
+
+use crate::limits;
 
 /// The user that the helper runs as.
 pub const USER: &str = "portcullis";
+
+/// Whom the helper becomes when root starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Become {
+    /// The user [`USER`], which comes with the package.
+    Installed,
+    /// A user id that nobody has, for one run: nothing is installed, so nobody made a user; `nobody`
+    /// is shared, and who shares a user id can stop and kill the helper.
+    Nobody,
+}
 
 /// What the helper needs: CAP_NET_ADMIN for marks, filters and the firewall, CAP_NET_BIND_SERVICE
 /// for ports below 1024.
@@ -25,6 +41,13 @@ pub enum PrivilegeError {
          system user of that name"
     )]
     NoUser,
+    /// Every user id for one run has somebody.
+    #[error(
+        "no user id of {first} to {last} is free: end a helper of another run, or install the package",
+        first = limits::ONCE_UIDS.start(),
+        last = limits::ONCE_UIDS.end()
+    )]
+    NoFreeId,
     /// The user is root.
     #[error("the user {USER} has uid or gid 0: the helper never runs as root")]
     UserIsRoot,
@@ -48,9 +71,13 @@ pub enum PrivilegeError {
 ///
 /// # Errors
 /// When the process would have more or less than it needs.
-pub fn settle() -> Result<(), PrivilegeError> {
+pub fn settle(whom: Become) -> Result<(), PrivilegeError> {
     if unistd::geteuid().is_root() || unistd::getuid().is_root() {
-        become_user()?;
+        let (uid, gid) = match whom {
+            Become::Installed => installed()?,
+            Become::Nobody => free_id()?,
+        };
+        become_user(uid, gid)?;
     }
     let held = thread::capabilities(None).map_err(step("read capabilities"))?;
     if held.permitted != NEEDED || held.effective != NEEDED {
@@ -62,25 +89,45 @@ pub fn settle() -> Result<(), PrivilegeError> {
     thread::set_no_new_privs(true).map_err(step("set no_new_privs"))
 }
 
-/// Root's way down: bounding set first (needs CAP_SETPCAP), then groups, gid and uid (need
-/// CAP_SETGID and CAP_SETUID); keep-capabilities carries the permitted set over the last step.
-fn become_user() -> Result<(), PrivilegeError> {
+fn installed() -> Result<(Uid, Gid), PrivilegeError> {
     let user =
         User::from_name(USER).map_err(step("look up the user"))?.ok_or(PrivilegeError::NoUser)?;
     if user.uid.is_root() || user.gid.as_raw() == 0 {
         return Err(PrivilegeError::UserIsRoot);
     }
+    Ok((user.uid, user.gid))
+}
+
+/// The first id that is no user's, no group's and no process's. Two that start at once may find the
+/// same: they can then end each other, and nothing else.
+fn free_id() -> Result<(Uid, Gid), PrivilegeError> {
+    for id in limits::ONCE_UIDS {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        let known = User::from_uid(uid).map_err(step("look up a user"))?.is_some()
+            || Group::from_gid(gid).map_err(step("look up a group"))?.is_some();
+        // The kernel finds no process of that user (getpriority(2)).
+        let unused = || getpriority_user(rustix::process::Uid::from_raw(id)) == Err(Errno::SRCH);
+        if !known && unused() {
+            return Ok((uid, gid));
+        }
+    }
+    Err(PrivilegeError::NoFreeId)
+}
+
+/// Root's way down: bounding set first (needs CAP_SETPCAP), then groups, gid and uid (need
+/// CAP_SETGID and CAP_SETUID); keep-capabilities carries the permitted set over the last step.
+fn become_user(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
     for capability in CapabilitySet::all().difference(NEEDED) {
         // EINVAL: newer than this kernel, so not there to be dropped.
         match thread::remove_capability_from_bounding_set(capability) {
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(step("shrink the bounding set")(errno)),
         }
     }
     thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
     unistd::setgroups(&[]).map_err(step("drop groups"))?;
-    unistd::setresgid(user.gid, user.gid, user.gid).map_err(step("set the gid"))?;
-    unistd::setresuid(user.uid, user.uid, user.uid).map_err(step("set the uid"))?;
+    unistd::setresgid(gid, gid, gid).map_err(step("set the gid"))?;
+    unistd::setresuid(uid, uid, uid).map_err(step("set the uid"))?;
     thread::set_keep_capabilities(false).map_err(step("stop keeping capabilities"))?;
     let sets = CapabilitySets {
         effective: NEEDED,

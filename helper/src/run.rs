@@ -1,4 +1,5 @@
-//! The helper's life on the bus: appear, serve, look after the leases, leave.
+//! The helper's life on the bus: appear, serve, look after the leases, leave. Or without one, for the
+//! one program that it was started for, as long as that holds its end of the socket.
 //!
 //! Guarantees: the name is asked for once everything answers, without taking it from anybody, and
 //! its loss ends the helper; every lease is closed before a regular end. Leaving for idleness gives
@@ -6,21 +7,24 @@
 
 use std::{
     future::{self, Future},
+    os::unix::net::UnixStream,
     time::Duration,
 };
 
 use futures_util::StreamExt;
 use portcullis_dbus::{BUS_NAME, OBJECT_PATH};
 use zbus::{
-    Connection,
+    Connection, Guid, connection,
     fdo::{DBusProxy, NameLostStream, RequestNameFlags},
     proxy::CacheProperties,
 };
 
 use crate::{
+    authority::Authority,
+    caller::Caller,
     limits, log,
     notify::{self, Notifier},
-    service::Netboot,
+    service::{Netboot, tell},
     state::{CannotClose, State},
     watch::Watch,
 };
@@ -34,6 +38,9 @@ pub enum Failure {
     /// The bus took the name away, or is gone itself.
     #[error("the name on the bus is lost: another helper, or the bus ended")]
     NameLost,
+    /// The one caller did not begin to speak, or not as it should.
+    #[error("the program that this helper was started for does not answer: {0}")]
+    Alone(zbus::Error),
     /// An opening could not be removed.
     #[error(transparent)]
     CannotClose(#[from] CannotClose),
@@ -49,7 +56,7 @@ pub async fn run(
     notifier: &Notifier,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let netboot = Netboot::new(connection.clone(), state);
+    let netboot = Netboot::new(Authority::Polkit(connection.clone()), state);
     connection.object_server().at(OBJECT_PATH, netboot.clone()).await?;
     let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let mut lost = bus.receive_name_lost_with_args(&[(0, BUS_NAME)]).await?;
@@ -57,44 +64,88 @@ pub async fn run(
     notifier.tell(notify::READY);
     log::note("ready");
 
-    let outcome = look_after(&connection, &netboot, notifier, stop, &mut lost).await;
+    let outcome = look_after(&connection, &netboot, notifier, stop, Some(&mut lost)).await;
     notifier.tell(notify::STOPPING);
     let ended = netboot.state().end_all();
-    netboot.tell(ended).await;
+    tell(&connection, ended).await;
     // What is still open now is closed by the kernel, together with this process.
     let _ = tokio::time::timeout(limits::DRAIN, connection.graceful_shutdown()).await;
     outcome
 }
 
+/// Serves the one caller at the other end of a socket until it is gone, or `stop` completes.
+///
+/// # Errors
+/// As [`run`].
+pub async fn once(
+    socket: UnixStream,
+    caller: Caller,
+    state: State,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let mut stop = std::pin::pin!(stop);
+    let netboot = Netboot::new(Authority::Launcher(caller), state);
+    // The object is there before the first call is read.
+    let speaks = connection::Builder::unix_stream(socket)
+        .server(Guid::generate())
+        .p2p()
+        .serve_at(OBJECT_PATH, netboot.clone())
+        .build();
+    let connection = tokio::select! {
+        () = &mut stop => return Ok(()),
+        connection = speaks => connection.map_err(Failure::Alone)?,
+    };
+    log::note("ready");
+    let outcome = look_after(&connection, &netboot, &Notifier::default(), stop, None).await;
+    let ended = netboot.state().end_all();
+    tell(&connection, ended).await;
+    outcome
+}
+
+/// `lost`: the loss of the name on the bus; without a bus, the end of the connection is what ends the
+/// helper, and nothing else.
 async fn look_after(
     connection: &Connection,
     netboot: &Netboot,
     notifier: &Notifier,
     stop: impl Future<Output = ()>,
-    lost: &mut NameLostStream,
+    mut lost: Option<&mut NameLostStream>,
 ) -> Result<(), Failure> {
     let mut stop = std::pin::pin!(stop);
     let watchdog = notify::watchdog().unwrap_or(Duration::MAX);
-    let mut heed_polkit = std::pin::pin!(netboot.heed_polkit());
+    let mut heed_polkit = std::pin::pin!(netboot.heed_polkit(connection));
     let watch = Watch::open().inspect_err(|error| log::kernel("watch the firewall", error)).ok();
     loop {
         let next_tick = netboot.state().next_tick().min(watchdog);
         tokio::select! {
             () = &mut stop => return Ok(()),
-            _ = lost.next() => return Err(Failure::NameLost),
-            () = connection.closed() => return Err(Failure::NameLost),
+            () = name_lost(&mut lost) => return Err(Failure::NameLost),
+            () = connection.closed() => {
+                return lost.map_or(Ok(()), |_| Err(Failure::NameLost));
+            }
             () = &mut heed_polkit => {}
             () = firewall_changed(watch.as_ref()) => {}
             () = tokio::time::sleep(next_tick) => {}
         }
         notifier.tell(notify::ALIVE);
         let ended = netboot.state().tick()?;
-        netboot.tell(ended).await;
+        tell(connection, ended).await;
         let may_leave = netboot.state().may_leave();
-        if may_leave && leave(connection, netboot, lost).await? {
+        if let Some(lost) = &mut lost
+            && may_leave
+            && leave(connection, netboot, lost).await?
+        {
             log::note("leaving: nothing to do");
             return Ok(());
         }
+    }
+}
+
+/// Never completes where there is no name.
+async fn name_lost(lost: &mut Option<&mut NameLostStream>) {
+    match lost {
+        Some(lost) => drop(lost.next().await),
+        None => future::pending().await,
     }
 }
 

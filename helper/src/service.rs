@@ -41,7 +41,6 @@ use crate::{
 /// The object at [`OBJECT_PATH`].
 #[derive(Clone)]
 pub struct Netboot {
-    connection: Connection,
     authority: Authority,
     state: Arc<Mutex<State>>,
 }
@@ -91,10 +90,18 @@ impl Netboot {
 
     /// Ends a lease. One of the caller's user is ended without a question, and ending it again
     /// succeeds; any other needs the action `org.portcullis.netboot1.manage`.
-    async fn close(&self, lease: u64, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+    async fn close(
+        &self,
+        lease: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
         let caller = self.caller(&header).await?;
         let outcome = self.close_for(&caller, lease, &header).await;
-        outcome.inspect_err(|error| refused("Close", error, &caller, About::Number(lease)))
+        let ended =
+            outcome.inspect_err(|error| refused("Close", error, &caller, About::Number(lease)))?;
+        tell(connection, ended).await;
+        Ok(())
     }
 
     /// Says what `Open` would do with this request. Opens nothing and never shows a dialog.
@@ -152,11 +159,10 @@ impl Netboot {
 }
 
 impl Netboot {
-    /// The object for one connection.
+    /// The object for the callers that this authority decides about.
     #[must_use]
-    pub fn new(connection: Connection, state: State) -> Self {
-        let authority = Authority::new(connection.clone());
-        Self { connection, authority, state: Arc::new(Mutex::new(state)) }
+    pub fn new(authority: Authority, state: State) -> Self {
+        Self { authority, state: Arc::new(Mutex::new(state)) }
     }
 
     /// The state. Never held across an await: the guard cannot be sent between threads, so the
@@ -166,36 +172,19 @@ impl Netboot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells owners that their leases are over.
-    pub async fn tell(&self, ended: Vec<Ended>) {
-        for Ended { lease, owner, reason } in ended {
-            // An owner that has left in the meantime has nobody to be told.
-            let _ = self
-                .connection
-                .emit_signal(
-                    Some(owner.as_ref()),
-                    OBJECT_PATH,
-                    INTERFACE,
-                    "Closed",
-                    &(lease, reason),
-                )
-                .await;
-        }
-    }
-
     /// Asks polkit again, whenever its rules change, about every lease, and ends those that are
     /// refused now. A password that would be asked for is no refusal: it may have been given. Never
     /// completes.
-    pub async fn heed_polkit(&self) {
-        if let Ok(mut changes) = self.authority.changes().await {
+    pub async fn heed_polkit(&self, connection: &Connection) {
+        if let Some(mut changes) = self.authority.changes().await {
             while changes.next().await.is_some() {
-                self.ask_again().await;
+                self.ask_again(connection).await;
             }
         }
         future::pending().await
     }
 
-    async fn ask_again(&self) {
+    async fn ask_again(&self, connection: &Connection) {
         let question = |(id, lease): (u64, &Lease)| {
             let whole = lease.ends.saturating_sub(lease.opened).as_secs();
             let seconds = u32::try_from(whole).unwrap_or(limits::MAX_SECONDS_CEILING);
@@ -205,7 +194,7 @@ impl Netboot {
         for (id, owner, details) in leases {
             if self.authority.ask_again(&owner, &details).await == Answer::No {
                 let ended = self.state().end(id, reason::REVOKED);
-                self.tell(ended.into_iter().collect()).await;
+                tell(connection, ended).await;
             }
         }
     }
@@ -213,7 +202,7 @@ impl Netboot {
     /// Who calls. Notes the call first, so that the helper does not leave with it half done.
     async fn caller(&self, header: &Header<'_>) -> Result<Caller, Error> {
         self.state().touch();
-        Caller::identify(&self.connection, header).await
+        self.authority.caller(header).await
     }
 
     /// The checklist.
@@ -224,7 +213,7 @@ impl Netboot {
         header: &Header<'_>,
     ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
         let _question = self.begin_question(caller)?;
-        let mut departure = Departure::watch(&self.connection, &caller.name).await?;
+        let mut departure = self.authority.departure(caller).await?;
         let site = self.state().admit(request, caller.uid)?;
         self.authorize(header, &request.details(), &mut departure).await?;
         departure.still_here().await?;
@@ -250,7 +239,7 @@ impl Netboot {
             Details::of_lease(&lease.opening, seconds)
         };
         let _question = self.begin_question(caller)?;
-        let mut departure = Departure::watch(&self.connection, &caller.name).await?;
+        let mut departure = self.authority.departure(caller).await?;
         self.authorize(header, &details, &mut departure).await?;
         departure.still_here().await?;
         let mut state = self.state();
@@ -266,14 +255,14 @@ impl Netboot {
         caller: &Caller,
         lease: u64,
         header: &Header<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Ended>, Error> {
         let relation = self.state().leases.relation(lease, caller.uid);
         let reason = match relation {
             Relation::Own => reason::CLOSED,
-            Relation::OwnEnded => return Ok(()),
+            Relation::OwnEnded => return Ok(None),
             Relation::Unknown | Relation::Foreign => {
                 let _question = self.begin_question(caller)?;
-                let mut departure = Departure::watch(&self.connection, &caller.name).await?;
+                let mut departure = self.authority.departure(caller).await?;
                 // About an id that nobody has polkit is asked, too, so that the time which the
                 // answer takes tells nothing; but nobody is made to type a password for it.
                 let known = relation == Relation::Foreign;
@@ -287,9 +276,7 @@ impl Netboot {
                 reason::MANAGER
             }
         };
-        let ended = self.state().end(lease, reason);
-        self.tell(ended.into_iter().collect()).await;
-        Ok(())
+        Ok(self.state().end(lease, reason))
     }
 
     async fn authorize(
@@ -329,6 +316,15 @@ impl Netboot {
             netboot.state().end(lease, reason::OWNER_LEFT);
         });
         self.state().leases.watched_by(lease, watch.abort_handle());
+    }
+}
+
+/// Tells owners that their leases are over.
+pub async fn tell(connection: &Connection, ended: impl IntoIterator<Item = Ended>) {
+    for Ended { lease, owner, reason } in ended {
+        let (owner, told) = (Some(owner.as_ref()), (lease, reason));
+        // An owner that has left in the meantime has nobody to be told.
+        let _ = connection.emit_signal(owner, OBJECT_PATH, INTERFACE, "Closed", &told).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Two socket options that no crate here offers, and the only unsafe code of the helper.
+//! Two socket options that no crate here offers, and with guard.rs the only unsafe code of the helper.
 //!
 //! Guarantees: the kernel is given a pointer to a live `c_int` and its exact size, and nothing else.
 

@@ -25,6 +25,7 @@ pub mod rival;
 pub mod scene;
 pub mod snapshot;
 pub mod times;
+pub mod trace;
 
 pub use require::{Needs, missing};
 

@@ -42,12 +42,15 @@ const INJECT: &str = "tests/tests/inject.rs";
 const KEEP: &str = "tests/tests/keep.rs";
 const KILL: &str = "tests/tests/kill.rs";
 const RELOAD: &str = "tests/tests/reload.rs";
+const DEB: &str = "tests/tests/deb.rs";
+const VIA: &str = "tests/tests/once.rs";
 const SYSTEM: &str = "tests/tests/system.rs";
 const AUTHORITY: &str = "helper/tests/contract/authority.rs";
 const CONFIG: &str = "helper/tests/contract/config.rs";
 const CROWD: &str = "helper/tests/contract/crowd.rs";
 const ENDING: &str = "helper/tests/contract/ending.rs";
 const OPENING: &str = "helper/tests/contract/opening.rs";
+const ONCE: &str = "helper/tests/contract/once.rs";
 const PROCESS: &str = "helper/tests/contract/process.rs";
 const REAL: &str = "helper/tests/contract/real.rs";
 const SHAPE: &str = "helper/tests/contract/shape.rs";
@@ -120,8 +123,16 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
             ("helper/src/authority.rs", &["p1_only_a_plain_yes_is_a_yes"]),
+            (
+                ONCE,
+                &[
+                    "p1_the_one_caller_opens_what_the_site_allows_and_nobody_is_asked",
+                    "p1_the_caller_is_who_the_kernel_and_the_starting_tool_both_name",
+                    "p1_the_program_refuses_a_start_that_nobody_was_asked_about",
+                ],
+            ),
         ],
-        gap: "",
+        gap: "A helper for one run (`--via`) asks nobody: there the decision is that of sudo, pkexec or run0, which have started it for this caller.",
     },
     Promise {
         text: "Client exit, SIGKILL, or leaving the bus: refused again from outside at once, and the ruleset is what it was, within 1 s.",
@@ -141,7 +152,10 @@ const PROMISES: [Promise; 12] = [
                 "p2_a_lease_is_closed_even_when_its_rules_cannot_be_removed",
             ],
         )],
-        apart: &[(ENDING, &["p2_the_owner_leaves_and_only_its_lease_ends"])],
+        apart: &[
+            (ENDING, &["p2_the_owner_leaves_and_only_its_lease_ends"]),
+            (ONCE, &["p2_it_ends_with_its_caller_and_everything_with_it"]),
+        ],
         gap: "The kills in `make test` are 10 rounds each; 1,000 are `make soak`, which fails when more than half of them take longer than the second; refused at once holds in every round.",
     },
     Promise {
@@ -170,6 +184,7 @@ const PROMISES: [Promise; 12] = [
                     "p3_terminated_the_helper_closes_and_tells",
                 ],
             ),
+            (ONCE, &["p3_killed_it_leaves_nothing_and_so_does_its_guard"]),
         ],
         iptables: &[
             (
@@ -207,6 +222,8 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
             (REAL, &["p4_a_lease_lives_and_leaves_the_firewall_as_it_was"]),
+            (VIA, &["p4_a_run_through_pkexec_and_its_text_agent_leaves_nothing_whatever_ends_it"]),
+            (DEB, &["p4_purged_the_package_leaves_nothing"]),
             (
                 BOOT,
                 &[
@@ -228,6 +245,7 @@ const PROMISES: [Promise; 12] = [
             ),
         ],
         iptables: &[
+            (VIA, &["p4_a_run_through_sudo_leaves_nothing_whatever_ends_it"]),
             (FIREWALL, &["p4_closed_open_closed_and_nothing_is_left"]),
             (
                 BOOT,
@@ -348,6 +366,7 @@ const PROMISES: [Promise; 12] = [
         text: "One user cannot end, read or starve another's lease; quotas hold.",
         nftables: &[
             (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
+            (ONCE, &["p9_one_beside_another_is_refused_and_takes_nothing_from_it"]),
             (KEEP, &["p9_two_users_serve_two_networks_and_neither_touches_the_other"]),
         ],
         iptables: &[
@@ -414,6 +433,7 @@ const PROMISES: [Promise; 12] = [
     Promise {
         text: "Exposure of the unit at most 2.0, uid not 0, exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE.",
         nftables: &[
+            (ONCE, &["p10_both_of_its_processes_have_an_unused_uid_and_two_capabilities"]),
             (SYSTEM, &["p10_neither_client_nor_helper_has_more_than_it_needs"]),
             (FIREWALL, &["p10_net_admin_alone_is_enough"]),
         ],

@@ -98,7 +98,10 @@ pub enum FirewallError {
     )]
     Firewalld(&'static str),
     /// The table of another running helper is there.
-    #[error("another helper holds the table inet portcullis")]
+    #[error(
+        "another helper holds the table inet portcullis: the installed one, or one that was started \
+         for one run; it lets go when its last lease ends"
+    )]
     AnotherHelper,
 }
 

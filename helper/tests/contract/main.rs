@@ -23,6 +23,7 @@ mod hostile;
 mod lab;
 mod model;
 mod netns;
+mod once;
 mod opening;
 mod process;
 mod real;

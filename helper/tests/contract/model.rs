@@ -6,6 +6,7 @@ use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use portcullis_dbus::{BUS_NAME, Error, OBJECT_PATH};
 use portcullis_helper::{
+    authority::Authority,
     config::{self, Config},
     firewall::Standing,
     limits,
@@ -293,15 +294,15 @@ impl<'a> Pair<'a> {
         let state = State::new(site(), Box::new(kernel), Box::new(firewall));
         let serving = bus.connect().await;
         // As `run` does, but for its clock: here a tick comes when a step says so.
-        let netboot = Netboot::new(serving.clone(), state);
+        let netboot = Netboot::new(Authority::Polkit(serving.clone()), state);
         serving.object_server().at(OBJECT_PATH, netboot.clone()).await.unwrap();
         let flags = RequestNameFlags::DO_NOT_QUEUE;
         while serving.request_name_with_flags(BUS_NAME, flags).await.is_err() {
             // The bus has not noticed yet that the one before is gone.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let heeding = netboot.clone();
-        let heeding = tokio::spawn(async move { heeding.heed_polkit().await });
+        let heeding = (netboot.clone(), serving.clone());
+        let heeding = tokio::spawn(async move { heeding.0.heed_polkit(&heeding.1).await });
         let mut clients = Vec::new();
         let mut uids = Vec::new();
         for number in 0..CLIENTS {
