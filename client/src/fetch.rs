@@ -5,14 +5,12 @@
 //! given up after a time; nothing is read further than it is passed on. Proxies of the environment
 //! are not used.
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use axum::{
-    body::{Body, Bytes, to_bytes},
-    http::{
-        HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-        header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE, USER_AGENT},
-    },
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE, USER_AGENT},
 };
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -54,7 +52,7 @@ pub enum FetchError {
 
 /// A client whose connections are shared by its clones.
 #[derive(Clone)]
-pub struct Fetcher(Client<HttpsConnector<HttpConnector>, Body>);
+pub struct Fetcher(Client<HttpsConnector<HttpConnector>, String>);
 
 impl fmt::Debug for Fetcher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,7 +107,7 @@ impl Fetcher {
         headers: &HeaderMap,
     ) -> Result<Response<Incoming>, FetchError> {
         for _ in 0..=REDIRECTS {
-            let mut request = Request::new(Body::empty());
+            let mut request = Request::new(String::new());
             *request.method_mut() = method.clone();
             *request.uri_mut() = address.clone();
             *request.headers_mut() = headers.clone();
@@ -150,11 +148,15 @@ impl Fetcher {
             if response.status() != StatusCode::OK {
                 return Err(FetchError::Status(response.status()));
             }
-            let body = Body::new(response.into_body());
-            to_bytes(body, limit).await.map_err(|error| match length_limit(&error) {
-                true => FetchError::TooLong(limit),
-                false => connection(&error),
-            })
+            let mut body = response.into_body();
+            let mut octets = BytesMut::new();
+            while let Some(more) = next(&mut body).await {
+                octets.extend(more.map_err(|error| connection(&error))?);
+                if octets.len() > limit {
+                    return Err(FetchError::TooLong(limit));
+                }
+            }
+            Ok(octets.freeze())
         };
         timeout(within, read).await.unwrap_or(Err(FetchError::Timeout(within)))
     }
@@ -175,7 +177,7 @@ impl Fetcher {
             facts: Facts::of(&response),
             start: start.unwrap_or_default(),
             whole: start.is_none(),
-            body: Body::new(response.into_body()),
+            body: response.into_body(),
         })
     }
 
@@ -195,7 +197,7 @@ impl Fetcher {
         if facts.length == Some(0) {
             return Ok((Vec::new(), facts));
         }
-        let mut body = Body::new(response.into_body());
+        let mut body = response.into_body();
         let mut octets = Vec::new();
         let read = async {
             while octets.len() < limit {
@@ -227,7 +229,7 @@ pub struct Part {
     /// The place in the file of what comes first; [`Self::next`] leaves it to the caller.
     pub start: u64,
     whole: bool,
-    body: Body,
+    body: Incoming,
 }
 
 impl Part {
@@ -285,7 +287,7 @@ impl Facts {
 }
 
 /// The next octets of a body.
-async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+pub(crate) async fn next(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
     loop {
         let frame = std::future::poll_fn(|context| {
             http_body::Body::poll_frame(std::pin::Pin::new(&mut *body), context)
@@ -311,10 +313,6 @@ fn nobody_trusted() -> ClientConfig {
             |builder| builder.with_root_certificates(RootCertStore::empty()),
         )
         .with_no_client_auth()
-}
-
-fn length_limit(error: &axum::Error) -> bool {
-    error.source().is_some_and(|cause| cause.to_string().contains("length limit"))
 }
 
 /// The innermost cause is what says something: "connection refused", "invalid peer certificate".

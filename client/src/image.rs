@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
-use axum::http::Uri;
+use http::Uri;
 
 use crate::{
     fetch::{Facts, Fetcher},

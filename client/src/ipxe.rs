@@ -399,7 +399,7 @@ mod tests {
         let mut generation = generation(2, "");
         let remote = |address: &'static str| Remote {
             name: String::new(),
-            address: axum::http::Uri::from_static(address),
+            address: http::Uri::from_static(address),
             facts: Default::default(),
             direct: true,
             fetcher: Default::default(),

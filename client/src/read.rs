@@ -44,7 +44,8 @@ impl Piece {
         Self::File { file: Arc::new(file), start: 0, length, modified }
     }
 
-    fn is_unchanged(&self) -> bool {
+    /// Whether its file was not written to since it was opened.
+    pub(crate) fn is_unchanged(&self) -> bool {
         match self {
             Self::Memory(_) => true,
             Self::File { file, modified: then, .. } => modified(file) == *then,
@@ -112,7 +113,7 @@ impl Piece {
                 append(file, start.saturating_add(offset), count, buffer)?;
                 let end = u64::try_from(count).ok().and_then(|count| offset.checked_add(count));
                 if count > 0 && end == Some(*length) && !self.is_unchanged() {
-                    return Err(io::Error::other("the file was changed while it was being sent"));
+                    return Err(changed());
                 }
                 Ok(())
             }
@@ -153,6 +154,19 @@ impl Content {
     #[must_use]
     pub fn length(&self) -> u64 {
         self.0.iter().map(Piece::length).fold(0, u64::saturating_add)
+    }
+
+    /// What is left behind its first `offset` octets of the piece that they end in; nothing, if they
+    /// are all.
+    pub(crate) fn behind(&self, offset: u64) -> Option<Piece> {
+        let mut offset = offset;
+        for piece in &*self.0 {
+            if offset < piece.length() {
+                return Some(piece.without(offset));
+            }
+            offset -= piece.length();
+        }
+        None
     }
 
     /// Fills `room` from `offset` on as far as it can without waiting: with octets in memory and in
@@ -240,7 +254,13 @@ fn modified(file: &File) -> Option<SystemTime> {
     file.metadata().and_then(|facts| facts.modified()).ok()
 }
 
-fn shorter() -> io::Error {
+/// The end of a file is not given out, since not all of it is the same file's any more.
+pub(crate) fn changed() -> io::Error {
+    io::Error::other("the file was changed while it was being sent")
+}
+
+/// There are fewer octets than were announced.
+pub(crate) fn shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was being sent")
 }
 

@@ -1,8 +1,7 @@
 //! From a request to a response: which file, which part, which headers.
 //!
 //! Guarantees: only the script and the files of a machine's own generation can be reached, under the
-//! run's token; HEAD and GET have the same headers; every response from here has a
-//! `Content-Length`.
+//! run's token; HEAD and GET have the same headers.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,17 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    body::Body,
-    http::{HeaderValue, Method, Response, StatusCode, header, request::Parts},
-};
 use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
-    Peer, Server,
-    body::BlobBody,
+    Server,
+    body::{Body, Part},
     conditional::{Selection, Validators, select},
     remote,
+    request::Request,
 };
 use crate::{
     download::{Download, printable},
@@ -38,9 +35,9 @@ use crate::{
 const UP: &str = "/up";
 
 /// Answers HEAD and GET.
-pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
+pub(super) async fn answer(server: &Server, request: &Request, peer: IpAddr) -> Response<Body> {
     if request.uri.path() == UP {
-        return up(server, request);
+        return up(server, peer);
     }
     let Some((mac, file)) = parse_path(request.uri.path(), server.source.token()) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
@@ -114,9 +111,9 @@ pub(super) async fn answer(server: &Server, request: &Parts) -> Response<Body> {
 
 /// A booted system says that it is up. It knows this computer's address and port, and no token; who it
 /// is follows from its address.
-fn up(server: &Server, request: &Parts) -> Response<Body> {
-    let machine = match (request.extensions.get(), &server.interface) {
-        (Some(Peer(IpAddr::V4(peer))), Some(interface)) => neighbour(*peer, interface),
+fn up(server: &Server, peer: IpAddr) -> Response<Body> {
+    let machine = match (peer, &server.settings.interface) {
+        (IpAddr::V4(peer), Some(interface)) => neighbour(peer, interface),
         _ => None,
     };
     match machine.filter(|mac| server.admission.admitted(*mac)) {
@@ -250,7 +247,7 @@ impl Content {
 
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
-            Self::Blob(blob, _) => Body::new(BlobBody::new(blob.content.clone(), part, download)),
+            Self::Blob(blob, _) => Body::Part(Part::new(blob.content.clone(), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);
@@ -258,7 +255,7 @@ impl Content {
                 }
                 let bounds = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
                 let text = bounds.and_then(|(start, end)| text.get(start..end));
-                Body::from(text.map(Bytes::copy_from_slice).unwrap_or_default())
+                Body::Text(text.map(Bytes::copy_from_slice).unwrap_or_default())
             }
         }
     }
@@ -266,7 +263,7 @@ impl Content {
 
 fn script(
     server: &Server,
-    request: &Parts,
+    request: &Request,
     mac: MacAddr,
     role: Role,
     text: String,
@@ -280,7 +277,7 @@ fn script(
 
 fn respond(
     server: &Server,
-    request: &Parts,
+    request: &Request,
     mac: MacAddr,
     role: Role,
     content: &Content,
@@ -291,7 +288,7 @@ fn respond(
         Selection::Whole => (StatusCode::OK, 0..file.length),
         Selection::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
         Selection::NotModified => {
-            let mut response = Response::new(Body::empty());
+            let mut response = Response::new(Body::Nothing);
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             put(&mut response, header::ETAG, file.etag);
             // The length that a 200 would have (RFC 9110 section 8.6), or HEAD would be given a 0.
@@ -325,7 +322,7 @@ fn respond(
             file.length,
         )
     });
-    let body = if is_get { content.body(part.clone(), download) } else { Body::empty() };
+    let body = if is_get { content.body(part.clone(), download) } else { Body::Nothing };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     put(&mut response, header::CONTENT_TYPE, content.media_type());
@@ -345,7 +342,7 @@ fn respond(
 
 /// A short text, for people.
 pub(super) fn plain(status: StatusCode, text: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text.to_owned()));
+    let mut response = Response::new(Body::Text(text.to_owned().into()));
     *response.status_mut() = status;
     put(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
     put(&mut response, header::CONTENT_LENGTH, &text.len().to_string());

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use axum::http::{
+use http::{
     HeaderMap, HeaderName,
     header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE},
 };

@@ -1,7 +1,7 @@
 //! HTTP: the script, the kernel, the initrds and extra files; for UEFI HTTP boot all in one.
 //!
-//! The data's way: connection -> hyper -> `answer` (path, admission, source, `conditional`) ->
-//! `body`, or `remote` for what lies on another web server.
+//! The data's way: connection -> `request` -> `answer` (path, admission, source, `conditional`) ->
+//! `response` -> `files`, or `remote` for what lies on another web server.
 //!
 //! Guarantees: at most 256 connections, and 32 of one machine, each ended when it asks nothing, or
 //! takes nothing or next to nothing, for too long (`pace`); running out of descriptors pauses the accepting and does not end it; everything ends when
@@ -11,32 +11,25 @@
 mod answer;
 mod body;
 mod conditional;
+mod connection;
+mod files;
 mod pace;
 mod remote;
+mod request;
+mod response;
+mod socket;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddrV4},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddrV4, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, body::Body, http::Request, routing::get};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
 };
 
 use crate::{admission::Admission, event::Witness, source::Source};
-use pace::{LEAST, Pace, Paced, Places};
+use pace::{LEAST, Places};
 
 /// Connections at once. The next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -46,9 +39,6 @@ const HEADER_TIME: Duration = Duration::from_secs(30);
 
 /// Long enough for firmware that is busy with its memory; short enough for a lab's next machine.
 const STALL_TIME: Duration = Duration::from_secs(60);
-
-/// Octets that hyper gathers of a request's header; also bounds what it holds of a response.
-const BUFFER: usize = 16 * 1024;
 
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -83,18 +73,34 @@ impl Settings {
 }
 
 /// What every request needs.
-struct Server {
+pub struct Server {
     /// `http://ADDRESS:PORT`.
     base: String,
+    settings: Settings,
     source: Arc<dyn Source>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
-    interface: Option<String>,
 }
 
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-struct Peer(IpAddr);
+impl Server {
+    /// Serves what `source` has for each machine.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        source: Arc<dyn Source>,
+        witness: Arc<dyn Witness>,
+        admission: Arc<dyn Admission>,
+    ) -> Self {
+        let base = format!("http://{}", settings.address);
+        Self { base, settings, source, witness, admission }
+    }
+
+    /// Reads requests from a stream and answers them, until one side ends it, or takes too little for
+    /// too long.
+    pub async fn converse(&self, stream: TcpStream) {
+        connection::converse(stream, self).await;
+    }
+}
 
 /// Serves what `source` has for each machine on `listener` until the future is dropped, which cuts
 /// every connection.
@@ -119,7 +125,7 @@ pub async fn serve_http(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let router = router(&settings, source, witness, admission);
+    let server = Arc::new(Server::new(settings, source, witness, admission));
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let places = Places::default();
     let mut connections = JoinSet::new();
@@ -132,10 +138,10 @@ pub async fn serve_http(
             Ok((stream, peer)) => {
                 // What is one too many is closed at once.
                 let Some(place) = places.take(peer.ip()) else { continue };
-                let router = router.clone().layer(Extension(Peer(peer.ip())));
-                let connection = serve_connection(stream, settings.clone(), router);
+                let server = Arc::clone(&server);
                 connections.spawn(async move {
-                    connection.await;
+                    prepare(&stream, server.settings.stall);
+                    server.converse(stream).await;
                     drop((permit, place));
                 });
             }
@@ -146,48 +152,11 @@ pub async fn serve_http(
     }
 }
 
-/// What answers every request, whatever connection it came by.
-pub fn router(
-    settings: &Settings,
-    source: Arc<dyn Source>,
-    witness: Arc<dyn Witness>,
-    admission: Arc<dyn Admission>,
-) -> Router {
-    let base = format!("http://{}", settings.address);
-    let interface = settings.interface.clone();
-    let server = Arc::new(Server { base, source, witness, admission, interface });
-    Router::new().fallback_service(get(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move { answer::answer(&server, &request.into_parts().0).await }
-    }))
-}
-
-/// One connection until its end. What went wrong is told by the download that it cut short.
-async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
+/// Sets what an accepted connection is to have.
+fn prepare(stream: &TcpStream, stall: Duration) {
     // Both only improve matters: without them answers come later, and a dead machine holds its
     // place longer.
     let _ = stream.set_nodelay(true);
     // Covers a receiver that keeps its window closed, too (Linux 5.11).
-    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.stall));
-    converse(stream, &settings, router).await;
-}
-
-/// Reads requests from a stream of octets and answers them, until one side ends it, or takes too
-/// little for too long.
-pub async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    settings: &Settings,
-    router: Router,
-) {
-    let pace = Arc::new(Pace::default());
-    let stream = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header)
-        .max_buf_size(BUFFER)
-        .serve_connection(stream, TowerToHyperService::new(router));
-    tokio::select! {
-        _ = connection => {}
-        () = pace.too_slow(settings.stall, settings.least) => {}
-    }
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(stall));
 }

@@ -6,18 +6,13 @@
 
 use std::{
     collections::HashMap,
-    io::{self, IoSlice},
     net::IpAddr,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Octets in one window of time: 1 KiB a second, as windows are of a minute, with which an image of
 /// 1 GiB would take twelve days.
@@ -48,73 +43,15 @@ impl Pace {
         }
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        match written {
-            Poll::Pending => self.waits.store(true, Ordering::Relaxed),
-            Poll::Ready(Ok(octets)) => {
-                self.waits.store(false, Ordering::Relaxed);
-                let octets = u64::try_from(*octets).unwrap_or(u64::MAX);
-                self.taken.fetch_add(octets, Ordering::Relaxed);
-            }
-            Poll::Ready(Err(_)) => {}
-        }
-    }
-}
-
-/// A connection whose pace is noted.
-pub(super) struct Paced<T> {
-    stream: T,
-    pace: Arc<Pace>,
-}
-
-impl<T> Paced<T> {
-    /// Notes what goes out on `stream`.
-    pub fn new(stream: T, pace: Arc<Pace>) -> Self {
-        Self { stream, pace }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, octets);
-        self.pace.note(&written);
-        written
+    /// It takes no more at the moment.
+    pub fn waits(&self) {
+        self.waits.store(true, Ordering::Relaxed);
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.pace.note(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    /// It took so many octets.
+    pub fn takes(&self, octets: usize) {
+        self.waits.store(false, Ordering::Relaxed);
+        self.taken.fetch_add(u64::try_from(octets).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 

@@ -5,31 +5,23 @@
 //! the one that was chosen at the start is not passed on; a server that falls silent ends the
 //! download, and exactly the announced octets are sent or the connection is broken off.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::{
-    body::Body,
-    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts},
-};
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::timeout;
 
 use super::{
     Server,
     answer::{plain, put},
+    body::Body,
+    request::Request,
 };
 use crate::{
     download::Download,
     event::{Fact, Protocol, Role},
-    fetch::{ANSWER, Facts},
+    fetch::{self, ANSWER, Facts},
     image::Remote,
     mac::MacAddr,
 };
@@ -59,7 +51,7 @@ const ANSWERED: [header::HeaderName; 5] = [
 /// Answers HEAD and GET with what the other server answers.
 pub(super) async fn pass_on(
     server: &Server,
-    request: &Parts,
+    request: &Request,
     mac: MacAddr,
     role: Role,
     remote: &Remote,
@@ -102,7 +94,7 @@ pub(super) async fn pass_on(
                 .to_owned(),
         );
     }
-    let mut response = Response::new(Body::empty());
+    let mut response = Response::new(Body::Nothing);
     *response.status_mut() = status;
     put(&mut response, header::CONTENT_TYPE, "application/octet-stream");
     for name in ANSWERED {
@@ -119,7 +111,8 @@ pub(super) async fn pass_on(
             let name = remote.name.as_bytes();
             Download::new(Arc::clone(&server.witness), mac, Protocol::Http, role, name, size)
         });
-        *response.body_mut() = Body::new(RemoteBody::new(got.into_body(), start, download));
+        let body = RemoteBody::new(got.into_body(), announced(&response), start, download);
+        *response.body_mut() = Body::Remote(Box::new(body));
     }
     response
 }
@@ -136,90 +129,83 @@ fn range(response: &Response<Incoming>) -> (u64, Option<u64>) {
     bounds.map_or((0, None), |(first, last)| (first, Some(last.saturating_add(1))))
 }
 
+/// The octets that an answer says will follow.
+fn announced(response: &Response<Body>) -> Option<u64> {
+    let length = response.headers().get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.trim().parse().ok()
+}
+
 /// The octets as they come.
-struct RemoteBody {
+pub(super) struct RemoteBody {
     body: Incoming,
+    /// Announced and not yet come, if a length was announced.
+    left: Option<u64>,
     at: u64,
-    /// Runs only while the machine waits for the other server, not while that one waits for the
-    /// machine.
-    silence: Option<Pin<Box<Sleep>>>,
     download: Option<Download>,
 }
 
 impl RemoteBody {
-    fn new(body: Incoming, at: u64, download: Option<Download>) -> Self {
-        let mut new = Self { body, at, silence: None, download };
+    fn new(body: Incoming, left: Option<u64>, at: u64, download: Option<Download>) -> Self {
+        let mut new = Self { body, left, at, download };
         new.passed_on(0);
-        if http_body::Body::is_end_stream(&new.body) {
-            new.done();
-        }
         new
     }
 
-    fn passed_on(&mut self, octets: usize) {
+    /// Octets that are still to come, if that was announced.
+    pub fn length(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// The next octets; none at the end.
+    ///
+    /// # Errors
+    /// The other server is silent for too long, breaks off, or does not send what it announced.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let next = timeout(STALL, fetch::next(&mut self.body)).await;
+        let silent =
+            || io::Error::new(io::ErrorKind::TimedOut, "the file's own server stopped sending");
+        let broke_off = |why: &dyn std::fmt::Display| {
+            io::Error::other(format!("the file's own server broke off: {why}"))
+        };
+        let result = match next {
+            Err(_late) => Err(silent()),
+            Ok(Some(Err(error))) => Err(broke_off(&error)),
+            Ok(Some(Ok(octets))) => self.counted(octets).map(Some).ok_or_else(|| {
+                io::Error::other("the file's own server sends more than it announced")
+            }),
+            Ok(None) if self.left.is_some_and(|left| left > 0) => {
+                Err(broke_off(&"less came than it announced"))
+            }
+            Ok(None) => Ok(None),
+        };
+        if let Err(error) = &result
+            && let Some(download) = self.download.take()
+        {
+            download.ended(error.to_string());
+        }
+        result
+    }
+
+    /// Takes them off what was announced, if they are not more than that.
+    fn counted(&mut self, octets: Bytes) -> Option<Bytes> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(u64::try_from(octets.len()).ok()?)?;
+        }
+        Some(octets)
+    }
+
+    /// So many octets have gone to the machine.
+    pub fn passed_on(&mut self, octets: usize) {
         self.at = self.at.saturating_add(u64::try_from(octets).unwrap_or(u64::MAX));
         if let Some(download) = &mut self.download {
             download.progress(self.at);
         }
     }
 
-    fn done(&mut self) {
-        if let Some(download) = self.download.take() {
+    /// All of it has.
+    pub fn done(self) {
+        if let Some(download) = self.download {
             download.done();
         }
-    }
-
-    fn failed(&mut self, error: impl Into<io::Error>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let error = error.into();
-        if let Some(download) = self.download.take() {
-            download.ended(error.to_string());
-        }
-        Poll::Ready(Some(Err(error)))
-    }
-}
-
-impl http_body::Body for RemoteBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(STALL)));
-            ready!(silence.as_mut().poll(context));
-            return self.failed(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the file's own server stopped sending",
-            ));
-        };
-        self.silence = None;
-        match frame {
-            Some(Ok(frame)) => {
-                if let Some(octets) = frame.data_ref().map(Bytes::len) {
-                    self.passed_on(octets);
-                }
-                if self.body.is_end_stream() {
-                    self.done();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                self.failed(io::Error::other(format!("the file's own server broke off: {error}")))
-            }
-            None => {
-                self.done();
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

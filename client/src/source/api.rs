@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use http::Uri;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};

@@ -6,8 +6,8 @@
 //! copied in part differs there. Trusts the mirror beyond that, and to keep its files as they are:
 //! what machines then fetch from it, nobody here sees.
 
-use axum::http::Uri;
 use futures_util::future::try_join_all;
+use http::Uri;
 
 use super::url;
 use crate::{

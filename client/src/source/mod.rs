@@ -23,8 +23,8 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Uri;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use http::Uri;
 
 pub use efi::{add_efi_image, efi_program};
 use file::is_same;

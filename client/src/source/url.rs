@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
-use axum::http::Uri;
+use http::Uri;
 
 /// Where a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]

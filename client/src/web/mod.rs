@@ -32,7 +32,13 @@ use axum::{
     http::{Request, Response, StatusCode},
     routing::any,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use portcullis_dbus::Error;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
@@ -40,7 +46,6 @@ use tokio::{
 
 use crate::{
     exit::{Code, Failure},
-    http::{Settings, converse},
     source::token,
 };
 use events::Feed;
@@ -55,6 +60,8 @@ const CONNECTIONS: usize = 64;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// For a page to take anything of what it is told: a reader that has stopped loses its place.
 const STALL_TIME: Duration = Duration::from_secs(10);
+/// Octets of a request's head, and of what is sent at a time.
+const BUFFER: usize = 16 * 1024;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Characters of a secret: 128 random bits.
@@ -138,12 +145,6 @@ impl Door {
             hosts.push(format!("localhost:{port}"));
         }
         let gate = Arc::new(Gate::new(hosts, self.secret));
-        let settings = Settings {
-            header: HEADER_TIME,
-            stall: STALL_TIME,
-            least: 1,
-            ..Settings::new(self.address)
-        };
         let mut connections = JoinSet::new();
         let mut guests: Vec<Guest> = Vec::new();
         loop {
@@ -160,8 +161,7 @@ impl Door {
                     }
                     let knows = Arc::default();
                     let router = router(&gate, &feed, &knows);
-                    let task =
-                        connections.spawn(serve_connection(stream, settings.clone(), router));
+                    let task = connections.spawn(serve_connection(stream, router));
                     guests.push(Guest { task, knows });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -185,10 +185,18 @@ fn router(gate: &Arc<Gate>, feed: &Arc<Feed>, knows: &Arc<AtomicBool>) -> Router
     }))
 }
 
-async fn serve_connection(stream: TcpStream, settings: Settings, router: Router) {
+async fn serve_connection(stream: TcpStream, router: Router) {
     // Without it an event comes later.
     let _ = stream.set_nodelay(true);
-    converse(stream, &settings, router).await;
+    // Ends a reader that takes nothing (Linux 5.11): without it, it keeps its place.
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(STALL_TIME));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Whoever was at the other end is gone, or broke the rules.
+    let _ = connection.await;
 }
 
 fn respond(

@@ -512,6 +512,163 @@ fn one_machine_has_32_connections_and_the_next_is_closed() {
     }));
 }
 
+/// Where pieces in memory lie between files, and where several requests come at once.
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    let server = serve(in_pieces());
+    let mut stream = server.connect();
+    let mut requests = String::new();
+    for (range, close) in [("0-299999", ""), ("149000-299999", ""), ("998-150600", "close")] {
+        requests += &format!(
+            "GET {} HTTP/1.1\r\nHost: x\r\nRange: bytes={range}\r\nConnection: {close}\r\n\r\n",
+            path("kernel")
+        );
+    }
+    stream.write_all(requests.as_bytes()).unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).unwrap();
+    let whole = content(300_000);
+    for part in [0..300_000, 149_000..300_000, 998..150_601] {
+        let head = answers.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        assert!(answers[head..].starts_with(&whole[part.clone()]), "{part:?}");
+        answers.drain(..head + part.len());
+    }
+    assert!(answers.is_empty());
+}
+
+#[test]
+fn a_head_that_comes_octet_by_octet_is_answered_like_another() {
+    let server = serve(blob(b"kernel"));
+    let mut stream = server.connect();
+    stream.set_nodelay(true).unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nConnection: close\r\n\r\n", path("kernel"));
+    for octet in request.as_bytes() {
+        stream.write_all(&[*octet]).unwrap();
+        std::thread::yield_now();
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"\r\n\r\nkernel"));
+}
+
+/// What is sent, the heads that come back but for their dates, and whether that ends the connection.
+#[test]
+fn connections_end_when_they_should_and_not_before() {
+    let server = serve(blob(b"kernel"));
+    let get = |version: &str, fields: &str| {
+        format!("GET {} HTTP/{version}\r\nHost: x\r\n{fields}\r\n", path("initrd0"))
+    };
+    let head = |line: &str, field: &str| {
+        format!(
+            "http/{line}\r\ncontent-type: application/octet-stream\r\netag: \"5\"\r\n\
+             accept-ranges: bytes\r\nlast-modified: sun, 06 nov 1994 08:49:37 gmt\r\n\
+             content-length: 5\r\n{field}\r\nfirst"
+        )
+    };
+    let refused = |line: &str, field: &str| {
+        format!("http/1.1 {line}\r\n{field}content-length: 0\r\nconnection: close\r\n\r\n")
+    };
+    let (bad, method) = (refused("400 bad request", ""), "405 method not allowed");
+    for (octets, answer, ends) in [
+        (get("1.1", ""), head("1.1 200 ok", ""), false),
+        (get("1.1", "Connection: close\r\n"), head("1.1 200 ok", "connection: close\r\n"), true),
+        (get("1.1", "Expect: 100-continue\r\n"), head("1.1 200 ok", ""), false),
+        (get("1.0", ""), head("1.0 200 ok", ""), true),
+        (
+            get("1.0", "Connection: keep-alive\r\n"),
+            head("1.0 200 ok", "connection: keep-alive\r\n"),
+            false,
+        ),
+        // No request may hide in another's content.
+        (get("1.1", "Content-Length: 5\r\n") + &get("1.1", ""), bad.clone(), true),
+        (get("1.1", "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", bad.clone(), true),
+        (get("1.1", "A: b\r\n c\r\n"), bad.clone(), true),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+            refused(method, "allow: get, head\r\n"),
+            true,
+        ),
+        ("PRI * HTTP/2.0\r\n\r\n".to_owned(), refused("505 http version not supported", ""), true),
+        (
+            format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(20_000)),
+            refused("431 request header fields too large", ""),
+            true,
+        ),
+        ("\0\u{1}\r\n\r\n".to_owned(), bad, true),
+    ] {
+        let mut stream = server.connect();
+        stream.write_all(octets.as_bytes()).unwrap();
+        let mut came = vec![0; answer.len() + DATE];
+        stream.read_exact(&mut came).unwrap();
+        let came = String::from_utf8(came).unwrap().to_lowercase();
+        let dated = came.lines().position(|line| line.starts_with("date: ")).unwrap();
+        let came: String = came
+            .split_inclusive("\r\n")
+            .enumerate()
+            .filter(|(line, _)| *line != dated)
+            .map(|(_, text)| text)
+            .collect();
+        assert_eq!(came, answer, "{octets:.200}");
+        if !ends {
+            stream.write_all(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
+            let mut next = [0; 12];
+            stream.read_exact(&mut next).unwrap();
+            assert_eq!(&next, b"HTTP/1.1 404");
+        } else {
+            // An end, and no reset.
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{octets:.200}");
+        }
+    }
+}
+
+/// Octets of a `Date` line.
+const DATE: usize = "date: sun, 06 nov 1994 08:49:37 gmt\r\n".len();
+
+#[test]
+fn a_file_that_is_not_in_the_page_cache_arrives_whole() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let local = folder.path().join("image");
+    let octets = content(9_000_001);
+    std::fs::write(&local, &octets).unwrap();
+    let file = std::fs::File::open(&local).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let server = serve(blob_of(file, 9_000_001));
+    let (_, body) = server.raw("GET", &path("kernel"), "");
+    assert!(body == octets);
+}
+
+/// Files that the kernel makes when they are read cannot be sent by it (EINVAL of sendfile(2)).
+#[test]
+fn a_file_that_the_kernel_cannot_send_is_read() {
+    let octets = std::fs::read("/proc/self/cmdline").unwrap();
+    let length = octets.len() as u64;
+    let server = serve(blob_of(std::fs::File::open("/proc/self/cmdline").unwrap(), length));
+    let (_, body) = server.raw("GET", &path("kernel"), "");
+    assert_eq!(body, octets);
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[1], Fact::TransferDone { sent, .. } if sent == length), "{facts:?}");
+}
+
+#[test]
+fn the_end_of_a_file_that_is_written_to_while_it_is_sent_is_kept_back() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(64 << 20).unwrap();
+    let writer = file.try_clone().unwrap();
+    let server = serve(blob_of(file, 64 << 20));
+    let mut stream = server.connect();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path("kernel"));
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    writer.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 64 << 20);
+    let facts = server.facts.wait(2);
+    let Fact::TransferEnded { reason, .. } = &facts[1] else { panic!("{facts:?}") };
+    assert_eq!(reason, "the file was changed while it was being sent");
+}
+
 #[test]
 fn a_file_that_became_shorter_breaks_the_connection() {
     let file = tempfile::tempfile().unwrap();

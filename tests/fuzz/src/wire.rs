@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use portcullis::{
         Decision, Memory, Policy, Port, Query, UefiOffer, decide, leave, offers::Offer, screen,
     },
     event::{Fact, OfferForm, Witness},
-    http::{Settings, converse, router},
+    http::{Server, Settings},
     image::{Blob, Cpu, EfiImage, Generation, Loader, Loaders, MenuItem, NoEfiImage, Signature},
     mac::MacAddr,
     read::{Content, Piece},
@@ -28,7 +29,10 @@ use portcullis::{
         tftp::{MAX_REQUEST, Packet},
     },
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The token in the corpora of HTTP.
@@ -284,7 +288,7 @@ impl Admission for Everybody {
 
 thread_local! {
     static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap(),
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
     );
 }
 
@@ -303,18 +307,22 @@ pub fn http(octets: &[u8]) {
     let facts = Arc::new(Facts::default());
     let settings = Settings::new(SocketAddrV4::new(SERVER, 64172));
     let source = Arc::new(Same(Arc::new(generation)));
-    let router = router(&settings, source, facts.clone(), Arc::new(Everybody));
+    let server = Server::new(settings, source, facts.clone(), Arc::new(Everybody));
     let answer = RUNTIME.with_borrow(|runtime| {
         runtime.block_on(async {
-            let (theirs, ours) = tokio::io::duplex(64 * 1024);
-            let (mut reading, mut writing) = tokio::io::split(theirs);
+            let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+            theirs.set_nonblocking(true).unwrap();
+            ours.set_nonblocking(true).unwrap();
+            // Any stream socket will do.
+            let ours = TcpStream::from_std(OwnedFd::from(ours).into()).unwrap();
+            let (mut reading, mut writing) = UnixStream::from_std(theirs).unwrap().into_split();
             let mut answer = Vec::new();
             let talk = async {
                 let _ = writing.write_all(octets).await;
                 let _ = writing.shutdown().await;
             };
             let listen = reading.read_to_end(&mut answer);
-            let (_, (), read) = tokio::join!(converse(ours, &settings, router), talk, listen);
+            let (_, (), read) = tokio::join!(server.converse(ours), talk, listen);
             read.unwrap();
             answer
         })
