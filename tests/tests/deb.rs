@@ -1,28 +1,23 @@
-//! Level 4: the Debian package. Installed by dpkg it serves an ordinary user's machine, goes on doing
-//! so while it is installed again, and purged it leaves files, accounts, processes and rules as they
+//! Level 4: the Debian package. Installed by dpkg, an ordinary user boots a machine with it; it goes
+//! on serving while it is installed again, and purged it leaves files, accounts, processes and rules as they
 //! were.
 
 #![cfg(test)]
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use portcullis_dbus::DEFAULT_HTTP_PORT;
 use portcullis_lab::{
-    boot_client::{ask, message, option},
     host,
     lan::Lan,
-    machine, need_root,
+    machine::{self, Firmware, Machine, marker},
+    need_root,
     netns::Netns,
     nixos::{self, Flavour, Settings},
     nspawn::{BOB, Debian},
     probe::{self, Answer},
-    process::{finish, wait_until},
+    process::finish,
+    rival::Rival,
     trace::Trace,
 };
 
@@ -64,7 +59,9 @@ fn p4_purged_the_package_leaves_nothing() {
         "iptables",
         "cpio",
         "dpkg-shlibdeps",
-        "strip"
+        "strip",
+        "dnsmasq",
+        "qemu-system-x86_64"
     );
     let directory = tempfile::tempdir().unwrap();
     let package = package(directory.path());
@@ -75,7 +72,8 @@ fn p4_purged_the_package_leaves_nothing() {
     nixos::start(&netns, Flavour::Nftables, &Settings::default()).unwrap();
     let debian = Debian::boot(&netns).unwrap();
     debian.copy(Path::new(&package), "/srv/portcullis.deb").unwrap();
-    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
+    let image = machine::image().unwrap();
+    debian.copy(&image, "/srv/image").unwrap();
     // Each login's own processes would stay for a while after it: now they stay for good.
     debian.sh("systemctl start polkit; loginctl enable-linger bob").unwrap();
     debian.run(BOB, &["true"], SOON).unwrap();
@@ -90,20 +88,17 @@ fn p4_purged_the_package_leaves_nothing() {
     if let Err(error) = session.expect("\"event\":\"ready\"", SOON) {
         panic!("{error}\n{}", journal());
     }
-    // The firmware of a machine asks, and is told what to load.
-    let mac = [2, 0, 0, 0, 0, 9];
-    let discover =
-        message(mac, &[(53, &[1]), (60, b"PXEClient:Arch:00000:UNDI:002001"), (93, &[0, 0])]);
-    let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
-    let mut told = Vec::new();
-    let offered = wait_until(SOON, || {
-        let limit = (1, Duration::from_secs(3));
-        told = ask(&outside, "eth0", 68, &discover, &[everybody], limit).unwrap();
-        !told.is_empty()
-    });
-    assert!(offered, "{}", session.said().unwrap());
-    assert_eq!(told[0].0, SocketAddrV4::new(HOST, 67));
-    assert_eq!(option(&told[0].1, 53), Some(vec![2]), "an offer");
+    // Who gives out addresses is somebody else; the machine boots from bob.
+    let router = Netns::new("router").unwrap();
+    lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
+    let _rival = Rival::start(&router, "eth0", &[]).unwrap();
+    let mac = "52:54:00:00:00:09";
+    let mut machine = Machine::start(&lan, Firmware::Bios, mac).unwrap();
+    let (cmdline, _) = machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
+    assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
+    assert_eq!(machine.initrd().unwrap(), marker(&image).unwrap());
+    drop(machine);
+    assert!(session.said().unwrap().contains(mac), "{:?}", session.said());
     let http = || probe::tcp(&outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap();
     assert_eq!(http(), Answer::Open);
 

@@ -1,6 +1,6 @@
 //! Level 4: a user of a Debian on which nothing of ours is installed. sudo or pkexec start the helper
-//! for one run, with a real password on a real terminal, behind NixOS' firewall; and whatever ends the
-//! run, and however, files, users, processes and rules are what they were.
+//! for one run, with a real password on a real terminal, behind NixOS' firewall; a machine boots from it;
+//! and whatever ends the run, and however, files, users, processes and rules are what they were.
 
 #![cfg(test)]
 
@@ -10,12 +10,14 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT}
 use portcullis_lab::{
     host,
     lan::Lan,
-    machine, need_root,
+    machine::{self, Firmware, Machine},
+    need_root,
     netns::Netns,
     nixos::{self, Flavour, Settings},
     nspawn::{ADMIN_PASSWORD, ALICE, Debian, Login, Session},
     probe::{self, Answer},
     process::wait_until,
+    rival::Rival,
     trace::Trace,
 };
 
@@ -39,6 +41,7 @@ const APART: [&str; 3] = ["/var/lib/sudo", "/run/sudo", "/home/carol/.sudo_as_ad
 
 struct Stage<'a> {
     debian: &'a Debian<'a>,
+    lan: &'a Lan,
     outside: &'a Netns,
     before: Trace,
 }
@@ -74,7 +77,7 @@ fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
     debian.sh("loginctl enable-linger carol alice").unwrap();
     debian.run(CAROL, &["true"], SOON).unwrap();
     let before = Trace::take(&debian, &APART).unwrap();
-    let stage = Stage { debian: &debian, outside: &outside, before };
+    let stage = Stage { debian: &debian, lan: &lan, outside: &outside, before };
     stage.assert_untouched();
     play(&stage);
     stage.assert_untouched();
@@ -170,6 +173,7 @@ impl Stage<'_> {
 
 #[test]
 fn p4_a_run_through_sudo_leaves_nothing_whatever_ends_it() {
+    need_root!("dnsmasq", "qemu-system-x86_64");
     on_stage(Flavour::Iptables, |stage| {
         // Chosen at the terminal, in words; and ended there.
         let mut session = stage.debian.on_terminal(CAROL, &Stage::words(&[])).unwrap();
@@ -186,6 +190,16 @@ fn p4_a_run_through_sudo_leaves_nothing_whatever_ends_it() {
             }
             assert!(!status.contains("Uid:\t0"), "{status}");
         }
+        // It serves: a machine boots, with an address of somebody else's.
+        let router = Netns::new("router").unwrap();
+        stage.lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
+        let rival = Rival::start(&router, "eth0", &[]).unwrap();
+        let mac = "52:54:00:00:00:04";
+        let mut machine = Machine::start(stage.lan, Firmware::Bios, mac).unwrap();
+        let (cmdline, _) =
+            machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
+        assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
+        drop((machine, rival));
         session.terminal().unwrap().interrupt().unwrap();
         assert_eq!(session.exit(SOON), Ok(DONE), "{:?}", session.said());
         let said = session.said().unwrap();
