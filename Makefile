@@ -56,10 +56,10 @@ test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)
 
 # The folder lib of nixpkgs, or of the repository nix-community/nixpkgs.lib.
 NIXPKGS_LIB ?=
-test-nix: ## Evaluates the NixOS module and the flake with nixpkgs' lib (NIXPKGS_LIB=folder; UPDATE=1 writes what is generated)
+test-nix: ## Evaluates the NixOS module and the flake with nixpkgs' lib (NIXPKGS_LIB=folder; NIXOS_MODULES=folder for NixOS' own modules, too; UPDATE=1 writes what is generated)
 	@test -e "$(NIXPKGS_LIB)/modules.nix" || { echo "make test-nix NIXPKGS_LIB=.../nixpkgs/lib: that folder is needed" >&2; exit 1; }
 	cargo build --locked -p portcullis -p portcullis-helper
-	@NIXPKGS_LIB="$(abspath $(NIXPKGS_LIB))" cargo test --locked -p portcullis-tests --test nix -- --include-ignored
+	@NIXPKGS_LIB="$(abspath $(NIXPKGS_LIB))" NIXOS_MODULES="$(abspath $(NIXOS_MODULES))" cargo test --locked -p portcullis-tests --test nix -- --include-ignored
 
 SECONDS_EACH ?= 60
 TARGET ?=

@@ -68,6 +68,7 @@
             rustfmt
           ];
           PORTCULLIS_IPXE_DIR = "${pkgs.ipxe}";
+          PORTCULLIS_OUI = "${pkgs.hwdata}/share/hwdata/oui.txt";
           PORTCULLIS_STUB_DIR = "${pkgs.systemd}/lib/systemd/boot/efi";
         };
       });

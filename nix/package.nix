@@ -7,6 +7,7 @@
   stdenv,
   rustPlatform,
   rustc,
+  hwdata,
   ipxe,
   systemd,
 }:
@@ -52,8 +53,9 @@ lib.throwIf (lib.versionOlder rustc.version oldestRust)
 
     cargoLock.lockFile = ../Cargo.lock;
 
-    # Looked into first, before the directories of the running system (client/src/loaders.rs, source/efi.rs).
+    # Looked into first, before the directories of the running system (client/src/loaders.rs, oui.rs, source/efi.rs).
     env.PORTCULLIS_IPXE_DIR = "${ipxe}";
+    env.PORTCULLIS_OUI = "${hwdata}/share/hwdata/oui.txt";
     env.PORTCULLIS_STUB_DIR = "${systemd}/lib/systemd/boot/efi";
 
     buildPhase = ''

@@ -13,7 +13,11 @@ in
     iptables.module = enabled;
     nftables.module = with' { networking.nftables.enable = true; };
     # The package's rule of polkit lets the helper ask it.
-    firewalld.module = with' { services.firewalld.enable = true; };
+    firewalld.module = with' {
+      services.firewalld.enable = true;
+      # NixOS' own module asserts it.
+      networking.nftables.enable = true;
+    };
     no-firewall.module = with' { networking.firewall.enable = false; };
     users.module = with' {
       programs.portcullis.users = [ "bob" ];

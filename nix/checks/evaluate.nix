@@ -1,6 +1,9 @@
 # What the module makes of each configuration, as data: `make test-nix` reads it (tests/tests/nix.rs).
-# `lib`: path of nixpkgs' own lib folder.
-{ lib }:
+# `lib`: path of nixpkgs' own lib folder. `modules`: path of its nixos/modules, for `real` alone.
+{
+  lib,
+  modules ? null,
+}:
 
 let
   folder = lib;
@@ -15,11 +18,19 @@ let
       release ? "new",
       cross ? false,
       module ? ../module.nix,
+      modules ? null,
     }:
     configuration:
     lib.evalModules {
       modules = [
-        (import ./nixos.nix { inherit cross lib release; })
+        (import ./nixos.nix {
+          inherit
+            cross
+            lib
+            modules
+            release
+            ;
+        })
         module
         configuration
       ];
@@ -67,6 +78,43 @@ let
       inherit (config.users) users groups;
     };
 
+  # What is the module's among what NixOS' own modules add.
+  oursOnly =
+    result:
+    let
+      named = lib.filterAttrs (name: _: lib.hasPrefix "portcullis" name);
+    in
+    removeAttrs result [ "firewall" ]
+    // {
+      etc = named result.etc;
+      groups = named result.groups;
+      packages = lib.mapAttrs (_: lib.filter (lib.hasInfix "-portcullis-")) result.packages;
+      units = named result.units;
+      users = named result.users;
+    };
+
+  # What becomes of a configuration with NixOS' own modules, and what filters with this one and without it.
+  realResult =
+    one:
+    let
+      of = more: (evaluateFor { inherit modules; } { imports = [ one more ]; }).config;
+      enabled = of { };
+      filters = config: {
+        inherit (config.networking) firewall nftables;
+        firewalld = { inherit (config.services.firewalld) enable settings; };
+        services = lib.filterAttrs (
+          name: _: lib.elem name [ "firewall" "firewalld" "nftables" ]
+        ) config.systemd.services;
+      };
+    in
+    {
+      real = oursOnly (result { inherit modules; } one);
+      declared = oursOnly (result { } one);
+      filters = filters enabled;
+      without = filters (of { programs.portcullis.enable = lib.mkForce false; });
+      rules = enabled.environment.etc."polkit-1/rules.d/10-nixos.rules".text or "";
+    };
+
   inherit (plain._module.args) pkgs;
   plain = evaluate { programs.portcullis.enable = true; };
 in
@@ -74,6 +122,11 @@ in
   results = lib.mapAttrs (
     _: kind: lib.mapAttrs (_: one: result { } one.module // { says = one.says or [ ]; }) kind
   ) { inherit (configurations) good refused warned; };
+
+  realModules = import ./real-modules.nix;
+  real = lib.mapAttrs (_: kind: lib.mapAttrs (_: one: realResult one.module) kind) {
+    inherit (configurations) good refused warned;
+  };
 
   # Releases that have neither networking.firewall.backend nor firewalld.
   old = lib.mapAttrs (_: one: result { release = "old"; } one.module) {

@@ -4,7 +4,8 @@
 //! to say alike is compared. With `make test-nix NIXPKGS_LIB=...` (the tests that are ignored here) the module
 //! and the flake are evaluated by nixpkgs' own lib, in many configurations, and what is generated from
 //! them is compared with what is in the repository (`UPDATE=1` writes it). Options of NixOS are those
-//! that nix/checks/nixos.nix declares; nothing is built.
+//! that nix/checks/nixos.nix declares, and with `NIXOS_MODULES=...` once more those of NixOS itself;
+//! nothing is built.
 
 // A test speaks by failing.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -76,12 +77,25 @@ fn nixpkgs_lib() -> String {
     std::env::var("NIXPKGS_LIB").expect("make test-nix NIXPKGS_LIB=.../nixpkgs/lib")
 }
 
+/// The folder nixos/modules of nixpkgs, if it was given.
+fn nixos_modules() -> Option<String> {
+    std::env::var("NIXOS_MODULES").ok().filter(|folder| !folder.is_empty())
+}
+
+/// Writes a line past the capture of the test runner.
+fn tell(line: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), format!("test-nix: {line}\n").as_bytes())
+        .unwrap();
+}
+
 /// An attribute of nix/checks/evaluate.nix: its value, or what nix said.
 fn evaluate(attribute: &str) -> Result<Value, String> {
     let lib = nixpkgs_lib();
+    let modules = nixos_modules().unwrap_or_else(|| "null".to_owned());
     let file = "nix/checks/evaluate.nix";
-    let output =
-        nix(&["--eval", "--strict", "--json", file, "--arg", "lib", &lib, "-A", attribute]);
+    let arguments = ["--arg", "lib", &lib, "--arg", "modules", &modules, "-A", attribute];
+    let arguments = [&["--eval", "--strict", "--json", file], arguments.as_slice()].concat();
+    let output = nix(&arguments);
     if output.status.success() {
         return Ok(serde_json::from_slice(&output.stdout).unwrap());
     }
@@ -216,9 +230,17 @@ fn nixpkgs_is_named() {
     let git = Command::new("git").args(["-C", &lib, "rev-parse", "HEAD"]).output().unwrap();
     let commit = String::from_utf8_lossy(&git.stdout).trim().to_owned();
     let version = evaluated("version");
-    // Past the capture of the test runner.
-    let line = format!("test-nix: nixpkgs' lib {version}, commit {commit}\n");
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+    tell(&format!("nixpkgs' lib {version}, commit {commit}"));
+    let Some(modules) = nixos_modules() else {
+        return tell("NixOS' own modules are left out: no NIXOS_MODULES");
+    };
+    for file in texts(&evaluated("realModules")) {
+        let hash = ["hash-object", &format!("{modules}/{file}")];
+        let git = Command::new("git").args(hash).output().unwrap();
+        assert!(git.status.success(), "{}", String::from_utf8_lossy(&git.stderr));
+        let blob = String::from_utf8_lossy(&git.stdout).trim().to_owned();
+        tell(&format!("nixos/modules/{file}, blob {blob}"));
+    }
 }
 
 #[test]
@@ -237,8 +259,6 @@ fn good_configurations_are_taken_and_open_nothing() {
             for key in ["backend", "package"] {
                 expected["firewall"][key] = result["firewall"]["firewall"][key].clone();
             }
-        }
-        if name == "nftables" {
             expected["nftables"]["enable"] = true.into();
         }
         expected["firewall"]["enable"] = result["firewall"]["firewall"]["enable"].clone();
@@ -353,6 +373,43 @@ fn older_releases_evaluate() {
             assert_eq!(result[same], new[name][same], "{name}: {same}");
         }
     }
+}
+
+/// NixOS' own modules of firewall, polkit and bus make the same of every configuration as what is
+/// declared in their places; and what filters is, to the last script, what it is without ours.
+#[test]
+#[ignore = "needs nixpkgs' modules: make test-nix NIXOS_MODULES=..."]
+fn with_nixos_own_modules_it_is_the_same_and_they_are_as_without_it() {
+    if nixos_modules().is_none() {
+        return;
+    }
+    let kinds = evaluated("real");
+    for (kind, results) in object(&kinds) {
+        for (name, result) in object(results) {
+            assert_eq!(result["real"], result["declared"], "{kind}: {name}");
+            assert_eq!(result["filters"], result["without"], "{kind}: {name}");
+            let failed = texts(&result["real"]["failed"]);
+            assert_eq!(failed.is_empty(), kind != "refused", "{kind}: {name}: {failed:?}");
+        }
+    }
+    let good = &kinds["good"];
+    for (name, services) in [
+        ("iptables", &["firewall"][..]),
+        ("nftables", &["nftables"]),
+        ("firewalld", &["firewalld", "nftables"]),
+        ("no-firewall", &[]),
+    ] {
+        let filters: Vec<_> = object(&good[name]["filters"]["services"]).keys().collect();
+        assert_eq!(filters, services, "{name}");
+    }
+    let table = &good["nftables"]["filters"]["nftables"]["tables"]["nixos-fw"]["content"];
+    assert!(table.as_str().unwrap().contains("\nchain input-allow {"), "{table}");
+
+    // polkit's file as it is written: NixOS' administrators, the site's rules, the groups'.
+    let rules = good["users"]["rules"].as_str().unwrap();
+    let place = |text: &str| rules.find(text).unwrap_or_else(|| panic!("no {text} in {rules}"));
+    assert!(place("unix-group:wheel") < place("// The site's."), "{rules}");
+    assert!(place("// The site's.") < place("var groups = [\"wheel\"];"), "{rules}");
 }
 
 #[test]
