@@ -1,9 +1,9 @@
 # As much of NixOS as the module touches, for nixpkgs' lib alone: the options with the types that nixpkgs gives them
 # (nixos/modules: misc/assertions, services/networking/firewall, services/system/dbus, security/polkit,
 # system/boot/systemd, config/users-groups, system/etc), in our own words, and no more of what they do than the
-# text of what they write. `cross`: for another processor. `release`: "new", or "old" for one without networking.firewall.backend and firewalld.
-# `modules`: NixOS' own folder nixos/modules, of which the files of real-modules.nix then take the place of what is declared here
-# for them, and what these need in turn is declared.
+# text of what they write. `cross`: for another processor. `release`: "new", or "old" for one without
+# networking.firewall.backend and firewalld. `modules`: path of nixos/modules itself, whose files that
+# real-modules.nix names then take the places of what is declared for them; the rest stays in our words.
 {
   cross,
   lib,
