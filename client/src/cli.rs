@@ -358,7 +358,7 @@ pub struct Serving {
     #[arg(
         short,
         long,
-        value_name = "NAME",
+        value_name = "INTERFACE",
         conflicts_with = "listen_addr",
         help_heading = "Where"
     )]
@@ -469,6 +469,9 @@ pub struct Serving {
     #[arg(short = 't', long, help_heading = "Output")]
     pub log_timestamps: bool,
 
+    /// Show a notification on the desktop when a machine is up, or has stopped.
+    #[arg(long, help_heading = "Output")]
+    pub notify: bool,
     /// Show what happens on a web page, too, on this computer alone; its address is printed at the start
     /// [default port: 64173, or any other while that is taken].
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true,

@@ -26,6 +26,7 @@ pub mod loaders;
 pub mod mac;
 pub mod machines;
 pub mod nixos;
+pub mod notify;
 pub mod once;
 pub mod oui;
 pub mod pixiecore_v1;

@@ -45,6 +45,7 @@ use crate::{
     loaders::{self, coverage},
     machines::Machines,
     nixos::{self, Build, Links, Recipe, Screen, State, Told, Watched, Workshop},
+    notify::Desktop,
     once::{self, Way},
     report::{Asking, Ready, Report, Served},
     rpi::Folder,
@@ -96,6 +97,8 @@ struct Beside {
     interrupts: Option<Interrupts>,
     /// Builds anew.
     workshop: Option<Workshop>,
+    /// Is told of machines that are up, or have stopped.
+    desktop: Option<Desktop>,
 }
 
 /// What is said beside what machines do.
@@ -300,6 +303,7 @@ pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
         interfaces,
         interrupts: Some(interrupts),
         workshop: Some(workshop),
+        desktop: None,
     };
     serve(&arguments.serving, Content::Fresh(fresh, generation), beside, runtime, report)
 }
@@ -573,6 +577,12 @@ async fn hold(
         Some(bus) => inhibit::sleep(bus).await,
         None => None,
     };
+    if plan.boot.notify {
+        beside.desktop = Desktop::of_session().await;
+        if beside.desktop.is_none() {
+            report.note("--notify does nothing here: there is no desktop session.");
+        }
+    }
     if !outlets.is_empty() {
         if beside.workshop.as_ref().is_some_and(Workshop::listen) {
             report.note("r and Enter builds anew, for machines that start after that.");
@@ -758,6 +768,7 @@ async fn watch(
             }
             (index, happening) = next(outlets) => match happening {
                 Happening::Machine(event) => {
+                    beside.desktop.iter().for_each(|desktop| desktop.tell(&event));
                     report.machine(&outlets[index].lease.facts.interface, &event);
                     continue;
                 }
