@@ -152,6 +152,7 @@ pub struct Stops {
     pub kernel_stopped: Stop,
     pub returned_unsigned: Stop,
     pub returned_signed: Stop,
+    pub returned_system: Stop,
     pub unheard_unsigned: Stop,
     pub unheard_signed: Stop,
 }

@@ -108,6 +108,8 @@ pub const OVMF32: [&str; 2] =
     ["/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"];
 /// The same of AAVMF.
 pub const AAVMF: [&str; 2] = ["/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"];
+/// What a machine has of memory, MiB, unless it is told otherwise.
+pub const MEMORY: u32 = 512;
 /// Longest time to userspace of a PC, emulated, on a busy machine.
 pub const BOOT: Duration = Duration::from_secs(150);
 
@@ -133,6 +135,23 @@ impl Machine {
         firmware: Firmware,
         mac: &str,
         disk: Option<&Path>,
+    ) -> Result<Self> {
+        Self::switch_on(lan, firmware, mac, disk, MEMORY, &["-no-reboot"])
+    }
+
+    /// One without a disk, with so many MiB of memory, which starts anew when its system says so: the
+    /// others stop then.
+    pub fn with_memory(lan: &Lan, firmware: Firmware, mac: &str, mebibytes: u32) -> Result<Self> {
+        Self::switch_on(lan, firmware, mac, None, mebibytes, &[])
+    }
+
+    fn switch_on(
+        lan: &Lan,
+        firmware: Firmware,
+        mac: &str,
+        disk: Option<&Path>,
+        mebibytes: u32,
+        more: &[&str],
     ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-machine-")
@@ -161,9 +180,17 @@ impl Machine {
         };
         let mut command = mortal(program);
         command
-            .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-display", "none"])
+            .args([
+                "-accel",
+                "tcg",
+                "-m",
+                &mebibytes.to_string(),
+                "-nodefaults",
+                "-display",
+                "none",
+            ])
             .args(["-uuid", UUID, "-smbios", &format!("type=1,serial={SERIAL}")])
-            .arg("-no-reboot")
+            .args(more)
             .args(["-monitor", &format!("unix:{},server,nowait", monitor(directory.path()))])
             .arg("-serial")
             .arg(format!("file:{}", console(directory.path()).display()))

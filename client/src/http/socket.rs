@@ -1,7 +1,8 @@
 //! A connection's socket, as the runtime sees it.
 //!
 //! Guarantees: never blocks a thread of the runtime for the machine at the other end; what goes out,
-//! and what has to wait, is noted for the pace. A file's octets go from the page cache to the socket
+//! and what has to wait, is noted for the pace; nothing goes on being sent to a machine that has closed
+//! its side, which iPXE does when it gives up, and still takes what comes. A file's octets go from the page cache to the socket
 //! without passing through this process (sendfile(2)).
 
 use std::{fs::File, io, net::Shutdown};
@@ -9,7 +10,7 @@ use std::{fs::File, io, net::Shutdown};
 use rustix::{
     fs::sendfile,
     io::{Errno, retry_on_intr},
-    net::{SendFlags, send},
+    net::{RecvFlags, SendFlags, recv, send},
 };
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
@@ -64,12 +65,22 @@ impl<'a> Socket<'a> {
         let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
     }
 
+    /// Whether the machine will say nothing more, and has said nothing that was not read.
+    fn is_closed(&self) -> bool {
+        let mut octet = [0];
+        let looked = recv(&self.stream, &mut octet, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        looked.is_ok_and(|(_, heard)| heard == 0)
+    }
+
     /// Does something with the socket once it takes octets.
     async fn write(&self, mut act: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
         let noted = || {
             let written = retry_on_intr(&mut act);
             match written {
                 Ok(octets) => self.pace.takes(octets),
+                Err(Errno::AGAIN) if self.is_closed() => {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
                 Err(Errno::AGAIN) => self.pace.waits(),
                 Err(_) => {}
             }

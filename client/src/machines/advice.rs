@@ -88,6 +88,11 @@ pub fn returned(situation: &Situation) -> Statement {
     statement(if signed { &stops.returned_signed } else { &stops.returned_unsigned }, situation)
 }
 
+/// For one that has just got kernel and initrds, and boots from the network again.
+pub fn restarted(situation: &Situation) -> Statement {
+    statement(&codes::data().stops.returned_system, situation)
+}
+
 fn statement(stop: &Stop, situation: &Situation) -> Statement {
     let reasons = &codes::data().reasons;
     let speaker = match situation.firmware {

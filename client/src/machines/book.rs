@@ -163,10 +163,15 @@ impl Machine {
 
     /// What is to be said of a boot that its next one ends too early.
     fn ended_by(&self, now: u64, fact: &Fact, served: Served) -> Option<Statement> {
+        let situation = self.situation(served);
+        let images = matches!(self.needs, Needs::Images { .. }) && !self.program;
+        if self.step == Step::HandedOver && images && !self.heard {
+            let soon = now.saturating_sub(self.since) < REFUSED;
+            return soon.then(|| advice::restarted(&situation));
+        }
         if matches!(fact, Fact::Seen { firmware: Firmware::Ipxe, .. }) {
             return None;
         }
-        let situation = self.situation(served);
         let next_entry =
             matches!(*fact, Fact::Seen { firmware, .. } if self.firmware() != Some(firmware));
         let refused = if next_entry { NEXT_ENTRY } else { REFUSED };

@@ -85,7 +85,7 @@ pub struct Settings {
 /// something by its own name from the same address before. Or it is one of the folder's
 /// ([`Folder::find`]). A download is told to
 /// `witness` once its first block was acknowledged, so that firmware that asks for the size first
-/// and then again shows as one download; one that gets no answer at all shows as started and ended.
+/// and then again shows as one download; or once the answer was sent several times in vain.
 ///
 /// # Errors
 /// The socket fails.

@@ -36,6 +36,9 @@ const FRAME: u16 = 1500;
 /// An ERROR that comes so soon after a new request was sent before it: each came to its own socket,
 /// and nothing keeps their order.
 const SAME_TIME: Duration = Duration::from_millis(100);
+/// Answers that were sent again, as often as this, are lost: it is no probe for the size, and the machine
+/// waits. Seven seconds, unless the machine asks again itself.
+const UNANSWERED: u32 = 3;
 
 /// An admitted request for a file that there is.
 #[derive(Debug)]
@@ -168,7 +171,7 @@ impl Session {
         let mut alarm = pin!(sleep_until(self.began + transfer.deadline()));
         loop {
             download.sent_again(transfer.retransmissions());
-            if transfer.under_way() {
+            if transfer.under_way() || transfer.retransmissions() >= UNANSWERED {
                 download.progress(transfer.octets());
             }
             let sent = match action {
@@ -238,7 +241,7 @@ impl Session {
                 }
                 Wake::Alarm => match pending.take() {
                     Some((again, _)) if again.request != job.request || transfer.under_way() => {
-                        supersede(download, transfer.under_way());
+                        supersede(download);
                         return Some(again);
                     }
                     _ => transfer.time_out(now),
@@ -290,8 +293,8 @@ fn refused(download: Download, code: u16, message: &[u8]) {
 }
 
 /// The machine asked again and no longer acknowledges the old transfer.
-fn supersede(download: Download, under_way: bool) {
-    if under_way {
+fn supersede(download: Download) {
+    if download.started() {
         download.ended("the machine asked for a file again");
     } else {
         download.forget();

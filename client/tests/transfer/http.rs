@@ -456,6 +456,27 @@ fn a_machine_that_goes_away_ends_its_download() {
     assert_eq!(reason, "the connection was closed before the end of the file");
 }
 
+/// As iPXE does that has no room for a file: it closes its side and takes what comes.
+#[test]
+fn a_machine_that_has_closed_its_side_is_sent_no_more() {
+    let length = 64 << 20;
+    let server = serve(blob(&content(length)));
+    let mut stream = server.connect();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path("kernel"));
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let (mut taken, mut octets) = (0, vec![0; 64 << 10]);
+    while let Ok(count @ 1..) = stream.read(&mut octets) {
+        taken += count;
+        // Slower than what is sent, as any machine.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(taken < length, "{taken}");
+    let facts = server.facts.wait(2);
+    assert!(matches!(facts[1], Fact::TransferEnded { .. }), "{facts:?}");
+}
+
 #[test]
 fn wire_41_a_machine_that_takes_nothing_is_cut_off() {
     let server = serve_within(blob(&content(20_000_000)), Duration::from_secs(2));

@@ -445,6 +445,25 @@ fn wire_47_a_repeated_request_is_answered_by_the_same_transfer() {
     assert_one_download(&server.facts.wait(2), 6);
 }
 
+/// Its answers do not arrive: it is told that it asked, though nothing was acknowledged yet.
+#[test]
+fn a_request_that_is_repeated_again_and_again_is_told_as_a_download() {
+    let server = serve(blob(b"loader"));
+    let machine = Machine::new();
+    let mut from = server.address;
+    for _ in 0..4 {
+        machine.ask(&server, NAME, b"tsize\x000\0");
+        from = machine.receive().1;
+    }
+    let facts = server.facts.wait(1);
+    assert!(matches!(facts[..], [Fact::TransferStarted { .. }]), "{facts:?}");
+    machine.send(b"\0\x04\0\0", from);
+    // Answers that were sent again may be before it.
+    while machine.receive().0 != b"\0\x03\0\x01loader" {}
+    machine.send(b"\0\x04\0\x01", from);
+    assert_one_download(&server.facts.wait(2), 6);
+}
+
 #[test]
 fn a_machine_that_starts_again_in_the_middle_is_served_anew() {
     let server = serve(blob(&content(5000)));

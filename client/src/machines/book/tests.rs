@@ -186,7 +186,7 @@ fn a_program_that_is_an_ipxe_itself_goes_its_own_way() {
 fn what_the_screen_shows_depends_on_what_asked_last() {
     for (arch, firmware, form, codes) in [
         (BIOS, Firmware::Pxe, OfferForm::Complete, &["PXE-E53", "PXE-E32"][..]),
-        (UEFI, Firmware::Pxe, OfferForm::Complete, &["PXE-E16", "PXE-E18"]),
+        (UEFI, Firmware::Pxe, OfferForm::Complete, &["PXE-E18", "PXE-E16"]),
         (UEFI, Firmware::Ipxe, OfferForm::Script, &["ipxe-4c0a6", "ipxe-040ee1"]),
         (41, Firmware::Pxe, OfferForm::Folder, &[]),
     ] {
@@ -522,6 +522,36 @@ fn firmware_that_asks_again_after_it_had_the_program_has_refused_it() {
     assert_eq!(returned(&mut Book::new(&unsigned), 90_000, Firmware::Pxe), None);
     assert_eq!(returned(&mut Book::new(&unsigned), 300_000, Firmware::Http), None);
     assert_eq!(returned(&mut Book::new(&unsigned), 5_000, Firmware::Ipxe), None);
+}
+
+#[test]
+fn a_system_that_starts_from_the_network_again_did_not_come_up_unless_it_was_heard() {
+    let told = |firmware, after: u64, system: bool| {
+        let mut book = book();
+        boot(&mut book, 0, A);
+        if system {
+            book.heard(A);
+        }
+        let told = book.fact(after, A, seen(UEFI, firmware));
+        told.into_iter().find_map(|what| match what {
+            What::Statement(Statement::Stalled { step, advice, .. }) => Some((step, advice)),
+            _ => None,
+        })
+    };
+    for firmware in [Firmware::Pxe, Firmware::Ipxe] {
+        let (step, advice) = told(firmware, 20_000, false).unwrap();
+        assert!(step.contains("did not come up"), "{step}");
+        assert!(advice[0].contains("initrd is damaged"), "{advice:?}");
+        assert!(advice[1].contains("too little memory"), "{advice:?}");
+        assert_eq!(told(firmware, 20_000, true), None);
+        assert_eq!(told(firmware, 100_000, false), None);
+    }
+    // After a script all may be as it should be: an iPXE that it loads asks again, too.
+    let mut book = book();
+    ask(&mut book, 0, A, UEFI, Firmware::Ipxe, OfferForm::Script);
+    book.needs(A, Needs::Script);
+    assert_eq!(load(&mut book, 0, A, 1, Role::Script).len(), 2);
+    assert_eq!(book.fact(5_000, A, seen(UEFI, Firmware::Ipxe)).len(), 1);
 }
 
 #[test]
