@@ -189,7 +189,7 @@ fn firewalld_may_refuse_and_an_administrator_revoke() {
         let mut session = stage.serving();
         stage.debian.sh("systemctl stop firewalld").unwrap();
         assert_eq!(session.exit(SOON), Ok(ENDED), "{}", stage.journal());
-        let left = Snapshot::take(stage.debian.netns()).unwrap();
-        assert!(wait_until(SOON, || !left.text().contains("portcullis")), "{}", left.text());
+        let text = || Snapshot::take(stage.debian.netns()).unwrap().text().to_owned();
+        assert!(wait_until(SOON, || !text().contains("portcullis")), "{}", text());
     });
 }
