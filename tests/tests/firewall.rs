@@ -412,7 +412,8 @@ fn p7_a_foreign_mark_opens_nothing(flavour: Flavour) {
     assert!(!probe::udp_arrives(&scene.lan, (HOST, 69).into(), &unmarked).unwrap());
     // The head rule alone does trust the mark: this is what clearing it is for.
     drop(firewall);
-    assert!(probe::udp_arrives(&scene.lan, (HOST, 69).into(), &unmarked).unwrap());
+    let arrives = || probe::udp_arrives(&scene.lan, (HOST, 69).into(), &unmarked).unwrap();
+    assert!(wait_until(ARRIVES, arrives));
 }
 
 fn other_changes_at_the_same_time_are_waited_for(flavour: Flavour) {
@@ -609,9 +610,11 @@ fn a_firewall_that_is_not_known_is_named_and_never_taken_for_none() {
             "iptables -N ufw && iptables -A INPUT -j ufw",
             "table ip filter, chain INPUT jumps to ufw",
         ),
+        // firewalld alone would be asked (firewalld.rs).
         (
-            "nft 'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; }; }'",
-            "firewalld is active",
+            "nft 'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; }; }
+             table inet filter { chain input { type filter hook input priority 0; policy drop; }; }'",
+            "table inet filter, chain input drops by policy",
         ),
         (
             "nft 'table inet nixos-fw { chain input { type filter hook input priority 0; }; chain input-allow { }; }'

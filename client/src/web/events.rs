@@ -326,7 +326,7 @@ mod tests {
         assert_eq!((event.as_str(), macs(&told).len()), ("snapshot", 1));
         assert_eq!(told["outlets"][0]["lines"][1]["label"], "open");
         assert_eq!(told["outlets"][0]["lines"][1]["text"], "UDP 67");
-        assert_eq!(told["words"]["seen"], "asks");
+        assert_eq!(told["words"]["seen"], "asking");
         assert_eq!(told["machines"][0]["log"][0], 1, "of the log only how much there is");
         assert_eq!(read(&mut one, now), None, "nothing has changed");
 
