@@ -80,12 +80,13 @@ pub(super) fn many(count: u8, save: Save<'_>) -> Result<()> {
         }
     }
     screen.shows(&["stopped fetching"])?;
+    // All are so far before the network is slow, so that their downloads run side by side.
+    let scripts = others.iter().map(Client::script).collect::<Result<Vec<_>>>()?;
     slow(&scene, if count > 20 { "100mbit" } else { "40mbit" })?;
     std::thread::scope(|scope| {
-        for machine in &others {
+        for (machine, script) in others.iter().zip(&scripts) {
             // Broken off when the server ends.
-            let boot = || machine.script().and_then(|url| machine.fetch(&url, Enough::ALL));
-            scope.spawn(move || drop(boot()));
+            scope.spawn(move || drop(machine.fetch(script, Enough::ALL)));
             std::thread::sleep(Duration::from_millis(100));
         }
         let pictures = screen
