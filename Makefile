@@ -48,7 +48,7 @@ demo: ## Boots a BIOS and a UEFI machine over a virtual LAN and shows the firewa
 picture: ## Draws docs/boot.svg from a run of the demonstration
 	@tests/scripts/demo | tee /dev/stderr | tests/scripts/picture >docs/boot.svg
 
-screenshots: ## Takes docs/web-*.png of the web page while machines boot (root or sudo)
+screenshots: ## Takes docs/terminal-*.svg and docs/web-*.png while machines boot (root or sudo)
 	@tests/scripts/screenshots
 
 test: ## Runs every test, level by level (levels 3 and 4 as root or by sudo)

@@ -24,6 +24,7 @@ pub mod pty;
 pub mod require;
 pub mod rival;
 pub mod scene;
+pub mod screen;
 pub mod snapshot;
 pub mod times;
 pub mod trace;

@@ -6,7 +6,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,6 +25,7 @@ use portcullis_lab::{
     nixos::Flavour,
     process::{send, wait_until},
     scene::{HOST, HTTP, Scene},
+    screen::Screen,
 };
 
 /// Longest time for anything that is waited for.
@@ -36,69 +36,20 @@ const SERVE: &str = "portcullis boot /mnt -i eth0 --no-ask-password";
 /// The bar, where more than ASCII can be shown.
 const BAR: &str = "\u{2591}";
 
-/// A shell of alice's on a terminal of its own.
-struct Screen<'a> {
-    scene: &'a Scene,
-    folder: tempfile::TempDir,
+/// The view is on the screen, or is not.
+#[track_caller]
+fn is_taken(screen: &Screen<'_>, taken: bool) {
+    let wanted = if taken { "1" } else { "0" };
+    let now = || screen.tmux(&["display-message", "-p", "#{alternate_on}"]).unwrap();
+    assert!(wait_until(SOON, || now().trim() == wanted), "{}", screen.text().unwrap());
 }
 
-impl<'a> Screen<'a> {
-    fn open(scene: &'a Scene) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let open = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(folder.path(), open).unwrap();
-        let screen = Self { scene, folder };
-        screen.tmux(&["new-session", "-d", "-x", "80", "-y", "24", "PS1='$ ' sh -i"]);
-        screen.shows(&["$"]);
-        screen
-    }
-
-    fn tmux(&self, words: &[&str]) -> String {
-        let mut command = self.scene.host.command(Some("alice"), "tmux");
-        command.env("HOME", self.folder.path()).env("TERM", "screen");
-        command.args(["-f", "/dev/null", "-S"]).arg(self.folder.path().join("tmux")).args(words);
-        self.scene.host.netns().finish(command).unwrap()
-    }
-
-    fn press(&self, key: &str) {
-        self.tmux(&["send-keys", key]);
-    }
-
-    fn enter(&self, line: &str) {
-        self.tmux(&["send-keys", "-l", line]);
-        self.press("Enter");
-    }
-
-    fn text(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// Waits until all of these stand on the screen.
-    #[track_caller]
-    fn shows(&self, words: &[&str]) {
-        let mut text = String::new();
-        let there = wait_until(SOON, || {
-            text = self.text();
-            words.iter().all(|word| text.contains(word))
-        });
-        assert!(there, "not all of {words:?} on the screen:\n{text}");
-    }
-
-    /// The view is on the screen, or is not.
-    #[track_caller]
-    fn is_taken(&self, taken: bool) {
-        let wanted = if taken { "1" } else { "0" };
-        let now = || self.tmux(&["display-message", "-p", "#{alternate_on}"]);
-        assert!(wait_until(SOON, || now().trim() == wanted), "{}", self.text());
-    }
-
-    /// The shell has the terminal, and shows what is typed.
-    #[track_caller]
-    fn is_the_shells(&self) {
-        self.is_taken(false);
-        self.enter("clear; stty -a | grep -o ' echo ' && echo with$((40 + 2))out");
-        self.shows(&["with42out"]);
-    }
+/// The shell has the terminal, and shows what is typed.
+#[track_caller]
+fn is_the_shells(screen: &Screen<'_>) {
+    is_taken(screen, false);
+    screen.enter("clear; stty -a | grep -o ' echo ' && echo with$((40 + 2))out").unwrap();
+    screen.shows(&["with42out"]).unwrap();
 }
 
 /// A download that takes a minute or so, with so small a window that the server knows how far it is;
@@ -167,55 +118,61 @@ fn a_machine_is_followed_chosen_and_left_and_the_terminal_is_as_it_was() {
     need_host!(Needs::Tool("tmux"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let machine = machine(&scene);
-    let screen = Screen::open(&scene);
-    screen.enter(SERVE);
-    screen.shows(&["eth0 192.0.2.2", "UDP 67, 69, 4011 and TCP 64172", "no machine yet", "F12"]);
-    screen.is_taken(true);
+    let screen = Screen::open(&scene).unwrap();
+    screen.enter(SERVE).unwrap();
+    screen
+        .shows(&["eth0 192.0.2.2", "UDP 67, 69, 4011 and TCP 64172", "no machine yet", "F12"])
+        .unwrap();
+    is_taken(&screen, true);
 
     offered(&machine, false);
-    screen.shows(&["1 machine", "> 02:00:00:00:00:01 offered"]);
+    screen.shows(&["1 machine", "> 02:00:00:00:00:01 offered"]).unwrap();
     let script = offered(&machine, true);
-    screen.shows(&["02:00:00:00:00:01 iPXE"]);
+    screen.shows(&["02:00:00:00:00:01 iPXE"]).unwrap();
     let download = Download::of(&machine, &script.replace("boot.ipxe", "kernel"));
-    screen.shows(&["02:00:00:00:00:01 kernel", BAR, "%"]);
+    screen.shows(&["02:00:00:00:00:01 kernel", BAR, "%"]).unwrap();
 
-    screen.press("Enter");
-    screen.shows(&["64-bit UEFI, on eth0", "iPXE runs and asks what to boot", "Enter: back", BAR]);
-    screen.press("Escape");
-    screen.press("?");
-    screen.shows(&["Ctrl-Z: stop for a while"]);
-    screen.press("x");
-    screen.press("l");
-    screen.shows(&["The log is in", "choose"]);
+    screen.press("Enter").unwrap();
+    screen
+        .shows(&["64-bit UEFI, on eth0", "iPXE runs and asks what to boot", "Enter: back", BAR])
+        .unwrap();
+    screen.press("Escape").unwrap();
+    screen.press("?").unwrap();
+    screen.shows(&["Ctrl-Z: stop for a while"]).unwrap();
+    screen.press("x").unwrap();
+    screen.press("l").unwrap();
+    screen.shows(&["The log is in", "choose"]).unwrap();
     let logs = || {
-        let files = std::fs::read_dir(screen.folder.path()).unwrap().flatten();
+        let files = std::fs::read_dir(screen.home()).unwrap().flatten();
         files.map(|file| file.path()).find(|path| path.extension().is_some_and(|end| end == "log"))
     };
     let log = std::fs::read_to_string(logs().expect("a log")).unwrap();
     assert!(log.contains("eth0  02:00:00:00:00:01  asks for network boot"), "{log}");
 
     // Another size, at once.
-    screen.tmux(&["resize-window", "-x", "40", "-y", "12"]);
-    screen.shows(&["> 00:00:01 kernel", BAR, "q: end"]);
-    screen.tmux(&["resize-window", "-x", "80", "-y", "24"]);
-    screen.shows(&["> 02:00:00:00:00:01 kernel", BAR]);
+    screen.resize(40, 12).unwrap();
+    screen.shows(&["> 00:00:01 kernel", BAR, "q: end"]).unwrap();
+    screen.resize(80, 24).unwrap();
+    screen.shows(&["> 02:00:00:00:00:01 kernel", BAR]).unwrap();
 
-    screen.press("C-z");
-    screen.is_the_shells();
-    screen.enter("fg");
-    screen.is_taken(true);
-    screen.shows(&["02:00:00:00:00:01 kernel", BAR]);
+    screen.press("C-z").unwrap();
+    is_the_shells(&screen);
+    screen.enter("fg").unwrap();
+    is_taken(&screen, true);
+    screen.shows(&["02:00:00:00:00:01 kernel", BAR]).unwrap();
     drop(download);
-    screen.shows(&["stopped fetching the kernel"]);
+    screen.shows(&["stopped fetching the kernel"]).unwrap();
 
-    screen.press("q");
-    screen.is_taken(false);
-    screen.shows(&[
-        "The log is in",
-        "02:00:00:00:00:01  kernel: stopped fetching the kernel",
-        "Closed: UDP 67, 69, 4011 and TCP 64172 on eth0",
-    ]);
-    screen.is_the_shells();
+    screen.press("q").unwrap();
+    is_taken(&screen, false);
+    screen
+        .shows(&[
+            "The log is in",
+            "02:00:00:00:00:01  kernel: stopped fetching the kernel",
+            "Closed: UDP 67, 69, 4011 and TCP 64172 on eth0",
+        ])
+        .unwrap();
+    is_the_shells(&screen);
     scene.assert_restored(SOON).unwrap();
 }
 
@@ -224,14 +181,14 @@ fn without_colour_and_unicode_it_is_readable_and_a_signal_gives_the_terminal_bac
     need_host!(Needs::Tool("tmux"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     let machine = machine(&scene);
-    let screen = Screen::open(&scene);
-    screen.enter(&format!("LC_ALL=C NO_COLOR=1 {SERVE}"));
-    screen.shows(&["no machine yet"]);
+    let screen = Screen::open(&scene).unwrap();
+    screen.enter(&format!("LC_ALL=C NO_COLOR=1 {SERVE}")).unwrap();
+    screen.shows(&["no machine yet"]).unwrap();
     offered(&machine, false);
-    screen.shows(&["02:00:00:00:00:01 offered"]);
-    let colours = screen.tmux(&["capture-pane", "-p", "-e"]);
-    // ECMA-48: 30 to 37 are the colours of letters, 39 is none.
-    let coloured = (0..8).any(|color| colours.contains(&format!("\u{1b}[3{color}m")));
+    screen.shows(&["02:00:00:00:00:01 offered"]).unwrap();
+    let colours = screen.colored().unwrap();
+    // ECMA-48: 30 to 37 are the colours of letters, 38 those of a palette, 39 is none.
+    let coloured = (0..9).any(|color| colours.contains(&format!("\u{1b}[3{color}")));
     assert!(!coloured, "{colours:?}");
     let inside = scene.host.netns().processes().unwrap();
     let named = |pid: &&u32| {
@@ -239,13 +196,13 @@ fn without_colour_and_unicode_it_is_readable_and_a_signal_gives_the_terminal_bac
         name.trim() == "portcullis"
     };
     send(*inside.iter().find(named).expect("it runs"), Signal::SIGTERM).unwrap();
-    screen.shows(&["02:00:00:00:00:01  offered", "Closed: UDP 67"]);
-    screen.is_the_shells();
+    screen.shows(&["02:00:00:00:00:01  offered", "Closed: UDP 67"]).unwrap();
+    is_the_shells(&screen);
 
     // Lines, where they are wanted.
-    screen.enter(&format!("{SERVE} --plain"));
-    screen.shows(&["Ctrl-C ends and closes."]);
-    screen.is_taken(false);
-    screen.press("C-c");
+    screen.enter(&format!("{SERVE} --plain")).unwrap();
+    screen.shows(&["Ctrl-C ends and closes."]).unwrap();
+    is_taken(&screen, false);
+    screen.press("C-c").unwrap();
     scene.assert_restored(SOON).unwrap();
 }

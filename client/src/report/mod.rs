@@ -270,7 +270,7 @@ impl Report {
     /// Waits for the person at the live view, or for its next picture; without a view, for ever.
     pub async fn attend(&mut self) -> Wish {
         match &mut self.view {
-            Some(view) => view.attend(&self.board).await,
+            Some(view) => view.attend().await,
             None => std::future::pending().await,
         }
     }

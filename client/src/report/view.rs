@@ -118,11 +118,10 @@ impl View {
     }
 
     /// What is to be done next: a key says so, or the clock.
-    pub async fn attend(&mut self, board: &Shared) -> Wish {
+    pub async fn attend(&mut self) -> Wish {
         tokio::select! {
             typed = self.typed.recv() => {
-                let board = board.lock().unwrap_or_else(PoisonError::into_inner);
-                typed.map_or(Wish::Lines, |typed| self.state.typed(&typed, &board))
+                typed.map_or(Wish::Lines, |typed| self.state.typed(&typed))
             }
             _ = self.clock.tick() => Wish::Draw,
         }

@@ -120,7 +120,16 @@ impl Canvas<'_> {
         self.put(0, y, self.width, text, style);
     }
 
-    /// The same from the right edge.
+    /// Writes at a column, up to the right edge; where there is more, it says so.
+    fn cut(&mut self, x: u16, y: u16, text: &str, style: Style) {
+        self.put(x, y, self.width, text, style);
+        let end = text.chars().count().saturating_add(usize::from(x));
+        if end > usize::from(self.width) {
+            self.right(y, "\u{2026}", style);
+        }
+    }
+
+    /// Writes so that it ends at the right edge.
     fn right(&mut self, y: u16, text: &str, style: Style) {
         let length = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
         self.put(self.width.saturating_sub(length), y, length, text, style);
@@ -145,7 +154,7 @@ impl Canvas<'_> {
             if !look.unicode && !cell.symbol().is_ascii() {
                 let plain = match cell.symbol() {
                     "\u{2588}" => "#",
-                    "\u{2591}" => ".",
+                    "\u{2591}" | "\u{2026}" => ".",
                     _ => "?",
                 };
                 cell.set_symbol(plain);
@@ -210,12 +219,20 @@ fn header(canvas: &mut Canvas<'_>, scene: &Scene<'_>) -> u16 {
         1 => "1 machine".to_owned(),
         _ => format!("{count} machines"),
     };
-    for (step, count) in totals.steps.iter().filter(|_| count > 1) {
+    // First what somebody should look at: the end may be cut off.
+    let (stopped, others): (Vec<_>, Vec<_>) =
+        totals.steps.iter().filter(|_| count > 1).partition(|(step, _)| **step == Step::Stopped);
+    for (step, count) in stopped.into_iter().chain(others) {
         text.push_str(&format!(", {count} {}", step.words()));
     }
-    canvas.line(y, &text, plain());
+    canvas.cut(0, y, &text, plain());
     if totals.octets_per_second > 0 {
-        canvas.right(y, &format!("  {}/s", size(totals.octets_per_second)), bold());
+        let rate = format!("  {}/s", size(totals.octets_per_second));
+        let room = usize::from(canvas.width).saturating_sub(rate.chars().count());
+        if text.chars().count() > room {
+            canvas.right(y, &format!("\u{2026}{rate}"), plain());
+        }
+        canvas.right(y, &rate, bold());
     }
     y.saturating_add(2)
 }
@@ -223,7 +240,7 @@ fn header(canvas: &mut Canvas<'_>, scene: &Scene<'_>) -> u16 {
 fn footer(canvas: &mut Canvas<'_>, scene: &Scene<'_>, state: &State, y: u16) {
     match (&state.notice, scene.message) {
         (Some(notice), _) => canvas.line(y, notice, bold()),
-        (None, Some(message)) => canvas.line(y, &message.text, toned(message.tone)),
+        (None, Some(message)) => canvas.cut(0, y, &message.text, toned(message.tone)),
         (None, None) => {}
     }
     let keys = match (state.page, canvas.width) {
@@ -241,6 +258,7 @@ fn footer(canvas: &mut Canvas<'_>, scene: &Scene<'_>, state: &State, y: u16) {
 fn list(canvas: &mut Canvas<'_>, scene: &Scene<'_>, state: &mut State, body: std::ops::Range<u16>) {
     let count = scene.board.machines().len();
     if count == 0 {
+        state.order.clear();
         let text = "Now let the other machine boot from the network: often F12, right after it is \
                     switched on. What it does then is shown here.";
         for (y, line) in body.zip(broken_at(usize::from(canvas.width), text, 0, 0)) {
@@ -249,19 +267,36 @@ fn list(canvas: &mut Canvas<'_>, scene: &Scene<'_>, state: &mut State, body: std
         return;
     }
     let rows = usize::from(body.end.saturating_sub(body.start)).max(1);
-    state.chosen = state.chosen.min(count - 1);
+    let mut machines: Vec<_> = scene.board.machines().collect();
+    if count > rows {
+        machines.sort_by_key(|machine| rank(machine));
+    }
+    state.order = machines.iter().map(|machine| machine.id).collect();
+    let chosen = state.line();
     // The chosen line is shown, and no line is wasted at the end.
-    let least = (state.chosen + 1).saturating_sub(rows);
-    state.top = state.top.clamp(least, state.chosen).min(count.saturating_sub(rows));
+    let least = (chosen + 1).saturating_sub(rows);
+    state.top = state.top.clamp(least, chosen).min(count.saturating_sub(rows));
     for (index, (y, machine)) in
-        (state.top..).zip(body.clone().zip(scene.board.machines().skip(state.top)))
+        (state.top..).zip(body.clone().zip(machines.iter().skip(state.top)))
     {
-        row(canvas, y, machine, index == state.chosen, scene.heads.len() > 1);
+        row(canvas, y, machine, index == chosen, scene.heads.len() > 1);
     }
     if count > rows {
         let last = (state.top + rows).min(count);
         let text = format!("  {}-{last} of {count}", state.top + 1);
         canvas.right(body.start.saturating_sub(1), &text, dim());
+    }
+}
+
+/// Who stands first where there is no room for all: who needs somebody, who is at work, who has what it
+/// came for, who is not served.
+fn rank(machine: &Machine) -> u8 {
+    match machine.step {
+        Step::Stopped => 0,
+        _ if machine.attention.is_some() => 0,
+        Step::HandedOver | Step::Up => 2,
+        Step::LeftAlone => 3,
+        _ => 1,
     }
 }
 
@@ -297,7 +332,7 @@ fn row(canvas: &mut Canvas<'_>, y: u16, machine: &Machine, chosen: bool, several
                 (None, Some(last)) => (last.text.trim_start(), toned(last.tone)),
                 (None, None) => ("", plain()),
             };
-            canvas.put(x, y, canvas.width, text, style);
+            canvas.cut(x, y, text, style);
         }
     }
 }

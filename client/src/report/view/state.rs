@@ -1,8 +1,6 @@
-//! What keys do in the live view. Pure: the board and a key in, a wish out.
+//! What keys do in the live view. Pure: a key in, a wish out.
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-
-use crate::board::Board;
 
 /// Lines that a page moves.
 const PAGE: usize = 10;
@@ -39,8 +37,10 @@ pub enum Wish {
 pub struct State {
     /// What is shown.
     pub page: Page,
-    /// The line that is chosen in the list, from 0.
-    pub chosen: usize,
+    /// The machine that is chosen in the list, by its number on the board; none: whichever stands first.
+    pub chosen: Option<u64>,
+    /// The list in its order, by the same numbers; kept right by whoever draws.
+    pub order: Vec<u64>,
     /// The first line of the list that is shown; kept right by whoever draws.
     pub top: usize,
     /// Lines of the details that are scrolled past; kept right by whoever draws.
@@ -50,8 +50,15 @@ pub struct State {
 }
 
 impl State {
+    /// The line of the list that is chosen, from 0.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        let chosen = self.chosen;
+        self.order.iter().position(|id| Some(*id) == chosen).unwrap_or_default()
+    }
+
     /// A key, or another size of the terminal.
-    pub fn typed(&mut self, event: &Event, board: &Board) -> Wish {
+    pub fn typed(&mut self, event: &Event) -> Wish {
         let Event::Key(KeyEvent { code, modifiers, kind, .. }) = event else { return Wish::Draw };
         if *kind == KeyEventKind::Release {
             return Wish::Draw;
@@ -70,8 +77,8 @@ impl State {
             (Page::Help, _) => self.page = Page::List,
             (_, KeyCode::Char('?' | 'h')) => self.page = Page::Help,
             (Page::List, KeyCode::Enter | KeyCode::Right) => {
-                if let Some(machine) = board.machines().nth(self.chosen) {
-                    (self.page, self.scroll) = (Page::Details(machine.id), 0);
+                if let Some(id) = self.order.get(self.line()) {
+                    (self.page, self.scroll) = (Page::Details(*id), 0);
                 }
             }
             (
@@ -80,23 +87,23 @@ impl State {
             ) => {
                 self.page = Page::List;
             }
-            (_, KeyCode::Up | KeyCode::Char('k')) => self.go(board, |at| at.saturating_sub(1)),
-            (_, KeyCode::Down | KeyCode::Char('j')) => self.go(board, |at| at.saturating_add(1)),
-            (_, KeyCode::PageUp) => self.go(board, |at| at.saturating_sub(PAGE)),
-            (_, KeyCode::PageDown | KeyCode::Char(' ')) => {
-                self.go(board, |at| at.saturating_add(PAGE));
-            }
-            (_, KeyCode::Home | KeyCode::Char('g')) => self.go(board, |_| 0),
-            (_, KeyCode::End | KeyCode::Char('G')) => self.go(board, |_| usize::MAX),
+            (_, KeyCode::Up | KeyCode::Char('k')) => self.go(|at| at.saturating_sub(1)),
+            (_, KeyCode::Down | KeyCode::Char('j')) => self.go(|at| at.saturating_add(1)),
+            (_, KeyCode::PageUp) => self.go(|at| at.saturating_sub(PAGE)),
+            (_, KeyCode::PageDown | KeyCode::Char(' ')) => self.go(|at| at.saturating_add(PAGE)),
+            (Page::List, KeyCode::Home | KeyCode::Char('g')) => self.chosen = None,
+            (_, KeyCode::Home | KeyCode::Char('g')) => self.go(|_| 0),
+            (_, KeyCode::End | KeyCode::Char('G')) => self.go(|_| usize::MAX),
             _ => {}
         }
         Wish::Draw
     }
 
-    fn go(&mut self, board: &Board, to: impl Fn(usize) -> usize) {
+    fn go(&mut self, to: impl Fn(usize) -> usize) {
         match self.page {
             Page::List => {
-                self.chosen = to(self.chosen).min(board.machines().len().saturating_sub(1));
+                let last = self.order.len().saturating_sub(1);
+                self.chosen = self.order.get(to(self.line()).min(last)).copied();
             }
             // Whoever draws knows how many lines there are.
             Page::Details(_) => self.scroll = to(self.scroll),

@@ -88,8 +88,8 @@ fn picture(board: &Board, state: &mut State, look: Look, size: (u16, u16)) -> Ve
         .collect()
 }
 
-fn press(state: &mut State, board: &Board, code: KeyCode) -> Wish {
-    state.typed(&Typed::Key(KeyEvent::new(code, KeyModifiers::NONE)), board)
+fn press(state: &mut State, code: KeyCode) -> Wish {
+    state.typed(&Typed::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn eight_machines_on_80_columns() {
     let bar = format!("{}{}", "\u{2588}".repeat(5), "\u{2591}".repeat(15));
     let expected = [
         "eth0 192.0.2.2, open: UDP 67, 69, 4011 and TCP 64172            11 h 59 min left",
-        "8 machines, 1 asking, 2 initrd, 2 starting, 2 stopped, 1 left alone",
+        "8 machines, 2 stopped, 1 asking, 2 initrd, 2 starting, 1 left alone",
         "",
         &format!("> 52:54:00:12:34:00 initrd      {bar}  25%   100 MiB/s      6.0 s"),
         "  52:54:00:12:34:01 stopped     nothing more since: the boot loader was fetched",
@@ -109,6 +109,10 @@ fn eight_machines_on_80_columns() {
     assert_eq!(lines[..8], expected, "{lines:#?}");
     assert_eq!(lines[22], "eth1: the time is over");
     assert!(lines[23].contains("Enter: details") && lines[23].ends_with("q: close and end"));
+    // What is cut off is seen to be.
+    let lines = picture(&board(8), &mut State::default(), PLAIN, (40, 24));
+    assert_eq!(lines[1], "8 machines, 2 stopped, 1 asking, 2 init\u{2026}");
+    assert_eq!(lines[4], "  12:34:01 stopped     nothing more sin\u{2026}");
 }
 
 #[test]
@@ -117,14 +121,21 @@ fn every_size_shows_who_and_how_far_and_how_to_leave() {
         for (width, height) in [(40, 24), (80, 24), (160, 50), (40, 8)] {
             let board = board(machines);
             let lines = picture(&board, &mut State::default(), PLAIN, (width, height));
-            let first = &lines[3];
-            assert!(first.contains("12:34:00 ") && first.contains("initrd"), "{width}: {first}");
-            assert!(first.contains("25%") && first.contains('\u{2588}'), "{width}: {first}");
-            assert_eq!(first.contains("200 MiB of 800 MiB"), width == 160, "{first}");
-            assert_eq!(first.contains("7 again"), width == 160, "{first}");
+            let room = usize::from(height) - 5;
+            match lines.iter().find(|line| line.contains("12:34:00 ")) {
+                Some(line) => {
+                    assert!(line.contains("25%") && line.contains('\u{2588}'), "{width}: {line}");
+                    assert!(line.contains("initrd"), "{width}: {line}");
+                    assert_eq!(line.contains("200 MiB of 800 MiB"), width == 160, "{line}");
+                    assert_eq!(line.contains("7 again"), width == 160, "{line}");
+                }
+                None => {
+                    assert_eq!((machines, height), (60, 8));
+                    assert!(lines[3].contains("stopped"), "{lines:#?}");
+                }
+            }
             assert!(lines[usize::from(height) - 1].contains("q: "), "{lines:#?}");
             let shown = lines.iter().filter(|line| line.contains("12:34:")).count();
-            let room = usize::from(height) - 5;
             assert_eq!(shown, room.min(machines.into()), "{width}x{height}: {lines:#?}");
         }
     }
@@ -147,27 +158,50 @@ fn the_chosen_machine_of_60_is_always_shown() {
         (line.get(17..19).expect("an address").to_owned(), lines[2].trim().to_owned())
     };
     for (keys, mac, shown) in [
-        (&[][..], "00", "1-19 of 60"),
-        (&[KeyCode::Down, KeyCode::Char('j')], "02", "1-19 of 60"),
-        (&[KeyCode::End], "3b", "42-60 of 60"),
-        (&[KeyCode::Down], "3b", "42-60 of 60"),
-        (&[KeyCode::PageUp, KeyCode::PageUp], "27", "40-58 of 60"),
-        (&[KeyCode::Home], "00", "1-19 of 60"),
-        (&[KeyCode::Char('k')], "00", "1-19 of 60"),
+        (&[][..], "01", "1-19 of 60"),
+        (&[KeyCode::Down, KeyCode::Char('j')], "0b", "1-19 of 60"),
+        (&[KeyCode::End], "3a", "42-60 of 60"),
+        (&[KeyCode::Down], "3a", "42-60 of 60"),
+        (&[KeyCode::PageUp, KeyCode::PageUp], "11", "40-58 of 60"),
+        (&[KeyCode::Home], "01", "1-19 of 60"),
+        (&[KeyCode::Char('k')], "01", "1-19 of 60"),
     ] {
         for key in keys {
-            assert_eq!(press(&mut state, &board, *key), Wish::Draw);
+            assert_eq!(press(&mut state, *key), Wish::Draw);
         }
         assert_eq!(chosen(&mut state), (mac.to_owned(), shown.to_owned()), "{keys:?}");
     }
 }
 
 #[test]
+fn who_needs_somebody_comes_first_and_the_chosen_machine_stays_chosen() {
+    let mut board = board(60);
+    let mut state = State::default();
+    let first = |board: &Board, state: &mut State| {
+        let lines = picture(board, state, PLAIN, (80, 24));
+        let numbers: Vec<_> =
+            lines[3..22].iter().map(|line| line[17..19].to_owned() + &line[..1]).collect();
+        numbers[..4].join(" ")
+    };
+    assert_eq!(first(&board, &mut state), "01> 06  0b  10 ");
+    press(&mut state, KeyCode::Down);
+    let (step, screen, advice) = ("it asked".to_owned(), Vec::new(), Vec::new());
+    tell(&mut board, 4, 3_000, What::Statement(Statement::Stalled { step, screen, advice }));
+    assert_eq!(first(&board, &mut state), "01  04  06> 0b ");
+    press(&mut state, KeyCode::Enter);
+    assert_eq!(state.page, Page::Details(6));
+    press(&mut state, KeyCode::Enter);
+    press(&mut state, KeyCode::Home);
+    assert_eq!(first(&board, &mut state), "01> 04  06  0b ");
+}
+
+#[test]
 fn details_tell_the_log_and_what_to_try() {
     let board = board(2);
     let mut state = State::default();
-    press(&mut state, &board, KeyCode::Down);
-    press(&mut state, &board, KeyCode::Enter);
+    picture(&board, &mut state, PLAIN, (80, 24));
+    press(&mut state, KeyCode::Down);
+    press(&mut state, KeyCode::Enter);
     assert_eq!(state.page, Page::Details(1));
     let text = picture(&board, &mut state, PLAIN, (80, 24)).join("\n");
     for part in [
@@ -182,14 +216,14 @@ fn details_tell_the_log_and_what_to_try() {
         assert!(text.contains(part), "{part}: {text}");
     }
     // On few lines it scrolls, and not past its end.
-    press(&mut state, &board, KeyCode::End);
+    press(&mut state, KeyCode::End);
     let lines = picture(&board, &mut state, PLAIN, (80, 10));
     assert!(lines[7].contains("switch Secure Boot off"), "{lines:#?}");
-    press(&mut state, &board, KeyCode::Esc);
+    press(&mut state, KeyCode::Esc);
     assert_eq!(state.page, Page::List);
     // A running download has its bar there, too.
-    press(&mut state, &board, KeyCode::Home);
-    press(&mut state, &board, KeyCode::Enter);
+    press(&mut state, KeyCode::Home);
+    press(&mut state, KeyCode::Enter);
     let text = picture(&board, &mut state, PLAIN, (80, 24)).join("\n");
     assert!(text.contains("initrd initrd") && text.contains("25%"), "{text}");
 }
@@ -199,21 +233,21 @@ fn keys_that_end_save_stop_and_help() {
     let board = Board::default();
     let mut state = State::default();
     let control = |key| Typed::Key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL));
-    assert_eq!(press(&mut state, &board, KeyCode::Char('q')), Wish::Quit);
-    assert_eq!(state.typed(&control('c'), &board), Wish::Quit);
-    assert_eq!(state.typed(&control('z'), &board), Wish::Suspend);
-    assert_eq!(press(&mut state, &board, KeyCode::Char('l')), Wish::Save);
+    assert_eq!(press(&mut state, KeyCode::Char('q')), Wish::Quit);
+    assert_eq!(state.typed(&control('c')), Wish::Quit);
+    assert_eq!(state.typed(&control('z')), Wish::Suspend);
+    assert_eq!(press(&mut state, KeyCode::Char('l')), Wish::Save);
     state.notice = Some("The log is in x".to_owned());
     let lines = picture(&board, &mut state, PLAIN, (80, 24));
     assert_eq!(lines[22], "The log is in x");
     assert!(lines.iter().any(|line| line.contains("often F12")), "{lines:#?}");
-    assert_eq!(press(&mut state, &board, KeyCode::Char('?')), Wish::Draw);
+    assert_eq!(press(&mut state, KeyCode::Char('?')), Wish::Draw);
     let text = picture(&board, &mut state, PLAIN, (80, 24)).join("\n");
     assert!(text.contains("Ctrl-Z: stop for a while") && !text.contains("The log is in"), "{text}");
-    press(&mut state, &board, KeyCode::Char('x'));
+    press(&mut state, KeyCode::Char('x'));
     assert_eq!(state.page, Page::List);
     // Nothing to show the details of.
-    press(&mut state, &board, KeyCode::Enter);
+    press(&mut state, KeyCode::Enter);
     assert_eq!(state.page, Page::List);
 }
 

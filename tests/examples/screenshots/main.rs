@@ -1,6 +1,8 @@
-//! Pictures of the web page for the documentation, from real boots: alice serves, a UEFI and a BIOS
-//! machine boot in QEMU, and a third, of a kind that nothing is there for, asks. Run by
-//! `make screenshots`; the argument is the directory that the pictures go to.
+//! Pictures of the web page and the terminal for the documentation. The page's are from real boots:
+//! alice serves, a UEFI and a BIOS machine boot in QEMU, and a third, of a kind that nothing is there
+//! for, asks. Run by `make screenshots`; the argument is the directory that the pictures go to.
+
+mod terminal;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -27,7 +29,8 @@ const PHONE: Look = Look { width: 390, height: 900, dark: false };
 const TRIES: usize = 20;
 
 fn main() -> Result<()> {
-    let needs = [Needs::Root, Needs::Tool("chromium"), Needs::Built("portcullis")];
+    let tools = ["chromium", "tmux"].map(Needs::Tool);
+    let needs = [&[Needs::Root, Needs::Built("portcullis")][..], &tools].concat();
     if let Some(what) = missing(&needs) {
         return Err(LabError(format!("the pictures need {what}")));
     }
@@ -37,6 +40,17 @@ fn main() -> Result<()> {
         let path = directory.join(name);
         std::fs::write(&path, picture).map_err(|error| LabError::of(path.display(), error))
     };
+    terminal::one(&save)?;
+    for machines in [8, 60] {
+        terminal::many(machines, &save)?;
+    }
+    page(&save)
+}
+
+/// Where a picture goes: its name and what is in it.
+type Save<'a> = &'a dyn Fn(&str, Vec<u8>) -> Result<()>;
+
+fn page(save: Save<'_>) -> Result<()> {
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice)?;
     // So slow that there is something to see of a small image.
     scene.host.netns().sh("tc qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 200ms")?;
