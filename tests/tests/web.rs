@@ -86,7 +86,7 @@ fn a_machine_appears_progresses_and_finishes_while_the_page_is_open() {
     let kernel = download::kernel_path(&scene.outsider, "eth0", &client).unwrap();
     browser.wait("document.querySelector('#list > li.ipxe')").unwrap();
     let row = browser.text("document.querySelector('.row').innerText").unwrap();
-    assert!(row.contains(download::MAC) && row.contains("iPXE runs"), "{row}");
+    assert!(row.contains(download::MAC) && row.contains("iPXE"), "{row}");
     assert_eq!(browser.eval("document.getElementById('empty').hidden").unwrap(), true);
 
     // Its details are reached by keys alone.
@@ -121,11 +121,11 @@ fn a_machine_appears_progresses_and_finishes_while_the_page_is_open() {
     browser.wait("document.getElementById('most').innerText.includes('/s')").unwrap();
     assert_eq!(
         browser.text("document.getElementById('counts').innerText").unwrap(),
-        "1: 1 starts its system"
+        "1: 1 starting"
     );
     // What is said aloud to those who do not see.
     let aloud = browser.text("document.getElementById('said').textContent").unwrap();
-    assert_eq!(aloud, format!("{}: starts its system", download::MAC));
+    assert_eq!(aloud, format!("{}: starting", download::MAC));
     let what = "document.querySelector('#list').innerText.includes('What happened')";
     assert_eq!(browser.eval(what).unwrap(), true);
     browser.press("Escape").unwrap();
