@@ -29,12 +29,13 @@ pub struct Admission {
 
 impl Admission {
     /// Has the ports of an opening let in, in the zone that its interface is in now; `last` are the
-    /// rules that these take the place of, and that go. Nothing is left after an error.
+    /// rules that these take the place of, and stay until they are withdrawn. After an error none of the
+    /// new ones is left.
     ///
     /// # Errors
     /// `Firewalld`.
-    pub fn ask(opening: &Opening, last: Option<Self>) -> Result<Self, FirewallError> {
-        let second_turn = last.as_ref().is_some_and(|last| !last.second_turn);
+    pub fn ask(opening: &Opening, last: Option<&Self>) -> Result<Self, FirewallError> {
+        let second_turn = last.is_some_and(|last| !last.second_turn);
         let rules = opening.ports().map(|port| rule(opening, second_turn, port)).collect();
         let mut new = Self { zone: String::new(), rules, second_turn, since: Instant::now() };
         let asked = converse("open the ports", async |bus| {
@@ -53,12 +54,10 @@ impl Admission {
             }
             Ok(())
         });
-        // What goes may have gone already, with a reload, and has its time in any case.
         if let Err(error) = asked {
             let _ = new.withdraw();
             return Err(error);
         }
-        let _ = last.map(Self::withdraw);
         Ok(new)
     }
 

@@ -240,10 +240,15 @@ impl Nftables {
 
     /// Has firewalld let a lease's ports in (again), if it is what decides.
     fn ask_firewalld(&mut self, backend: Backend, opening: &Opening) -> Result<(), FirewallError> {
-        let last = self.admissions.remove(&opening.mark);
-        if backend == Backend::Firewalld {
-            self.admissions.insert(opening.mark, Admission::ask(opening, last)?);
-        }
+        // Those that stand are kept, to be closed or asked for again, if the next are not granted.
+        let last = if backend == Backend::Firewalld {
+            let new = Admission::ask(opening, self.admissions.get(&opening.mark))?;
+            self.admissions.insert(opening.mark, new)
+        } else {
+            self.admissions.remove(&opening.mark)
+        };
+        // They may have gone already, with a reload, and have their time in any case.
+        let _ = last.map(Admission::withdraw);
         Ok(())
     }
 
