@@ -8,7 +8,7 @@
 //! The field names of what can be serialised here are stable: they only ever grow.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
@@ -408,7 +408,10 @@ pub struct Totals {
 pub struct Board {
     vendors: Vendors,
     machines: BTreeMap<u64, Machine>,
-    numbers: HashMap<(MacAddr, String), u64>,
+    /// By address and interface.
+    numbers: BTreeMap<MacAddr, BTreeMap<String, u64>>,
+    /// Numbers of the machines that have downloads: the others cost nothing when these are looked at.
+    loading: BTreeSet<u64>,
     next: u64,
     revision: u64,
     now: u64,
@@ -441,6 +444,11 @@ impl Board {
             What::Fact(fact) => machine.fact(now, fact),
             What::Statement(statement) => machine.statement(now, statement),
         }
+        if machine.downloads.is_empty() {
+            self.loading.remove(&id);
+        } else {
+            self.loading.insert(id);
+        }
         if let Some(Told { line, .. }) = told.iter().find(|told| told.line.tone == Tone::Attention)
         {
             machine.attention = Some(short(line));
@@ -467,8 +475,9 @@ impl Board {
     pub fn tick(&mut self, now: u64) {
         self.advance(now);
         let now = self.now;
-        for download in self.machines.values_mut().flat_map(|one| &mut one.downloads) {
-            download.measure(now);
+        for id in &self.loading {
+            let downloads = self.machines.get_mut(id).map(|one| &mut one.downloads);
+            downloads.into_iter().flatten().for_each(|one| one.measure(now));
         }
     }
 
@@ -489,6 +498,11 @@ impl Board {
     #[must_use]
     pub fn machines(&self) -> impl ExactSizeIterator<Item = &Machine> + DoubleEndedIterator {
         self.machines.values()
+    }
+
+    /// Those of them that have downloads.
+    pub fn loading(&self) -> impl Iterator<Item = &Machine> {
+        self.loading.iter().filter_map(|id| self.machines.get(id))
     }
 
     /// The machine with this number.
@@ -531,22 +545,31 @@ impl Board {
     }
 
     fn number(&mut self, interface: &str, event: &Event) -> u64 {
-        let key = (event.mac, interface.to_owned());
-        if let Some(id) = self.numbers.get(&key) {
+        if let Some(id) = self.numbers.get(&event.mac).and_then(|one| one.get(interface)) {
             return *id;
         }
         if self.machines.len() >= MACHINES {
             let least = self.machines.values().min_by_key(|one| one.worth()).map(|one| one.id);
             if let Some(machine) = least.and_then(|id| self.machines.remove(&id)) {
-                self.numbers.remove(&(machine.mac, machine.interface));
+                self.loading.remove(&machine.id);
+                self.forget(machine.mac, &machine.interface);
             }
         }
         let id = self.next;
         self.next += 1;
         let vendor = self.vendor(event.mac);
         self.machines.insert(id, Machine::new(id, interface, event, vendor));
-        self.numbers.insert(key, id);
+        self.numbers.entry(event.mac).or_default().insert(interface.to_owned(), id);
         id
+    }
+
+    fn forget(&mut self, mac: MacAddr, interface: &str) {
+        if let Some(numbers) = self.numbers.get_mut(&mac) {
+            numbers.remove(interface);
+            if numbers.is_empty() {
+                self.numbers.remove(&mac);
+            }
+        }
     }
 
     fn lines_of_one(&self) -> usize {
@@ -580,7 +603,8 @@ fn sent(what: &What) -> Option<u64> {
 }
 
 fn short(line: &Line) -> String {
-    line.text.chars().take(LINE).collect()
+    let end = line.text.char_indices().nth(LINE).map_or(line.text.len(), |(at, _)| at);
+    line.text.get(..end).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

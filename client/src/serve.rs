@@ -60,6 +60,11 @@ use crate::{
 
 /// Events that wait while the terminal is slow; what does not fit is not shown.
 const EVENTS: usize = 8192;
+/// Events that are told one after the other before keys, signals and the bus are looked at again.
+const AT_ONCE: usize = 256;
+/// What comes sooner after an event that was told waits so long: a thousand machines that ask at once
+/// wake who tells of it some times, not thousands of times, and nobody sees so short a time.
+const PACE: Duration = Duration::from_millis(10);
 /// Notes of `--debug` that wait.
 const NOTES: usize = 1024;
 /// Changes of files that wait to be told.
@@ -736,6 +741,7 @@ async fn watch(
 ) -> Result<(), Failure> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut not_before = tokio::time::Instant::now();
     loop {
         // Those that serve no more, and why.
         let (over, word, why) = tokio::select! {
@@ -766,10 +772,15 @@ async fn watch(
                 report.build(&told);
                 continue;
             }
-            (index, happening) = next(outlets) => match happening {
+            (index, happening) = next(outlets, not_before) => match happening {
                 Happening::Machine(event) => {
-                    beside.desktop.iter().for_each(|desktop| desktop.tell(&event));
-                    report.machine(&outlets[index].lease.facts.interface, &event);
+                    let Outlet { lease, events, .. } = &mut outlets[index];
+                    let more = std::iter::from_fn(|| events.try_recv().ok()).take(AT_ONCE);
+                    for event in std::iter::once(event).chain(more) {
+                        beside.desktop.iter().for_each(|desktop| desktop.tell(&event));
+                        report.machine(&lease.facts.interface, &event);
+                    }
+                    not_before = tokio::time::Instant::now() + PACE;
                     continue;
                 }
                 Happening::Remark(Remark::Detail(text)) => {
@@ -830,8 +841,9 @@ enum Happening {
     Failed(Failure),
 }
 
-/// The next thing that happens at one of them.
-async fn next(outlets: &mut [Outlet]) -> (usize, Happening) {
+/// The next thing that happens at one of them, once it may be told.
+async fn next(outlets: &mut [Outlet], not_before: tokio::time::Instant) -> (usize, Happening) {
+    tokio::time::sleep_until(not_before).await;
     poll_fn(|context| {
         for (index, outlet) in outlets.iter_mut().enumerate() {
             if let Poll::Ready(happening) = outlet.poll(context) {

@@ -153,7 +153,9 @@ fn objects() -> Vec<Value> {
     let mut objects: Vec<_> = whats
         .flat_map(|what| {
             let event = Event { at: 1, mac, what };
-            [None, Some("Maker")].map(|vendor| json::machine("eth0", &event, vendor))
+            [None, Some("Maker")]
+                .map(|vendor| json::machine("eth0", &event, vendor))
+                .map(|line| serde_json::from_str(&line).unwrap())
         })
         .collect();
     for (max_seconds, address, uid) in

@@ -133,7 +133,7 @@ fn the_service_is_told_of_a_machine_what_its_address_asks_for() {
         ("/?uuid", None, String::new()),
     ] {
         let api = service.api(query, SECOND);
-        api.meet(MAC, traits(uuid));
+        api.meet(MAC, &|| traits(uuid));
         assert_eq!(service.says(&api, MAC, Step::Discover).as_deref(), Ok("k"));
         let asked = format!("GET /v1/boot/52:54:00:12:34:fe{told}");
         assert_eq!(service.asked().last(), Some(&asked));

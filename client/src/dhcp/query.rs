@@ -4,15 +4,12 @@
 //! (options 60 and 93, RFC 4578 section 2), so that an ordinary DHCP client is never answered.
 //! Nothing of it is text that is shown to people.
 
-use std::{
-    fmt::Write as _,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::table::{self, RASPBERRY_PI};
 use crate::{
     event::Firmware,
-    mac::MacAddr,
+    mac::{MacAddr, hexadecimal},
     source::Traits,
     template::{Identity, Said},
     wire::dhcp::{CHADDR, Malformed, Message, Options, option},
@@ -138,6 +135,8 @@ pub struct Query {
     pub architectures: Vec<u16>,
     /// Options 77 and 175, if it is iPXE.
     pub ipxe: Option<Ipxe>,
+    /// Option 50.
+    pub requested: Option<Ipv4Addr>,
     /// Option 54.
     pub server_id: Option<Ipv4Addr>,
     /// Option 61.
@@ -215,6 +214,7 @@ impl Query {
             client,
             architectures,
             ipxe: ipxe(&message),
+            requested: message.address(option::REQUESTED_ADDRESS),
             server_id: message.address(option::SERVER_ID),
             client_id: message.option(option::CLIENT_ID).map(Into::into),
             machine_id: machine_id.map(Into::into),
@@ -257,10 +257,11 @@ impl Query {
         };
         let octets = [d, c, b, a, f, e, h, g].into_iter().chain(rest);
         let mut text = String::with_capacity(36);
-        for (place, octet) in octets.enumerate() {
-            let dash = if [4, 6, 8, 10].contains(&place) { "-" } else { "" };
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{dash}{octet:02x}");
+        for (place, &octet) in octets.enumerate() {
+            if [4, 6, 8, 10].contains(&place) {
+                text.push('-');
+            }
+            text.extend(hexadecimal(octet).map(char::from));
         }
         Some(text)
     }

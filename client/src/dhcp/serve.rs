@@ -199,24 +199,26 @@ async fn serve(
             Err(error) => return error,
         };
         let bytes = datagram.get(..length).unwrap_or_default();
-        let what = match (Query::parse(bytes), Ask::parse(bytes)) {
-            (Ok(query), Some(ask)) => {
+        let what = match Query::parse(bytes) {
+            Ok(query) => {
                 if waiting.len() < WAITING {
                     let port = port(from);
+                    // What it asks of a DHCP server is read for who is one.
+                    let ask = authority.and_then(|_| Ask::parse(bytes));
                     waiting.push(async move {
-                        let what = counter.boot_client(&query, &ask, port).await;
+                        let what = counter.boot_client(&query, ask.as_ref(), port).await;
                         Note { from, mac: Some(query.mac), what }
                     });
                 }
                 continue;
             }
-            (Err(reason), Some(ask)) => counter.other_client(&ask, reason).await,
-            (Err(reason), None) => match authority.and_then(|one| one.rival(bytes)) {
-                Some(rival) => What::Rival(rival),
-                None => What::NotBootClient(reason),
+            Err(reason) => match Ask::parse(bytes) {
+                Some(ask) => counter.other_client(&ask, reason).await,
+                None => match authority.and_then(|one| one.rival(bytes)) {
+                    Some(rival) => What::Rival(rival),
+                    None => What::NotBootClient(reason),
+                },
             },
-            // Whatever is a boot client's message is a client's message.
-            (Ok(_), None) => continue,
         };
         note(Note { from, mac: None, what });
     }
@@ -231,20 +233,22 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    async fn boot_client(&self, query: &Query, ask: &Ask, port: Port) -> What {
-        match self.authority.map(|authority| authority.hear(ask)) {
-            Some(Verdict::Answer(answer)) => return self.address(Some(query), ask, &answer).await,
-            Some(Verdict::Exhausted) => return self.exhausted(ask.mac),
-            Some(Verdict::Rival(server)) => return What::Rival(server),
-            // What is left is the business of a proxy.
-            Some(Verdict::Silence) | None => {}
+    async fn boot_client(&self, query: &Query, ask: Option<&Ask>, port: Port) -> What {
+        if let (Some(authority), Some(ask)) = (self.authority, ask) {
+            match authority.hear(ask) {
+                Verdict::Answer(answer) => return self.address(Some(query), ask, &answer).await,
+                Verdict::Exhausted => return self.exhausted(ask.mac),
+                Verdict::Rival(server) => return What::Rival(server),
+                // What is left is the business of a proxy.
+                Verdict::Silence => {}
+            }
         }
         let (mac, policy, memory) =
             (query.mac, self.machines.policy(), self.machines.memory(query.mac));
         if let (Port::Dhcp, message_type::REQUEST, Some(server)) =
             (port, query.message_type, query.server_id)
         {
-            self.machines.fact(mac, Fact::Selected { server, address: ask.requested });
+            self.machines.fact(mac, Fact::Selected { server, address: query.requested });
         }
         let screened = screen(query, port, policy, memory);
         if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
@@ -335,7 +339,7 @@ impl Counter<'_> {
 
     /// What the source has for a machine that asks.
     async fn generation(&self, query: &Query) -> Result<Arc<Generation>, Ignore> {
-        self.source.meet(query.mac, query.traits());
+        self.source.meet(query.mac, &|| query.traits());
         let generation = self.source.generation(query.mac, source::Step::Discover).await;
         let generation =
             generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;

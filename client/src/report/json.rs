@@ -1,5 +1,6 @@
 //! `--json`: one object per line. The form is described in JSON.md and only ever grows. Pure.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Asking, Ready};
@@ -57,17 +58,28 @@ pub fn ready(ready: &Ready<'_>) -> Value {
     })
 }
 
-/// `machine`: the event's own fields beside it, and who made the machine's network card.
+/// See [`machine`].
+#[derive(Serialize)]
+struct Machine<'a> {
+    event: &'static str,
+    interface: &'a str,
+    #[serde(flatten)]
+    what: &'a Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vendor: Option<Option<&'a str>>,
+}
+
+/// `machine`, as a line: the event's own fields beside it, and who made the machine's network card.
+/// There is one for each step of each machine, so it is written without an object in between.
 #[must_use]
-pub fn machine(interface: &str, event: &Event, vendor: Option<&str>) -> Value {
+pub fn machine(interface: &str, event: &Event, vendor: Option<&str>) -> String {
+    let seen = matches!(event.what, What::Fact(Fact::Seen { .. }));
+    let vendor = seen.then_some(vendor);
+    let machine = Machine { event: "machine", interface, what: event, vendor };
     // Every field of an event is a number, a text or a list of texts, which cannot fail.
-    let mut object = serde_json::to_value(event).unwrap_or_default();
-    object["event"] = "machine".into();
-    object["interface"] = interface.into();
-    if matches!(event.what, What::Fact(Fact::Seen { .. })) {
-        object["vendor"] = vendor.into();
-    }
-    object
+    let mut line = serde_json::to_string(&machine).unwrap_or_default();
+    line.push('\n');
+    line
 }
 
 /// `note`.
@@ -211,18 +223,25 @@ mod tests {
 
     fn text(what: What) -> String {
         machine("eth0", &Event { at: 12, mac: MacAddr([2, 0, 0, 0, 0, 1]), what }, Some("Maker"))
-            .to_string()
     }
 
     #[test]
     fn events_keep_their_form() {
         assert_eq!(
             text(What::Fact(Fact::Seen { arch: 7, firmware: Firmware::Pxe })),
-            r#"{"arch":7,"at":12,"event":"machine","fact":"seen","firmware":"pxe","interface":"eth0","mac":"02:00:00:00:00:01","vendor":"Maker"}"#
+            concat!(
+                r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
+                r#""fact":"seen","arch":7,"firmware":"pxe","vendor":"Maker"}"#,
+                "\n"
+            )
         );
         assert_eq!(
             text(What::Fact(Fact::Ignored(Ignored::NoLoader { arch: 11 }))),
-            r#"{"arch":11,"at":12,"event":"machine","fact":"ignored","interface":"eth0","mac":"02:00:00:00:00:01","why":"no-loader"}"#
+            concat!(
+                r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
+                r#""fact":"ignored","why":"no-loader","arch":11}"#,
+                "\n"
+            )
         );
         assert_eq!(
             text(What::Fact(Fact::TransferStarted {
@@ -233,11 +252,20 @@ mod tests {
                 size: 9,
                 sent: 0,
             })),
-            r#"{"at":12,"event":"machine","fact":"transfer-started","file":"i","interface":"eth0","mac":"02:00:00:00:00:01","protocol":"http","role":{"initrd":0},"sent":0,"size":9,"transfer":1}"#
+            concat!(
+                r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
+                r#""fact":"transfer-started","transfer":1,"protocol":"http","role":{"initrd":0},"#,
+                r#""file":"i","size":9,"sent":0}"#,
+                "\n"
+            )
         );
         assert_eq!(
             text(What::Statement(Statement::HandedOver)),
-            r#"{"at":12,"event":"machine","interface":"eth0","mac":"02:00:00:00:00:01","statement":"handed-over"}"#
+            concat!(
+                r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
+                r#""statement":"handed-over"}"#,
+                "\n"
+            )
         );
     }
 

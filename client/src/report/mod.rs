@@ -28,7 +28,7 @@ use crate::{
     cli::{Color, Common, Serving},
     codes::{self, Entry},
     doctor::Diagnosis,
-    event::Event,
+    event::{Event, Fact, What},
     exit::Failure,
     interfaces::Interface,
     nixos::Told,
@@ -354,15 +354,16 @@ impl Report {
     pub fn machine(&mut self, interface: &str, event: &Event) {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let told = board.apply(interface, event);
-        let status = text::status(&board);
-        let vendor = board.vendor(event.mac);
+        let seen = matches!(event.what, What::Fact(Fact::Seen { .. }));
+        let vendor = (self.json && seen).then(|| board.vendor(event.mac)).flatten();
+        let lines = !self.json && self.view.is_none();
+        let status = (lines && self.has_status()).then(|| text::status(&board)).flatten();
         drop(board);
         self.tell_page(|page| page.count(event));
         if self.json {
-            self.object(&json::machine(interface, event, vendor.as_deref()));
-            return;
+            self.write(&json::machine(interface, event, vendor.as_deref()));
         }
-        if self.view.is_some() {
+        if !lines {
             return;
         }
         for line in self.narrator.lines(interface, event, told) {
@@ -565,9 +566,14 @@ impl Report {
         format!("{} ", units::timestamp(now.as_secs()))
     }
 
+    /// Whether there is a line at the bottom that shows downloads as they run.
+    fn has_status(&self) -> bool {
+        self.live && self.detail != Detail::Quiet
+    }
+
     /// Replaces the line at the bottom of a terminal that shows downloads as they run.
     fn status(&mut self, text: Option<&str>) {
-        if !self.live || self.detail == Detail::Quiet {
+        if !self.has_status() {
             return;
         }
         match text {

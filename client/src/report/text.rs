@@ -323,7 +323,7 @@ impl Narrator {
 #[must_use]
 pub fn status(board: &Board) -> Option<String> {
     let mut worth: Vec<_> = board
-        .machines()
+        .loading()
         .flat_map(|machine| machine.downloads.iter().map(|run| (machine.mac, run)))
         .filter(|(_, run)| run.sent > 0 && run.size >= WORTH_PROGRESS)
         .collect();
@@ -394,7 +394,11 @@ pub fn told(event: &Event, vendor: Option<&str>, running: Option<&Download>) -> 
             .map(|line| Told { line, when: When::Always })
             .collect::<Vec<_>>(),
     };
-    told.iter_mut().for_each(|told| told.line.text = visible(&told.line.text));
+    for Told { line, .. } in &mut told {
+        if !is_plain(&line.text) {
+            line.text = visible(&line.text);
+        }
+    }
     told
 }
 
@@ -520,6 +524,12 @@ fn named(what: Role, file: &str) -> String {
 /// A fact may repeat what an API or another web server said, and a terminal obeys control characters.
 pub(crate) fn visible(text: &str) -> String {
     text.replace(char::is_control, "?")
+}
+
+/// Whether it is ASCII that can be shown: nearly every text is, and there is one for each step of
+/// each machine.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|octet| matches!(octet, b' '..=b'~'))
 }
 
 fn statement_lines(statement: &Statement) -> Vec<Line> {

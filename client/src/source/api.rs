@@ -240,13 +240,13 @@ impl Source for Api {
         &self.token
     }
 
-    fn meet(&self, mac: MacAddr, traits: Traits) {
+    fn meet(&self, mac: MacAddr, traits: &dyn Fn() -> Traits) {
         let mut all = self.traits.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is forgotten is only told less of.
         if all.len() >= BOOTS && !all.contains_key(&mac) {
             all.pop_first();
         }
-        all.insert(mac, traits);
+        all.insert(mac, traits());
     }
 
     fn generation(

@@ -58,8 +58,9 @@ pub trait Source: Send + Sync {
     /// First path element of every machine's URLs.
     fn token(&self) -> &str;
 
-    /// What `mac` says of itself, before [`Self::generation`] is asked about its DISCOVER.
-    fn meet(&self, mac: MacAddr, traits: Traits) {
+    /// What `mac` says of itself, before [`Self::generation`] is asked about its DISCOVER: read out of
+    /// it only for who wants to know.
+    fn meet(&self, mac: MacAddr, traits: &dyn Fn() -> Traits) {
         let _ = (mac, traits);
     }
 

@@ -114,6 +114,8 @@ pub enum Malformed {
 pub struct Message<'a> {
     header: &'a [u8; HEADER],
     options: &'a [u8],
+    /// Bit 0: `file` holds options; bit 1: `sname` does.
+    overload: u8,
 }
 
 impl<'a> Message<'a> {
@@ -129,7 +131,7 @@ impl<'a> Message<'a> {
 
     fn parse_op(datagram: &'a [u8], op: u8) -> Result<Self, Malformed> {
         let (header, options) = datagram.split_first_chunk::<HEADER>().ok_or(Malformed::Short)?;
-        let message = Self { header, options };
+        let message = Self { header, options, overload: overload(options) };
         if message.op() != op {
             return Err(Malformed::NotRequest);
         }
@@ -185,7 +187,7 @@ impl<'a> Message<'a> {
     /// The field `file`, padded with zeros; nothing if it holds options.
     #[must_use]
     pub fn file(&self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(if self.overload() & 1 == 1 { &[] } else { &self.header[FILE] })
+        Cow::Borrowed(if self.overload & 1 == 1 { &[] } else { &self.header[FILE] })
     }
 
     /// The relay agent that passed the message on, if any.
@@ -220,28 +222,23 @@ impl<'a> Message<'a> {
     /// `None` when it is absent.
     #[must_use]
     pub fn option(&self, code: u8) -> Option<Cow<'a, [u8]>> {
-        let overload = self.overload();
         let file = &self.header[FILE];
         let sname = &self.header[SNAME];
         let fields = [
             self.options,
-            if overload & 1 == 1 { file } else { &[] },
-            if overload & 2 == 2 { sname } else { &[] },
+            if self.overload & 1 == 1 { file } else { &[] },
+            if self.overload & 2 == 2 { sname } else { &[] },
         ];
-        join(
-            fields
-                .into_iter()
-                .flat_map(Options::new)
-                .filter_map(|(found, data)| (found == code).then_some(data)),
-        )
-    }
-
-    /// Bit 0: `file` holds options; bit 1: `sname` does. Only the options field itself may say so.
-    fn overload(&self) -> u8 {
-        Options::new(self.options)
-            .find(|&(code, _)| code == option::OVERLOAD)
-            .and_then(|(_, data)| <[u8; 1]>::try_from(data).ok())
-            .map_or(0, |[value]| if value <= 3 { value } else { 0 })
+        let mut whole: Option<Cow<'a, [u8]>> = None;
+        for field in fields {
+            for (_, data) in Options::new(field).filter(|(found, _)| *found == code) {
+                match &mut whole {
+                    None => whole = Some(Cow::Borrowed(data)),
+                    Some(whole) => whole.to_mut().extend_from_slice(data),
+                }
+            }
+        }
+        whole
     }
 
     /// Callers pass offsets of the fixed header, so that the octets are always there.
@@ -250,12 +247,12 @@ impl<'a> Message<'a> {
     }
 }
 
-fn join<'a>(mut parts: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
-    let mut whole = Cow::Borrowed(parts.next()?);
-    for part in parts {
-        whole.to_mut().extend_from_slice(part);
-    }
-    Some(whole)
+/// Which fields hold options, too. Only the options field itself may say so.
+fn overload(options: &[u8]) -> u8 {
+    Options::new(options)
+        .find(|&(code, _)| code == option::OVERLOAD)
+        .and_then(|(_, data)| <[u8; 1]>::try_from(data).ok())
+        .map_or(0, |[value]| if value <= 3 { value } else { 0 })
 }
 
 /// Code, length, data in a row: the options of a message, and the sub-options inside 43 and 175.

@@ -48,11 +48,12 @@ impl Figures {
         median(self.values(row, server, of))
     }
 
-    /// How many times the best other we are, by the medians.
+    /// How many times the best other we are, by the medians; not a number where nobody else does it.
     fn ratio(&self, number: usize, row: &Row) -> f64 {
         let others = row.servers.iter().filter(|name| **name != "Portcullis");
-        let best = others.map(|name| self.median(number, name, |sample| sample.value));
-        self.median(number, "Portcullis", |sample| sample.value) / best.fold(0.0, f64::max)
+        let medians = others.map(|name| self.median(number, name, |sample| sample.value));
+        let best = medians.fold(f64::NAN, f64::max);
+        self.median(number, "Portcullis", |sample| sample.value) / best
     }
 
     /// For people, and for docs/performance.md.
@@ -69,10 +70,10 @@ impl Figures {
             }
             let each = |of: fn(&Sample) -> f64| {
                 let others = row.servers.iter().filter(|name| **name != "Portcullis");
-                others
+                let others: Vec<_> = others
                     .map(|name| format!("{name} {}", short(self.median(number, name, of))))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                    .collect();
+                if others.is_empty() { "-".to_owned() } else { others.join(", ") }
             };
             let ratio = self.ratio(number, row);
             let wanted = match row.target {
@@ -92,19 +93,22 @@ impl Figures {
                     short(self.median(number, "Portcullis", |sample| sample.cpu))
                 ),
                 _ => format!(
-                    "the last after: {}, {} ms",
+                    "in all {}, {} ms; the last after: {}, {} ms",
+                    each(|sample| sample.cpu * 1000.0),
+                    short(self.median(number, "Portcullis", |sample| sample.cpu * 1000.0)),
                     each(|sample| sample.last),
                     short(self.median(number, "Portcullis", |sample| sample.last))
                 ),
             };
             text += &format!(
-                "| {} | {} {} | {} ({} to {}) | {ratio:.2}{lost} | {wanted} | {cpu} | {}, {} |\n",
+                "| {} | {} {} | {} ({} to {}) | {}{lost} | {wanted} | {cpu} | {}, {} |\n",
                 row.title(),
                 each(|sample| sample.value),
                 row.unit(),
                 short(median(ours.iter().copied())),
                 short(least),
                 short(most),
+                if ratio.is_nan() { "-".to_owned() } else { format!("{ratio:.2}") },
                 each(|sample| sample.peak),
                 short(self.median(number, "Portcullis", |sample| sample.peak)),
             );
@@ -122,7 +126,7 @@ impl Figures {
                     let of = |part| self.values(number, name, part);
                     let value = json!({
                         "values": of(|sample| sample.value),
-                        "cpu_seconds_per_gib": of(|sample| sample.cpu),
+                        "cpu_seconds": of(|sample| sample.cpu),
                         "peak_mib": of(|sample| sample.peak),
                         "last_ms": of(|sample| sample.last),
                     });

@@ -32,8 +32,8 @@ pub enum Measure {
     Tftp { window: u16, machines: u8, stalled: u8 },
     /// Machines fetch by HTTP while others have stopped reading; perhaps while our web page is open.
     Http { machines: u8, stalled: u8, watched: bool },
-    /// A thousand machines ask in the same instant.
-    Storm,
+    /// A thousand machines ask in the same instant, perhaps while others download by HTTP.
+    Storm { downloads: u8 },
 }
 
 /// A row.
@@ -52,7 +52,7 @@ pub struct Row {
 pub struct Sample {
     /// MiB/s, or machines answered.
     pub value: f64,
-    /// CPU seconds of the server's processes for each GiB.
+    /// CPU seconds of the server's processes for each GiB; of a storm, for all of it.
     pub cpu: f64,
     /// MiB that were resident at most.
     pub peak: f64,
@@ -63,6 +63,8 @@ pub struct Sample {
 const TFTP: &[&str] = &["dnsmasq", "tftpd-hpa", "Portcullis"];
 const HTTP: &[&str] = &["nginx", "Portcullis"];
 const STORM: &[&str] = &["dnsmasq", "Portcullis"];
+/// Who serves both DHCP and HTTP.
+const BOTH: &[&str] = &["Portcullis"];
 
 const fn tftp(window: u16, machines: u8, target: Option<f64>) -> Row {
     let what = Measure::Tftp { window, machines, stalled: 0 };
@@ -87,7 +89,8 @@ pub const ROWS: &[Row] = &[
     http(8, Some(1.0)),
     Row { what: Measure::Http { machines: 8, stalled: 64, watched: false }, ..http(8, None) },
     Row { what: Measure::Http { machines: 8, stalled: 0, watched: true }, ..http(8, None) },
-    Row { what: Measure::Storm, way: None, servers: STORM, target: Some(1.0) },
+    Row { what: Measure::Storm { downloads: 0 }, way: None, servers: STORM, target: Some(1.0) },
+    Row { what: Measure::Storm { downloads: 64 }, way: None, servers: BOTH, target: None },
     Row { way: Some(Way::Gigabit), ..tftp(4, 16, None) },
     Row { way: Some(Way::Gigabit), ..http(8, None) },
     Row { way: Some(Way::Lossy), ..tftp(1, 1, Some(3.0)) },
@@ -119,7 +122,10 @@ impl Row {
                 let page = if watched { ", our web page open" } else { "" };
                 format!("HTTP, {}{}{page}", machines(count), stalled(more))
             }
-            Measure::Storm => format!("{LAB} DISCOVERs at once: answered"),
+            Measure::Storm { downloads: 0 } => format!("{LAB} DISCOVERs at once: answered"),
+            Measure::Storm { downloads } => {
+                format!("{LAB} DISCOVERs at once, {downloads} downloads by HTTP: answered")
+            }
         };
         match self.way {
             None => what,
@@ -132,7 +138,7 @@ impl Row {
     /// The unit of its figures.
     pub fn unit(&self) -> &'static str {
         match self.what {
-            Measure::Storm => "machines",
+            Measure::Storm { .. } => "machines",
             _ => "MiB/s",
         }
     }
@@ -184,16 +190,38 @@ impl Row {
                 let _kept_until_here: Vec<http::Waiting> = silent;
                 sample
             }
-            Measure::Storm => {
-                let storm = server.machines.run(|| dhcp::storm("eth0", LAB, QUIET))?;
+            Measure::Storm { downloads } => {
+                let waiting = stall(server, 0, downloads, |machine| {
+                    let (to, path) = server.url(machine);
+                    http::begin(address(machine), to, &path)
+                })?;
+                let before = Cpu::of(&server.pids()?);
+                let storm = server.machines.run(|| beside(waiting, enough))?;
                 let storm = storm.map_err(|error| LabError::of("a storm", error))?;
+                let pids = server.pids()?;
+                let cpu = Cpu::of(&pids).since(&before);
                 let value = f64::from(u32::try_from(storm.answered).unwrap_or(u32::MAX));
-                let peak = usage::Memory::of(&server.pids()?).peak;
+                let peak = usage::Memory::of(&pids).peak;
                 let last = storm.time.as_secs_f64() * 1000.0;
-                Ok(Sample { value, cpu: 0.0, peak, last })
+                Ok(Sample { value, cpu, peak, last })
             }
         }
     }
+}
+
+/// A storm while these downloads run, which last longer than it does.
+fn beside(downloads: Vec<http::Waiting>, enough: Enough) -> io::Result<dhcp::Storm> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = downloads
+            .into_iter()
+            .map(|download| scope.spawn(move || download.finish(enough)))
+            .collect();
+        let storm = dhcp::storm("eth0", LAB, QUIET);
+        for download in running {
+            download.join().map_err(|_| io::Error::other("a machine panicked"))??;
+        }
+        storm
+    })
 }
 
 /// As firmware asks.
