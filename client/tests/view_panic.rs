@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{Read as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     process::{Command, Stdio},
     time::Instant,
@@ -34,6 +34,20 @@ fn panic_in_the_view() -> ! {
     std::process::abort();
 }
 
+/// A terminal that says where its cursor is when it is asked (DSR 6). Ends when nobody has it open any
+/// more, behind all that was shown.
+fn show(mut screen: File) -> String {
+    let mut shown = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = screen.read(&mut piece) {
+        shown.extend_from_slice(&piece[..count]);
+        if shown.ends_with(b"\x1b[6n") {
+            screen.write_all(b"\x1b[1;1R").unwrap();
+        }
+    }
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
 #[test]
 fn a_panic_gives_the_terminal_back_before_it_is_told() {
     if std::env::var_os(PANICS).is_some() {
@@ -42,6 +56,7 @@ fn a_panic_gives_the_terminal_back_before_it_is_told() {
     let size = Winsize { ws_row: 25, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
     let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
     let before = tcgetattr(&slave).unwrap();
+    let screen = std::thread::spawn(move || show(File::from(master)));
     let line = || Stdio::from(slave.try_clone().unwrap());
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", NAME, "--nocapture"])
@@ -57,10 +72,7 @@ fn a_panic_gives_the_terminal_back_before_it_is_told() {
     assert_eq!(tcgetattr(&slave).unwrap(), before);
 
     drop(slave);
-    let mut shown = Vec::new();
-    // A terminal that nobody has open any more ends in an error (EIO), behind all that was shown.
-    let _ends_so = File::from(master).read_to_end(&mut shown);
-    let shown = String::from_utf8_lossy(&shown);
+    let shown = screen.join().unwrap();
     let at = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text:?} in {shown:?}"));
     // xterm's alternate screen, on and off; then what happened, on the screen that stays.
     let (taken, left) = (at("\x1b[?1049h"), at("\x1b[?1049l"));
