@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::unistd::geteuid;
 use portcullis_dbus::{Error, keys::reason};
 use tokio::{
     runtime::Runtime,
@@ -51,7 +52,13 @@ use crate::{
     rpi::Folder,
     session::{Lease, Request, Session, Sockets},
     sign::Signer,
-    source::{self, Order, Same, Source, api::Api, fresh::Fresh, quick::Dish},
+    source::{
+        self, Order, Same, Source,
+        api::Api,
+        cache::{self, Cache},
+        fresh::Fresh,
+        quick::Dish,
+    },
     template::Machine,
     tftp::{self, serve_tftp},
     uki,
@@ -165,7 +172,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
     let signer = signer(&boot.serving, report)?;
-    let direct = boot.serving.direct;
+    let (direct, cache) = (boot.serving.direct, cache(&boot.serving));
     if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
         let alone = boot.initrds.is_empty()
             && boot.cmdline.is_none()
@@ -176,7 +183,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
             return Err(Failure::new(Code::Usage, text));
         }
         let generation = runtime.block_on(async {
-            let generation = source::open_script(&script, direct).await?;
+            let generation = source::open_script(&script, direct, &cache).await?;
             source::complete(generation, boot.serving.stub.as_deref(), signer.as_ref()).await
         })?;
         return serve(
@@ -195,6 +202,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
         direct,
         menu: boot.menu.clone(),
         mirrors: boot.mirror.clone(),
+        cache,
     };
     let (sender, changes) = mpsc::channel(CHANGES);
     let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
@@ -212,6 +220,7 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
     begin(&quick.serving, quick.refusal(), report)?;
     let runtime = runtime()?;
     let signer = signer(&quick.serving, report)?;
+    let (direct, cache) = (quick.serving.direct, cache(&quick.serving));
     let opening = async {
         let dish = source::quick::prepare(source::quick::Choice {
             recipe: &quick.recipe,
@@ -223,18 +232,18 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         let generation = match dish.await? {
             Dish::Linux { kernel, initrds, cmdline } => {
                 let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
-                let direct = quick.serving.direct;
                 source::open(&Order {
                     kernel,
                     initrds,
                     cmdline,
                     message,
                     direct,
+                    cache,
                     ..Order::default()
                 })
                 .await?
             }
-            Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
+            Dish::Script(script) => source::open_script(&script, direct, &cache).await?,
         };
         source::complete(generation, quick.serving.stub.as_deref(), signer.as_ref()).await
     };
@@ -250,7 +259,7 @@ pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
     let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
     let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
-    let source = source.direct(api.serving.direct);
+    let source = source.direct(api.serving.direct).cache(cache(&api.serving));
     let content = Content::Api(Arc::new(source), &api.url);
     serve(&api.serving, content, Beside::default(), runtime()?, report)
 }
@@ -291,7 +300,8 @@ pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
     let (sender, changes) = mpsc::channel(CHANGES);
     let stub = arguments.serving.stub.clone();
     let (fresh, generation, workshop) = runtime.block_on(async {
-        let (fresh, generation) = Fresh::open(built.order.clone(), stub, signer, sender).await?;
+        let order = Order { cache: cache(&arguments.serving), ..built.order.clone() };
+        let (fresh, generation) = Fresh::open(order, stub, signer, sender).await?;
         let fresh = Arc::new(fresh);
         let workshop =
             Workshop::open(recipe, built, Arc::clone(&links), folder, Arc::clone(&fresh))?;
@@ -306,6 +316,19 @@ pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
         desktop: None,
     };
     serve(&arguments.serving, Content::Fresh(fresh, generation), beside, runtime, report)
+}
+
+/// Copies of what lies on other web servers, as the user wants them.
+fn cache(serving: &Serving) -> Cache {
+    let limit = serving.cache_size;
+    Cache::new(match cache::place(|name| std::env::var_os(name)) {
+        Some(folder) => cache::Settings { folder, keep: !serving.no_cache, limit },
+        // Without a home nothing is kept, and what is shared has to be somewhere.
+        None => {
+            let folder = std::env::temp_dir().join(format!("portcullis-{}", geteuid()));
+            cache::Settings { folder, keep: false, limit }
+        }
+    })
 }
 
 /// Builds what is served first, in sight of the user.
