@@ -418,7 +418,7 @@ mod tests {
                 "HOME" => home.map(Into::into),
                 _ => cache.map(Into::into),
             };
-            super::place(variable).map(|path| path.display().to_string())
+            place(variable).map(|path| path.display().to_string())
         };
         assert_eq!(place(Some("/c"), Some("/h")).as_deref(), Some("/c/portcullis"));
         assert_eq!(place(Some("c"), Some("/h")).as_deref(), Some("/h/.cache/portcullis"));
@@ -500,7 +500,9 @@ mod tests {
             let times = Timestamps { last_access: time(0), last_modification: time(UTIME_OMIT) };
             futimens(&file, &times).unwrap();
         };
-        [("a", 1_000), ("b", 3_000), ("c", 2_000)].map(|(url, time)| used(url, time));
+        for (url, time) in [("a", 1_000), ("b", 3_000), ("c", 2_000)] {
+            used(url, time);
+        }
         // Another process uses the oldest one.
         let other = Store::open(folder.path(), BUDGET).unwrap();
         let oldest = other.find("a").unwrap();
