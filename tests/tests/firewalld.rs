@@ -90,6 +90,32 @@ impl Firewalld {
         assert_same(&self.before, &ruleset());
         assert_ne!(self.http().unwrap(), Answer::Open);
     }
+
+    /// firewalld hangs when its rules are to be renewed, for longer than the helper waits for an answer,
+    /// and goes on. How long it was away on a busy machine decides what becomes of the lease: it is kept,
+    /// with its rules, or it ends and says why.
+    fn outlast_a_firewalld_that_hangs(&self) {
+        let mut session = self.serving();
+        let rules = self.rich_rules();
+        self.debian.sh("systemctl kill --kill-whom=main --signal=STOP firewalld").unwrap();
+        let failed = || self.journal().contains("firewalld did not say which rules it has");
+        assert!(wait_until(2 * SOON, failed), "{}", self.journal());
+        self.debian.sh("systemctl kill --kill-whom=main --signal=CONT firewalld").unwrap();
+
+        let mut ended = false;
+        let decided = wait_until(2 * SOON, || {
+            ended = session.said().unwrap().contains("\"reason\":\"firewall-gone\"");
+            let now = self.rich_rules();
+            ended || (now != rules && now.trim().lines().count() == 4 && self.served())
+        });
+        assert!(decided, "{}\n{}", self.rich_rules(), self.journal());
+        if !ended {
+            session.kill("TERM").unwrap();
+        }
+        assert_eq!(session.exit(SOON).unwrap(), if ended { ENDED } else { DONE });
+        // What it was told last, and has done late, goes with its time.
+        self.assert_closed(BY_ITSELF);
+    }
 }
 
 #[test]
@@ -135,7 +161,7 @@ fn firewalld_is_asked_to_open_and_to_close() {
 }
 
 #[test]
-fn firewalld_may_refuse_and_an_administrator_revoke() {
+fn firewalld_may_hang_or_refuse_and_an_administrator_revoke() {
     on_stage(|stage| {
         let mut session = stage.serving();
         stage
@@ -147,6 +173,8 @@ fn firewalld_may_refuse_and_an_administrator_revoke() {
         assert_eq!(session.exit(2 * SOON), Ok(ENDED), "{}", stage.journal());
         assert!(session.said().unwrap().contains("\"reason\":\"revoked\""));
         stage.assert_closed(SOON);
+
+        stage.outlast_a_firewalld_that_hangs();
 
         // Without the rule of polkit: firewalld says no, and the user hears what is missing.
         stage
