@@ -95,15 +95,16 @@ impl Line {
                 Err(RecvTimeoutError::Disconnected) => Wake::Over,
             };
         }
-        match mail.try_recv() {
-            Ok(letter) => return Wake::Mail(letter),
-            Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return Wake::Over,
+        if let Some(wake) = letter(mail) {
+            return wake;
         }
         match self.receive(buffer, limit.clamp(LEAST_WAIT, LOOK)) {
             Ok((count, sender)) => Wake::Datagram(count, sender),
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Wake::Nothing,
+                // What was written meanwhile comes before what is done about silence.
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
+                    letter(mail).unwrap_or(Wake::Nothing)
+                }
                 _ => Wake::Failed(error),
             },
         }
@@ -183,6 +184,15 @@ impl Line {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// What port 69 has passed on, without waiting for it.
+fn letter(mail: &Receiver<Mail>) -> Option<Wake> {
+    match mail.try_recv() {
+        Ok(letter) => Some(Wake::Mail(letter)),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(Wake::Over),
     }
 }
 
