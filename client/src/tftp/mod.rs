@@ -196,9 +196,12 @@ impl Server {
     /// To the machine's transfer, if it has no port of its own.
     fn pass_on(&self, datagram: &[u8], peer: SocketAddr) -> bool {
         let sessions = self.sessions.lock();
-        let session = sessions.get(&peer).filter(|_| self.settings.single_port);
+        let Some(session) = sessions.get(&peer).filter(|_| self.settings.single_port) else {
+            return false;
+        };
         // Full: it is lost, as a datagram may be.
-        session.map(|session| session.try_send(Mail::Datagram(datagram.to_vec()))).is_some()
+        let _lost = session.try_send(Mail::Datagram(datagram.to_vec()));
+        true
     }
 
     /// Hands the request to the machine's session, or says why not.
