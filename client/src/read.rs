@@ -23,7 +23,8 @@ pub enum Piece {
         start: u64,
         /// Octets.
         length: u64,
-        /// When it had last been written to, as it was opened.
+        /// When it had last been written to, as it was opened; none of a file that is still written
+        /// to, and only ever grows.
         modified: Option<SystemTime>,
     },
 }
@@ -40,7 +41,7 @@ impl Piece {
     pub(crate) fn is_unchanged(&self) -> bool {
         match self {
             Self::Memory(_) => true,
-            Self::File { file, modified: then, .. } => modified(file) == *then,
+            Self::File { file, modified: then, .. } => then.is_none() || modified(file) == *then,
         }
     }
 
