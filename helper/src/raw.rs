@@ -1,6 +1,6 @@
-//! The only unsafe code of the helper: two socket options that no crate here offers, and fork(2).
+//! The only unsafe code of the helper: three socket options that no crate here offers, and fork(2).
 //!
-//! Guarantees: setsockopt(2) is given a pointer to a live `c_int` and its exact size, and nothing else.
+//! Guarantees: setsockopt(2) is given a pointer to living octets and their number, and nothing else.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +27,37 @@ pub fn fork() -> nix::Result<ForkResult> {
 /// # Errors
 /// When the kernel refuses.
 pub fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+    set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1_i32.to_ne_bytes())
+}
+
+/// Has the kernel refuse whatever is sent by an IPv4 socket, whoever holds it and however it is sent: an
+/// IPsec policy of the socket's own that blocks. Only CAP_NET_ADMIN can take it off again.
+/// (`struct xfrm_userpolicy_info` of include/uapi/linux/xfrm.h; net/xfrm/xfrm_policy.c, `xfrm_lookup`,
+/// through which net/ipv4/raw.c finds every route.)
+///
+/// # Errors
+/// When the kernel has no IPsec policies.
+pub fn silence(socket: &impl AsFd) -> io::Result<()> {
+    const IP_XFRM_POLICY: c_int = 17;
+    const AF_INET: u16 = 2;
+    const XFRM_POLICY_OUT: u8 = 1;
+    const XFRM_POLICY_BLOCK: u8 = 1;
+    /// `XFRM_INF`: no limit of octets and packets, soft and hard.
+    const FOR_EVER: [u8; 32] = [0xff; 32];
+    // A selector of whatever is IPv4: AF_INET after addresses and ports, in 56 octets; the limits, of
+    // time none; what was counted; priority and index; direction and action, padded.
+    let family = AF_INET.to_ne_bytes();
+    let policy = [
+        [0; 40].as_slice(),
+        &family,
+        &[0; 14],
+        &FOR_EVER,
+        &[0; 32],
+        &[0; 32],
+        &[0; 8],
+        &[XFRM_POLICY_OUT, XFRM_POLICY_BLOCK, 0, 0, 0, 0, 0, 0],
+    ];
+    set(socket, libc::IPPROTO_IP, IP_XFRM_POLICY, &policy.concat())
 }
 
 /// Lets connections of a listener skip TIME_WAIT's successor FIN_WAIT_2 and TIME_WAIT itself
@@ -36,11 +66,11 @@ pub fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn no_time_wait(socket: &impl AsFd) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
+    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, &(-1_i32).to_ne_bytes())
 }
 
-fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
-    let length = socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+fn set(socket: &impl AsFd, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
+    let length = socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open (borrowed for the call), `value` lives until the call returns,
     // and `length` is its size; the kernel only reads it.
     let result = unsafe {
@@ -48,7 +78,7 @@ fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Res
             socket.as_fd().as_raw_fd(),
             level,
             option,
-            (&raw const value).cast::<c_void>(),
+            value.as_ptr().cast::<c_void>(),
             length,
         )
     };

@@ -485,7 +485,7 @@ impl Kernel for Fake {
 
     fn bind(&mut self, opening: &Opening, _address: Ipv4Addr) -> Result<Bound, BindError> {
         let mut world = self.world();
-        let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
+        let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new(), ear: None };
         let wanted = [
             (opening.dhcp != Dhcp::None, keys::socket::DHCP, Protocol::Udp, 67),
             (opening.tftp, keys::socket::TFTP, Protocol::Udp, 69),
