@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const LEASES: usize = 64;
 /// Leases at once of one user: more interfaces than a desktop has.
 pub const LEASES_PER_USER: usize = 8;
-/// Most leases at once that a site can configure: two sockets of each stay with the helper, whose
+/// Most leases at once that a site can configure: two or three sockets of each stay with the helper, whose
 /// unit allows 512 descriptors; and half of the slots, since slots rest.
 pub const LEASES_CEILING: usize = 128;
 /// Questions of one user that wait for an answer at once: one dialog is what a person can answer.

@@ -40,23 +40,11 @@ pub fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
 pub fn silence(socket: &impl AsFd) -> io::Result<()> {
     const IP_XFRM_POLICY: c_int = 17;
     const AF_INET: u16 = 2;
-    const XFRM_POLICY_OUT: u8 = 1;
-    const XFRM_POLICY_BLOCK: u8 = 1;
-    /// `XFRM_INF`: no limit of octets and packets, soft and hard.
-    const FOR_EVER: [u8; 32] = [0xff; 32];
-    // A selector of whatever is IPv4: AF_INET after addresses and ports, in 56 octets; the limits, of
-    // time none; what was counted; priority and index; direction and action, padded.
+    // Octets 0 to 55, a selector: whatever is of this family. To 119, the limits: XFRM_INF octets and
+    // packets, and no time. To 159, counters, priority and index; then XFRM_POLICY_OUT and _BLOCK.
     let family = AF_INET.to_ne_bytes();
-    let policy = [
-        [0; 40].as_slice(),
-        &family,
-        &[0; 14],
-        &FOR_EVER,
-        &[0; 32],
-        &[0; 32],
-        &[0; 8],
-        &[XFRM_POLICY_OUT, XFRM_POLICY_BLOCK, 0, 0, 0, 0, 0, 0],
-    ];
+    let policy =
+        [&[0; 40][..], &family, &[0; 14], &[0xff; 32], &[0; 72], &[1, 1, 0, 0, 0, 0, 0, 0]];
     set(socket, libc::IPPROTO_IP, IP_XFRM_POLICY, &policy.concat())
 }
 

@@ -122,8 +122,7 @@ fn reserved_udp(
     placeholders: &mut Vec<OwnedFd>,
 ) -> io::Result<OwnedFd> {
     let placeholder = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-    placeholder.attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)])?;
-    raw::lock_filter(&placeholder)?;
+    filter(&placeholder, &[SockFilter::new(BPF_RET, 0, 0, 0)])?;
     placeholder.set_reuse_port(true)?;
     placeholder.bind(&SocketAddrV4::new(address, port).into())?;
     placeholders.push(placeholder.into());
@@ -132,8 +131,7 @@ fn reserved_udp(
 
 fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::DGRAM, Protocol::UDP)?;
-    socket.attach_filter(&only_interface(opening.index))?;
-    raw::lock_filter(&socket)?;
+    filter(&socket, &only_interface(opening.index))?;
     setsockopt(&socket, RcvBufForce, &buffer)?;
     if port == DHCP_PORT {
         // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
@@ -156,8 +154,7 @@ fn raw_ear(opening: &Opening) -> io::Result<(OwnedFd, Ear)> {
     let unsupported = |error| io::Error::other(format!("{NO_POLICIES}: {error}"));
     raw::silence(&socket).map_err(unsupported)?;
     socket.set_mark(opening.mark.marks().tag())?;
-    socket.attach_filter(&only_broadcasts(opening.index))?;
-    raw::lock_filter(&socket)?;
+    filter(&socket, &only_broadcasts(opening.index))?;
     setsockopt(&socket, RcvBufForce, &limits::DHCP_RECEIVE_BUFFER)?;
     Ok((socket.try_clone()?.into(), Ear(socket)))
 }
@@ -186,6 +183,12 @@ fn confined(opening: &Opening, kind: Type, protocol: Protocol) -> io::Result<Soc
     socket.bind_device_by_index_v4(Some(index))?;
     socket.set_mark(opening.mark.value())?;
     Ok(socket)
+}
+
+/// A filter that nobody takes off any more.
+fn filter(socket: &Socket, code: &[SockFilter]) -> io::Result<()> {
+    socket.attach_filter(code)?;
+    raw::lock_filter(socket)
 }
 
 /// Accepts what came in by one interface, drops the rest (classic BPF, linux/filter.h).

@@ -117,23 +117,17 @@ pub const TYPE_MARK: u32 = 19;
 /// See [`TYPE_MARK`].
 pub const TYPE_INTERFACE: u32 = 20;
 
-/// Whether what is put into a set stays there, `enum nft_set_flags`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stay(u32);
-
-impl Stay {
-    /// Until it is taken out.
-    pub const FOREVER: Self = Self(0);
-    /// For a time.
-    pub const TIMED: Self = Self(0x10);
-}
+/// How long what is put into a set stays there, `enum nft_set_flags`: until it is taken out.
+pub const FOREVER: u32 = 0;
+/// For a time. See [`FOREVER`].
+pub const TIMED: u32 = 0x10;
 
 /// A set whose keys are numbers of 32 bits of these types; `id` tells it from others of the same
 /// transaction.
 pub fn add_set(
     family: Family,
     table: &str,
-    (set, Stay(flags)): (&str, Stay),
+    (set, flags): (&str, u32),
     id: u32,
     types: &[u32],
 ) -> Change {

@@ -45,7 +45,7 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 use super::{
     Dhcp, Opening,
     expr::{self, Expr},
-    nft::{self, At, Change, Family, Path, Place, Stay},
+    nft::{self, At, Change, Family, Path, Place},
 };
 use crate::{
     limits,
@@ -113,10 +113,10 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let heard = [expr::ipv4(), expr::iif_in(HEARING), expr::to_everybody(), tag(), expr::accept()];
     vec![
         nft::add_owned_table(FAMILY, NAME),
-        set(LIVE, Stay::FOREVER, 1, &[nft::TYPE_MARK]),
-        set(SHARED, Stay::FOREVER, 2, &[nft::TYPE_MARK]),
-        set(HOMES, Stay::FOREVER, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
-        set(HEARING, Stay::TIMED, 4, &[nft::TYPE_INTERFACE]),
+        set(LIVE, nft::FOREVER, 1, &[nft::TYPE_MARK]),
+        set(SHARED, nft::FOREVER, 2, &[nft::TYPE_MARK]),
+        set(HOMES, nft::FOREVER, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
+        set(HEARING, nft::TIMED, 4, &[nft::TYPE_INTERFACE]),
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
