@@ -1,0 +1,154 @@
+//! From the first question to the helper to the last socket: opens, serves, closes.
+//!
+//! Guarantees: all interfaces are opened or none; an interrupt is heard at every step, and sockets
+//! are dropped before the leases are closed.
+
+use std::time::Duration;
+
+use portcullis_dbus::{Error, keys::reason};
+use tokio::time::timeout;
+
+use super::{
+    Beside, Interrupts, Plan, authority::authority, outlet::Outlet, ready::ready, watch::watch,
+};
+use crate::{
+    commands::with_agent,
+    exit::Failure,
+    inhibit,
+    nixos::Workshop,
+    notify::Desktop,
+    once::Way,
+    report::{Asking, Report},
+    session::{Lease, Request, Session, Sockets},
+};
+
+/// How long closing may take; after that the connection is dropped, which closes as well.
+pub(super) const CLOSING: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(
+    plan: &Plan<'_>,
+    way: Way,
+    beside: &mut Beside,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let mut interrupts = match beside.interrupts.take() {
+        Some(interrupts) => interrupts,
+        None => Interrupts::new()?,
+    };
+    let (mut session, started) = tokio::select! {
+        biased;
+        () = interrupts.next() => return Err(dismissed(report)),
+        session = way.session() => session?,
+    };
+    let result = hold(plan, &mut session, beside, &mut interrupts, report).await;
+    drop(session);
+    if let Some(started) = started {
+        started.end().await;
+    }
+    result
+}
+
+/// The user ended it before anything was open.
+fn dismissed(report: &mut Report) -> Failure {
+    report.interrupted();
+    let text = "you ended it before it was allowed: nothing was opened".to_owned();
+    Error::AuthenticationDismissed(text).into()
+}
+
+/// Opens, serves, and closes.
+async fn hold(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    beside: &mut Beside,
+    interrupts: &mut Interrupts,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let opened = tokio::select! {
+        // First, since an agent that Ctrl-C ended makes the helper answer as well.
+        biased;
+        () = interrupts.next() => return Err(dismissed(report)),
+        opened = open(plan, session, report) => opened?,
+    };
+    // Of all that is open, also when it does not come to serving.
+    let mut leases: Vec<Lease> = opened.iter().map(|(lease, _)| lease.clone()).collect();
+    let started = tokio::select! {
+        biased;
+        () = interrupts.next() => None,
+        outlets = start(plan, opened, report) => Some(outlets?),
+    };
+    let mut outlets = started.unwrap_or_default();
+    for (index, outlet) in outlets.iter().enumerate() {
+        report.ready(&ready(plan, outlet, index + 1 == outlets.len()));
+    }
+    let _awake = match session.bus() {
+        Some(bus) => inhibit::sleep(bus).await,
+        None => None,
+    };
+    if plan.boot.notify {
+        beside.desktop = Desktop::of_session().await;
+        if beside.desktop.is_none() {
+            report.note("--notify does nothing here: there is no desktop session.");
+        }
+    }
+    if !outlets.is_empty() {
+        if beside.workshop.as_ref().is_some_and(Workshop::listen) {
+            report.note("r and Enter builds anew, for machines that start after that.");
+        }
+        watch(session, &mut outlets, beside, interrupts, report).await?;
+        leases = outlets.iter().map(|outlet| outlet.lease.clone()).collect();
+    }
+    for outlet in &mut outlets {
+        outlet.stop(report).await;
+    }
+    report.interrupted();
+    let close = async {
+        for lease in &leases {
+            if let Ok(Err(failure)) = timeout(CLOSING, session.close(lease.number)).await {
+                report.detail(&failure.message);
+            }
+        }
+    };
+    tokio::select! {
+        () = interrupts.next() => {}
+        () = close => {}
+    }
+    for lease in &leases {
+        report.closed(lease, reason::CLOSED);
+    }
+    Ok(())
+}
+
+/// Asks for one interface after the other: nobody can answer two dialogs at once, and the helper
+/// hears one question at a time. All of them or none: what was opened closes with the session.
+async fn open(
+    plan: &Plan<'_>,
+    session: &mut Session,
+    report: &mut Report,
+) -> Result<Vec<(Lease, Sockets)>, Failure> {
+    let mut opened = Vec::with_capacity(plan.requests.len());
+    for request in &plan.requests {
+        report.asking(&Asking {
+            interface: request.interface.clone(),
+            udp_ports: Request::UDP.to_vec(),
+            tcp_ports: vec![request.http_port],
+            max_seconds: request.max_seconds,
+            dhcp_server: request.full_dhcp,
+        });
+        opened.push(with_agent(&plan.boot.common, async || session.open(request).await).await?);
+    }
+    Ok(opened)
+}
+
+/// Begins to serve, on all interfaces or none.
+async fn start(
+    plan: &Plan<'_>,
+    opened: Vec<(Lease, Sockets)>,
+    report: &mut Report,
+) -> Result<Vec<Outlet>, Failure> {
+    let mut outlets = Vec::with_capacity(opened.len());
+    for (lease, sockets) in opened {
+        let authority = authority(plan, &lease, &sockets.dhcp, report).await?;
+        outlets.push(Outlet::start(plan, lease, sockets, authority)?);
+    }
+    Ok(outlets)
+}
