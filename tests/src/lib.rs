@@ -26,6 +26,7 @@ pub mod rival;
 pub mod scene;
 pub mod screen;
 pub mod snapshot;
+pub mod stage;
 pub mod times;
 pub mod trace;
 

@@ -12,6 +12,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -75,12 +76,13 @@ umount --lazy "$scratch/mount"
 
 /// A booted Debian.
 #[derive(Debug)]
-pub struct Debian<'a> {
-    netns: &'a Netns,
+pub struct Debian {
+    // Dropped in this order: what runs, then where it runs.
     supervisor: Process,
     leader: u32,
     scratch: TempDir,
     logins: Cell<u32>,
+    netns: Arc<Netns>,
 }
 
 /// Who logs in, and where.
@@ -103,7 +105,7 @@ pub const BOB_REMOTE: Login = Login { user: "bob", seated: false };
 /// A program in a login session of its own.
 #[derive(Debug)]
 pub struct Session<'a> {
-    debian: &'a Debian<'a>,
+    debian: &'a Debian,
     unit: String,
     waiter: Process,
     screen: Screen,
@@ -116,9 +118,9 @@ enum Screen {
     File(PathBuf),
 }
 
-impl<'a> Debian<'a> {
+impl Debian {
     /// Boots it in `netns` and waits until it is up, with the users alice, bob and carol.
-    pub fn boot(netns: &'a Netns) -> Result<Self> {
+    pub fn boot(netns: Arc<Netns>) -> Result<Self> {
         let root = cached_root()?;
         let scratch =
             TempDir::new().map_err(|error| LabError::of("a temporary directory", error))?;
@@ -139,7 +141,7 @@ impl<'a> Debian<'a> {
             .stdout(output)
             .stderr(errors);
         let supervisor = netns.spawn(command)?;
-        let mut debian = Self { netns, supervisor, leader: 0, scratch, logins: Cell::new(0) };
+        let mut debian = Self { supervisor, leader: 0, scratch, logins: Cell::new(0), netns };
         debian
             .wait_until_up()
             .map_err(|error| LabError(format!("{error}\nits console:\n{}", read(&console))))?;
@@ -160,7 +162,7 @@ impl<'a> Debian<'a> {
                 return Err(LabError(format!("Debian did not boot: {status}")));
             }
             if self.leader == 0 {
-                self.leader = first_process(self.netns)?.unwrap_or(0);
+                self.leader = first_process(&self.netns)?.unwrap_or(0);
             }
             if self.leader != 0 {
                 let mut asked = self.inside("systemctl");
@@ -184,8 +186,8 @@ impl<'a> Debian<'a> {
 
     /// The network namespace that it lives in.
     #[must_use]
-    pub fn netns(&self) -> &'a Netns {
-        self.netns
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Its root directory, seen from outside.
@@ -251,7 +253,7 @@ impl<'a> Debian<'a> {
     }
 
     /// Starts a program in a session of its own, on a terminal.
-    pub fn on_terminal(&'a self, login: Login, words: &[&str]) -> Result<Session<'a>> {
+    pub fn on_terminal(&self, login: Login, words: &[&str]) -> Result<Session<'_>> {
         let pty = Pty::open(&self.root())?;
         let name = pty.name().display().to_string();
         let (unit, mut command) = self.log_in(login);
@@ -273,7 +275,7 @@ impl<'a> Debian<'a> {
     }
 
     /// Starts a program in a session of its own, without any terminal.
-    pub fn without_terminal(&'a self, login: Login, words: &[&str]) -> Result<Session<'a>> {
+    pub fn without_terminal(&self, login: Login, words: &[&str]) -> Result<Session<'_>> {
         let (unit, mut command) = self.log_in(login);
         let path = self.scratch.path().join(&unit);
         let output = File::create(&path).map_err(|error| LabError::of(path.display(), error))?;
@@ -294,7 +296,7 @@ impl<'a> Debian<'a> {
 
     /// Runs a program in a session of its own, without any terminal, to its end: its exit code and
     /// all that it said.
-    pub fn run(&'a self, login: Login, words: &[&str], limit: Duration) -> Result<(i32, String)> {
+    pub fn run(&self, login: Login, words: &[&str], limit: Duration) -> Result<(i32, String)> {
         let mut session = self.without_terminal(login, words)?;
         let code = session.exit(limit)?;
         Ok((code, session.said()?))
@@ -322,7 +324,7 @@ impl<'a> Debian<'a> {
     }
 }
 
-impl Drop for Debian<'_> {
+impl Drop for Debian {
     fn drop(&mut self) {
         let asked = if self.leader == 0 {
             self.supervisor.signal(Signal::SIGTERM)
@@ -468,9 +470,9 @@ mod tests {
 
     #[test]
     fn sessions_seats_and_dialogs_are_real() {
-        crate::need_root!("systemd-nspawn", "debootstrap", "nsenter", "unshare", "setpriv", "ip");
-        let netns = Netns::new("debian").unwrap();
-        let debian = Debian::boot(&netns).unwrap();
+        crate::need_debian!();
+        let netns = Arc::new(Netns::new("debian").unwrap());
+        let debian = Debian::boot(netns).unwrap();
         debian.write("/usr/share/polkit-1/actions/org.example.try.policy", ACTION).unwrap();
         debian.write("/etc/polkit-1/rules.d/10-try.rules", RULE).unwrap();
 
@@ -510,9 +512,9 @@ mod tests {
 
     #[test]
     fn nothing_is_left_and_nothing_is_kept() {
-        crate::need_root!("systemd-nspawn", "debootstrap", "nsenter", "unshare", "setpriv", "ip");
-        let netns = Netns::new("debian").unwrap();
-        let debian = Debian::boot(&netns).unwrap();
+        crate::need_debian!();
+        let netns = Arc::new(Netns::new("debian").unwrap());
+        let debian = Debian::boot(Arc::clone(&netns)).unwrap();
         debian.sh("echo changed >/etc/issue").unwrap();
         let scratch = debian.scratch.path().to_owned();
         let supervisor = debian.supervisor.pid();

@@ -1,12 +1,15 @@
 //! The usual scene: a LAN with a router that hands out addresses, the host behind NixOS' firewall,
 //! and somebody outside who tries the host's ports.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+
+use nix::sys::signal::Signal;
 
 use crate::{
     LabError, Result,
     host::{Client, Host, Site},
     lan::Lan,
+    machine::{self, Firmware, Machine},
     netns::Netns,
     nixos::{self, Flavour, Settings},
     probe::{self, Answer},
@@ -120,8 +123,45 @@ impl Scene {
         })
     }
 
+    /// Switches a machine on that `client` serves, and waits until it is up with the laboratory's initrd:
+    /// the machine, and its kernel's command line. How long it took is printed.
+    pub fn boot(
+        &self,
+        firmware: Firmware,
+        mac: &str,
+        client: &Client,
+    ) -> Result<(Machine, String)> {
+        let mut machine = Machine::start(&self.lan, firmware, mac)?;
+        let (cmdline, time) = machine.up().map_err(|error| {
+            let (said, told) = (client.stdout(), client.stderr());
+            LabError(format!("{error}\nclient:\n{said}{told}\nhost:\n{}", self.host.log()))
+        })?;
+        println!("{firmware:?}: {time:.1?} to userspace");
+        let marker = machine::marker(&machine::image_for(firmware.processor())?)?;
+        let initrd = machine.initrd()?;
+        if initrd == marker {
+            return Ok((machine, cmdline));
+        }
+        Err(LabError(format!("{mac} has the initrd {initrd}, not {marker}")))
+    }
+
+    /// Ends a client as Ctrl-C does: it says that all is well, the ports are closed, and within `limit`
+    /// everything is as it was.
+    pub fn end(&self, client: &mut Client, limit: Duration) -> Result<()> {
+        client.signal(Signal::SIGINT)?;
+        let code = client.end()?.code();
+        if code != Some(0) {
+            return Err(LabError(format!("exit code {code:?}: {}", client.stderr())));
+        }
+        let heard = self.try_ports()?;
+        if heard != CLOSED {
+            return Err(LabError(format!("after the client's end: {heard:?}")));
+        }
+        self.assert_restored(limit)
+    }
+
     /// Waits at most `limit` until ruleset and sockets are what they were, then says what is not.
-    pub fn assert_restored(&self, limit: std::time::Duration) -> Result<()> {
+    pub fn assert_restored(&self, limit: Duration) -> Result<()> {
         let mut ruleset = self.before.clone();
         let mut sockets = String::new();
         let mut look = || -> Result<bool> {

@@ -36,7 +36,7 @@ pub struct Trace {
 
 impl Trace {
     /// Takes it, without the files that `apart` names (patterns of find(1)).
-    pub fn take(debian: &Debian<'_>, apart: &[&str]) -> Result<Self> {
+    pub fn take(debian: &Debian, apart: &[&str]) -> Result<Self> {
         let apart: Vec<_> =
             APART.iter().chain(apart).map(|pattern| format!("-path '{pattern}'")).collect();
         let lines = debian.sh(&format!(
@@ -51,7 +51,7 @@ impl Trace {
     }
 
     /// Waits until it is the same again; the error says what came and what went.
-    pub fn restored(&self, debian: &Debian<'_>, apart: &[&str]) -> Result<()> {
+    pub fn restored(&self, debian: &Debian, apart: &[&str]) -> Result<()> {
         let mut now = Self::take(debian, apart);
         wait_until(SOON, || {
             now = Self::take(debian, apart);

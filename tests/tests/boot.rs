@@ -5,7 +5,6 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
     host::{SOON, Site},
@@ -64,19 +63,8 @@ fn boots_this(
     assert_ne!(scene.before.changes(&during), "", "something was opened");
     meanwhile(scene);
 
-    let mut machine = Machine::start(&scene.lan, firmware, MAC).unwrap();
-    let up = machine.up();
-    let (cmdline, time) = match up {
-        Ok(up) => up,
-        Err(error) => panic!(
-            "{error:?}\nclient:\n{}{}\nhost:\n{}",
-            client.stdout(),
-            client.stderr(),
-            scene.host.log()
-        ),
-    };
-    println!("{firmware:?} {arguments:?}: {time:.1?} to userspace");
-    let image = machine::image_for(firmware.processor()).unwrap();
+    println!("{arguments:?}");
+    let (mut machine, cmdline) = scene.boot(firmware, MAC, &client).unwrap();
     let console = if firmware.processor() == "arm64" { "ttyAMA0" } else { "ttyS0" };
     // iPXE hands an EFI program its own name as the first word, as a shell does.
     let own = match firmware {
@@ -91,9 +79,9 @@ fn boots_this(
         .filter(|word| !word.starts_with("initrd="))
         .collect();
     assert_eq!(words.join(" "), format!("{IMAGE} {WORD}").replace("ttyS0", console));
-    let marker = machine::marker(&image).unwrap();
-    assert_eq!(machine.initrd().unwrap(), marker);
     if arguments.contains(&"/mnt/extra") {
+        let image = machine::image_for(firmware.processor()).unwrap();
+        let marker = machine::marker(&image).unwrap();
         let line = machine.line("PORTCULLIS-EXTRA ", machine::BOOT, machine::BOOT).unwrap();
         assert_eq!(line.unwrap().0, marker.replace("initrd", "extra"));
     }
@@ -105,11 +93,7 @@ fn boots_this(
     assert!(handed_over, "the client saw it through:\n{}", client.stdout());
     // Before the ports are tried again, which is no machine's business.
     capture.end().unwrap();
-    client.signal(Signal::SIGINT).unwrap();
-    let status = client.end().unwrap();
-    assert_eq!(status.code(), Some(0), "{}", client.stderr());
-    assert_eq!(scene.try_ports().unwrap(), CLOSED, "after");
-    scene.assert_restored(Duration::from_secs(1)).unwrap();
+    scene.end(&mut client, Duration::from_secs(1)).unwrap();
     (boot_server_messages(&file), client.events())
 }
 

@@ -4,25 +4,14 @@
 
 #![cfg(test)]
 
-use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use portcullis_dbus::DEFAULT_HTTP_PORT;
 use portcullis_lab::{
-    host,
-    lan::Lan,
-    machine::{self, Firmware, Machine, marker},
-    need_root,
-    netns::Netns,
-    nixos::{self, Flavour, Settings},
-    nspawn::{BOB, Debian},
-    probe::{self, Answer},
-    process::finish,
-    rival::Rival,
+    host, need_debian, nixos::Flavour, nspawn::BOB, probe::Answer, process::finish, stage::Stage,
     trace::Trace,
 };
 
 const SOON: Duration = Duration::from_secs(30);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// dpkg's own record; the lock on accounts, which stays; what find(1) may not see change.
 const APART: [&str; 4] = ["/var/lib/dpkg", "/var/cache", "/etc/.pwd.lock", "/etc/subuid-"];
 
@@ -48,13 +37,7 @@ fn package(directory: &Path) -> String {
 
 #[test]
 fn p4_purged_the_package_leaves_nothing() {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nsenter",
-        "unshare",
-        "setpriv",
-        "ip",
+    need_debian!(
         "nft",
         "iptables",
         "cpio",
@@ -65,41 +48,22 @@ fn p4_purged_the_package_leaves_nothing() {
     );
     let directory = tempfile::tempdir().unwrap();
     let package = package(directory.path());
-    let lan = Lan::new().unwrap();
-    let (netns, outside) = (Netns::new("debian").unwrap(), Netns::new("outside").unwrap());
-    lan.attach(&netns, "eth0", Some("192.0.2.1/24")).unwrap();
-    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
-    nixos::start(&netns, Flavour::Nftables, &Settings::default()).unwrap();
-    let debian = Debian::boot(&netns).unwrap();
+    let stage = Stage::start(Some(Flavour::Nftables)).unwrap();
+    let debian = &stage.debian;
     debian.copy(Path::new(&package), "/srv/portcullis.deb").unwrap();
-    let image = machine::image().unwrap();
-    debian.copy(&image, "/srv/image").unwrap();
     // Each login's own processes would stay for a while after it: now they stay for good.
     debian.sh("systemctl start polkit; loginctl enable-linger bob").unwrap();
     debian.run(BOB, &["true"], SOON).unwrap();
-    let before = Trace::take(&debian, &APART).unwrap();
+    let before = Trace::take(debian, &APART).unwrap();
 
     let install = "dpkg --install /srv/portcullis.deb 2>&1";
     debian.sh(install).unwrap();
     debian.sh("usermod --append --groups portcullis bob").unwrap();
-    let words = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--json"];
-    let mut session = debian.without_terminal(BOB, &words).unwrap();
-    let journal = || debian.sh("journalctl --no-pager --lines=40").unwrap();
-    if let Err(error) = session.expect("\"event\":\"ready\"", SOON) {
-        panic!("{error}\n{}", journal());
-    }
-    // Who gives out addresses is somebody else; the machine boots from bob.
-    let router = Netns::new("router").unwrap();
-    lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
-    let _rival = Rival::start(&router, "eth0", &[]).unwrap();
+    let mut session = stage.serve(BOB, SOON).unwrap();
     let mac = "52:54:00:00:00:09";
-    let mut machine = Machine::start(&lan, Firmware::Bios, mac).unwrap();
-    let (cmdline, _) = machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
-    assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
-    assert_eq!(machine.initrd().unwrap(), marker(&image).unwrap());
-    drop(machine);
+    stage.boot(mac).unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
     assert!(session.said().unwrap().contains(mac), "{:?}", session.said());
-    let http = || probe::tcp(&outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap();
+    let http = || stage.http().unwrap();
     assert_eq!(http(), Answer::Open);
 
     // An upgrade takes nothing from who is served.
@@ -109,13 +73,12 @@ fn p4_purged_the_package_leaves_nothing() {
     assert_eq!(session.exit(SOON), Ok(0), "{:?}", session.said());
 
     // Purged while it serves: closed, and said so.
-    let mut session = debian.without_terminal(BOB, &words).unwrap();
-    session.expect("\"event\":\"ready\"", SOON).unwrap();
+    let mut session = stage.serve(BOB, SOON).unwrap();
     debian.sh("dpkg --purge portcullis 2>&1").unwrap();
     assert_ne!(session.exit(SOON), Ok(0), "{:?}", session.said());
     assert!(session.said().unwrap().contains("helper-stopping"), "{:?}", session.said());
     assert_ne!(http(), Answer::Open);
-    if let Err(error) = before.restored(&debian, &APART) {
+    if let Err(error) = before.restored(debian, &APART) {
         panic!("{error}");
     }
     assert!(debian.sh("dpkg --status portcullis").is_err());

@@ -5,73 +5,60 @@
 #![cfg(test)]
 
 use std::{
-    net::Ipv4Addr,
+    ops::Deref,
     time::{Duration, Instant},
 };
 
-use portcullis_dbus::{DEFAULT_HTTP_PORT, TFTP_PORT};
+use portcullis_dbus::TFTP_PORT;
 use portcullis_lab::{
-    lan::Lan,
-    machine, need_root,
-    netns::Netns,
-    nspawn::{BOB, Debian, Session},
+    need_debian,
+    nspawn::{BOB, Session},
     probe::{self, Answer},
     process::wait_until,
     snapshot::{Snapshot, assert_same},
+    stage::{HOST, SERVE, Stage},
 };
 
 /// Longest time that anything short of firewalld's own time-out may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 /// firewalld's time-out is 60 s.
 const BY_ITSELF: Duration = Duration::from_secs(120);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const SERVE: [&str; 6] = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--json"];
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
 const FAILED: i32 = 19;
 const ENDED: i32 = 23;
 
-struct Stage<'a> {
-    debian: &'a Debian<'a>,
-    outside: &'a Netns,
+/// The stage with firewalld and the package.
+struct Firewalld {
+    stage: Stage,
     before: Snapshot,
 }
 
-/// Debian with firewalld, the package, and somebody who looks.
+impl Deref for Firewalld {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
 #[track_caller]
-fn on_stage(play: impl FnOnce(&Stage<'_>)) {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nsenter",
-        "unshare",
-        "setpriv",
-        "ip",
-        "nft",
-        "cpio"
-    );
-    let lan = Lan::new().unwrap();
-    let host = Netns::new("firewalld").unwrap();
-    let outside = Netns::new("outside").unwrap();
-    lan.attach(&host, "eth0", Some("192.0.2.1/24")).unwrap();
-    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
-    let debian = Debian::boot(&host).unwrap();
-    debian.install().unwrap();
-    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
-    debian.sh("systemctl start firewalld && firewall-cmd --state").unwrap();
-    let before = Snapshot::take(&host).unwrap();
+fn on_stage(play: impl FnOnce(&Firewalld)) {
+    need_debian!("nft", "cpio");
+    let stage = Stage::start(None).unwrap();
+    stage.debian.install().unwrap();
+    stage.debian.sh("systemctl start firewalld && firewall-cmd --state").unwrap();
+    let before = Snapshot::take(stage.debian.netns()).unwrap();
     assert!(before.text().contains("table inet firewalld"), "{}", before.text());
-    let stage = Stage { debian: &debian, outside: &outside, before };
+    let stage = Firewalld { stage, before };
     stage.assert_closed(SOON);
     play(&stage);
 }
 
-impl Stage<'_> {
+impl Firewalld {
+    #[track_caller]
     fn serving(&self) -> Session<'_> {
-        let mut session = self.debian.without_terminal(BOB, &SERVE).unwrap();
-        if let Err(error) = session.expect("\"event\":\"ready\"", SOON) {
-            panic!("{error}\n{}", self.journal());
-        }
+        let mut session = self.serve(BOB, SOON).unwrap();
         assert!(session.said().unwrap().contains("\"backend\":\"firewalld\""));
         self.assert_served();
         session
@@ -80,9 +67,8 @@ impl Stage<'_> {
     /// Whether somebody outside is answered on UDP 69 and on the port for boot images.
     fn served(&self) -> bool {
         let read = b"\0\x01no-such-file\0octet\0";
-        let tftp = probe::udp(self.outside, (HOST, TFTP_PORT).into(), read).unwrap();
-        let http = probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap();
-        (tftp, http) == (Answer::Open, Answer::Open)
+        let tftp = probe::udp(&self.outside, (HOST, TFTP_PORT).into(), read).unwrap();
+        (tftp, self.http().unwrap()) == (Answer::Open, Answer::Open)
     }
 
     #[track_caller]
@@ -102,14 +88,7 @@ impl Stage<'_> {
         let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
         wait_until(SOON, || ruleset() == self.before);
         assert_same(&self.before, &ruleset());
-        assert_ne!(
-            probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap(),
-            Answer::Open
-        );
-    }
-
-    fn journal(&self) -> String {
-        self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
+        assert_ne!(self.http().unwrap(), Answer::Open);
     }
 }
 

@@ -5,19 +5,16 @@
 
 #![cfg(test)]
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use portcullis_dbus::DEFAULT_HTTP_PORT;
 use portcullis_lab::{
-    host,
-    lan::Lan,
-    machine, need_root,
-    netns::Netns,
-    nixos::{self, Flavour, Settings},
+    host, need_debian,
+    nixos::Flavour,
     nspawn::{ALICE, BOB, BOB_REMOTE, Debian, Login},
-    probe::{self, Answer},
+    probe::Answer,
     process::wait_until,
     snapshot::{Snapshot, assert_same},
+    stage::{READY, SERVE, Stage},
 };
 use serde_json::Value;
 
@@ -32,7 +29,7 @@ const NO_AGENT: i32 = 12;
 const FORBIDDEN: i32 = 17;
 
 /// Lays everything out as NixOS' activation would.
-fn activate(debian: &Debian<'_>, standard: &Value) {
+fn activate(debian: &Debian, standard: &Value) {
     let package = standard["packages"]["bus"][0].as_str().unwrap();
     host::install(&debian.root(), package).unwrap();
     // environment.systemPackages, and what polkit finds by it.
@@ -106,38 +103,22 @@ fn toml(value: &Value) -> String {
 
 #[test]
 fn as_nixos_installs_it_its_users_and_groups_serve_and_its_rules_and_settings_hold() {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nsenter",
-        "unshare",
-        "setpriv",
-        "ip",
-        "nft",
-        "cpio"
-    );
-    let lan = Lan::new().unwrap();
-    let host = Netns::new("debian").unwrap();
-    let outside = Netns::new("outside").unwrap();
-    lan.attach(&host, "eth0", Some("192.0.2.1/24")).unwrap();
-    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
-    nixos::start(&host, Flavour::Nftables, &Settings::default()).unwrap();
-    let debian = Debian::boot(&host).unwrap();
-    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
+    need_debian!("nft", "cpio");
+    let stage = Stage::start(Some(Flavour::Nftables)).unwrap();
+    let (debian, host) = (&stage.debian, stage.debian.netns());
     let standard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nix/generated/standard.json");
     let standard: Value =
         serde_json::from_str(&std::fs::read_to_string(standard).unwrap()).unwrap();
-    activate(&debian, &standard);
-    let before = Snapshot::take(&host).unwrap();
+    activate(debian, &standard);
+    let before = Snapshot::take(host).unwrap();
 
-    let port = (Ipv4Addr::new(192, 0, 2, 1), DEFAULT_HTTP_PORT).into();
-    let http = || probe::tcp(&outside, port).unwrap();
-    let journal = || debian.sh("journalctl --no-pager --lines=60").unwrap();
+    let http = || stage.http().unwrap();
     let portcullis = format!("{PROFILE}/bin/portcullis");
-    let command = [portcullis.as_str(), "boot", "/srv/image", "-i", "eth0", "--json"];
+    let mut command = SERVE;
+    command[0] = &portcullis;
     let refused = |login: Login, words: &[&str], code: i32| {
         let (ended, said) = debian.run(login, words, SOON).unwrap();
-        assert_eq!(ended, code, "{said}\n{}", journal());
+        assert_eq!(ended, code, "{said}\n{}", stage.journal());
         assert_ne!(http(), Answer::Open);
         said
     };
@@ -147,9 +128,7 @@ fn as_nixos_installs_it_its_users_and_groups_serve_and_its_rules_and_settings_ho
     for login in [BOB, ALICE] {
         assert_ne!(http(), Answer::Open, "enabled opens nothing");
         let mut session = debian.without_terminal(login, &command).unwrap();
-        if let Err(error) = session.expect("\"event\":\"ready\"", SOON) {
-            panic!("{login:?}: {error}\n{}", journal());
-        }
+        stage.expect(&mut session, READY, SOON).unwrap();
         assert_eq!(http(), Answer::Open);
         let program = debian
             .sh("readlink /proc/$(systemctl show --value -p MainPID portcullis-helper)/exe")
@@ -163,7 +142,7 @@ fn as_nixos_installs_it_its_users_and_groups_serve_and_its_rules_and_settings_ho
     refused(BOB_REMOTE, &command, NO_AGENT);
     let other_port = [command.as_slice(), &["--port", "8080"]].concat();
     refused(BOB, &other_port, NOT_AUTHORIZED);
-    host.cable("lan0", &outside, "lan0").unwrap();
+    host.cable("lan0", &stage.outside, "lan0").unwrap();
     host.address("lan0", "198.51.100.1/24").unwrap();
     let said = refused(BOB, &[portcullis.as_str(), "boot", "/srv/image", "-i", "lan0"], FORBIDDEN);
     assert!(said.contains("eth*"), "{said}");
@@ -171,7 +150,7 @@ fn as_nixos_installs_it_its_users_and_groups_serve_and_its_rules_and_settings_ho
     // A rebuild stops and starts what has changed, but not this.
     let unit = debian.sh("systemctl cat portcullis-helper").unwrap();
     assert!(unit.contains("\nX-RestartIfChanged=false\n"), "{unit}");
-    let same = || Snapshot::take(&host).unwrap() == before;
+    let same = || Snapshot::take(host).unwrap() == before;
     wait_until(SOON, same);
-    assert_same(&before, &Snapshot::take(&host).unwrap());
+    assert_same(&before, &Snapshot::take(host).unwrap());
 }

@@ -4,30 +4,23 @@
 
 #![cfg(test)]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{ops::Deref, time::Duration};
 
-use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT};
 use portcullis_lab::{
-    host,
-    lan::Lan,
-    machine::{self, Firmware, Machine},
-    need_root,
-    netns::Netns,
-    nixos::{self, Flavour, Settings},
-    nspawn::{ADMIN_PASSWORD, ALICE, Debian, Login, Session},
-    probe::{self, Answer},
+    host, need_debian, need_root,
+    nixos::Flavour,
+    nspawn::{ADMIN_PASSWORD, ALICE, Login, Session},
+    probe::Answer,
     process::wait_until,
-    rival::Rival,
+    stage::{READY, Stage},
     trace::Trace,
 };
 
 /// Longest time that anything short of a dialog may take.
 const SOON: Duration = Duration::from_secs(30);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Whom sudo and polkit take for an administrator, with a password.
 const CAROL: Login = Login { user: "carol", seated: true };
 const PROGRAM: &str = "/home/carol/portcullis/portcullis";
-const READY: &str = "\"event\":\"ready\"";
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
 const NOT_AUTHORIZED: i32 = 10;
@@ -39,82 +32,62 @@ const ENDED: i32 = 23;
 /// What sudo writes of itself.
 const APART: [&str; 3] = ["/var/lib/sudo", "/run/sudo", "/home/carol/.sudo_as_admin_successful"];
 
-struct Stage<'a> {
-    debian: &'a Debian<'a>,
-    lan: &'a Lan,
-    outside: &'a Netns,
+/// The stage with the two programs in a user's own folder, behind a NixOS firewall.
+struct Bare {
+    stage: Stage,
     before: Trace,
 }
 
+impl Deref for Bare {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
 #[track_caller]
-fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nsenter",
-        "unshare",
-        "setpriv",
-        "ip",
-        "nft",
-        "iptables",
-        "cpio"
-    );
-    let lan = Lan::new().unwrap();
-    let (netns, outside) = (Netns::new("debian").unwrap(), Netns::new("outside").unwrap());
-    lan.attach(&netns, "eth0", Some("192.0.2.1/24")).unwrap();
-    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
-    nixos::start(&netns, flavour, &Settings::default()).unwrap();
-    let debian = Debian::boot(&netns).unwrap();
+fn on_stage(flavour: Flavour, play: impl FnOnce(&Bare)) {
+    need_debian!("nft", "iptables", "cpio");
+    let stage = Stage::start(Some(flavour)).unwrap();
+    let debian = &stage.debian;
     // As somebody has them who has built the two programs.
-    debian.sh("mkdir /home/carol/portcullis").unwrap();
+    debian.sh("mkdir /home/carol/portcullis; mv /srv/image /home/carol/image").unwrap();
     let built = host::built().unwrap();
     for program in ["portcullis", "portcullis-helper"] {
         debian.copy(&built.join(program), &format!("/home/carol/portcullis/{program}")).unwrap();
     }
-    debian.copy(&machine::image().unwrap(), "/home/carol/image").unwrap();
     debian.sh("chown -R carol:carol /home/carol; systemctl start polkit").unwrap();
     // Each login's own processes would stay for a while after it: now they stay for good.
     debian.sh("loginctl enable-linger carol alice").unwrap();
     debian.run(CAROL, &["true"], SOON).unwrap();
-    let before = Trace::take(&debian, &APART).unwrap();
-    let stage = Stage { debian: &debian, lan: &lan, outside: &outside, before };
+    let before = Trace::take(debian, &APART).unwrap();
+    let stage = Bare { stage, before };
     stage.assert_untouched();
     play(&stage);
     stage.assert_untouched();
 }
 
-impl Stage<'_> {
-    /// The words for it.
-    fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
-        [&[PROGRAM, "boot", "image", "-i", "eth0"], more].concat()
-    }
+/// The words for it.
+fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
+    [&[PROGRAM, "boot", "image", "-i", "eth0"], more].concat()
+}
 
-    fn http(&self) -> Answer {
-        probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap()
-    }
-
-    fn journal(&self) -> String {
-        self.debian.sh("journalctl --no-pager --lines=40 --output=short-monotonic").unwrap()
-    }
-
+impl Bare {
     #[track_caller]
     fn assert_untouched(&self) {
-        if let Err(error) = self.before.restored(self.debian, &APART) {
+        if let Err(error) = self.before.restored(&self.debian, &APART) {
             panic!("{error}\n{}", self.journal());
         }
-        assert_eq!(self.debian.netns().sh("ss -Hlntuwp").unwrap(), "");
-        assert_ne!(self.http(), Answer::Open);
-        for port in [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT] {
-            let answer = probe::udp(self.outside, (HOST, port).into(), b"?").unwrap();
-            assert_eq!(answer, Answer::Silent, "UDP {port}");
-        }
+        assert_eq!(self.sockets().unwrap(), "");
+        self.refuses().unwrap();
     }
 
     /// The program on a terminal, when its tool asks for the password; nothing is open yet.
     #[track_caller]
     fn asked(&self, via: &str) -> Session<'_> {
-        let words = Self::words(&["--json", "--via", via]);
-        let mut session = self.debian.on_terminal(CAROL, &words).unwrap();
+        let mut session =
+            self.debian.on_terminal(CAROL, &words(&["--json", "--via", via])).unwrap();
         self.prompted(via, &mut session);
         session
     }
@@ -126,12 +99,10 @@ impl Stage<'_> {
             _ => &["AUTHENTICATING FOR org.freedesktop.policykit.exec", "Password: "],
         };
         for prompt in prompts {
-            if let Err(error) = session.expect(prompt, SOON) {
-                panic!("{error}\n{}", self.journal());
-            }
+            self.expect(session, prompt, SOON).unwrap();
         }
         session.terminal().unwrap().expect_hidden(SOON).unwrap();
-        assert_ne!(self.http(), Answer::Open);
+        assert_ne!(self.http().unwrap(), Answer::Open);
     }
 
     /// The same, once it serves.
@@ -145,10 +116,8 @@ impl Stage<'_> {
     #[track_caller]
     fn allowed(&self, session: &mut Session<'_>, ready: &str) {
         session.terminal().unwrap().type_line(ADMIN_PASSWORD).unwrap();
-        if let Err(error) = session.expect(ready, SOON) {
-            panic!("{error}\n{}", self.journal());
-        }
-        assert_eq!(self.http(), Answer::Open);
+        self.expect(session, ready, SOON).unwrap();
+        assert_eq!(self.http().unwrap(), Answer::Open);
         // The terminal is the user's again.
         assert!(wait_until(SOON, || session.terminal().unwrap().echo().unwrap()));
     }
@@ -176,7 +145,7 @@ fn p4_a_run_through_sudo_leaves_nothing_whatever_ends_it() {
     need_root!("dnsmasq", "qemu-system-x86_64");
     on_stage(Flavour::Iptables, |stage| {
         // Chosen at the terminal, in words; and ended there.
-        let mut session = stage.debian.on_terminal(CAROL, &Stage::words(&[])).unwrap();
+        let mut session = stage.debian.on_terminal(CAROL, &words(&[])).unwrap();
         session.expect("Which one? [sudo/pkexec, Enter: none] ", SOON).unwrap();
         session.terminal().unwrap().type_line("sudo").unwrap();
         session.expect("keeps two capabilities", SOON).unwrap();
@@ -191,15 +160,8 @@ fn p4_a_run_through_sudo_leaves_nothing_whatever_ends_it() {
             assert!(!status.contains("Uid:\t0"), "{status}");
         }
         // It serves: a machine boots, with an address of somebody else's.
-        let router = Netns::new("router").unwrap();
-        stage.lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
-        let rival = Rival::start(&router, "eth0", &[]).unwrap();
         let mac = "52:54:00:00:00:04";
-        let mut machine = Machine::start(stage.lan, Firmware::Bios, mac).unwrap();
-        let (cmdline, _) =
-            machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
-        assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
-        drop((machine, rival));
+        stage.boot(mac).unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
         session.terminal().unwrap().interrupt().unwrap();
         assert_eq!(session.exit(SOON), Ok(DONE), "{:?}", session.said());
         let said = session.said().unwrap();
@@ -272,8 +234,7 @@ fn p4_a_run_through_pkexec_and_its_text_agent_leaves_nothing_whatever_ends_it() 
         stage.assert_untouched();
 
         // Nobody to ask: no desktop, and no terminal.
-        let (code, said) =
-            stage.debian.run(CAROL, &Stage::words(&["--via", "pkexec"]), SOON).unwrap();
+        let (code, said) = stage.debian.run(CAROL, &words(&["--via", "pkexec"]), SOON).unwrap();
         assert_eq!(code, NO_AGENT, "{said}");
 
         // Wrong, and dismissed.

@@ -575,7 +575,8 @@ fn left_out(path: &str) -> Option<String> {
         let main = read("helper/tests/contract/main.rs");
         return (!main.contains(&module)).then(|| format!("{path} is in no module"));
     }
-    let name = path.strip_prefix("tests/tests/")?.trim_end_matches(".rs");
+    // Of the test program: `firewall/named.rs` is a part of `firewall.rs`.
+    let name = path.strip_prefix("tests/tests/")?.split(['/', '.']).next()?;
     // Level 4 runs all but those that other levels name.
     let others = levels.lines().find(|line| line.contains(") ;; *) echo")).unwrap();
     let elsewhere = others.split(['(', ')', '|', ' ']).any(|word| word == name);

@@ -6,7 +6,6 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs,
     host::{Client, SOON, Site},
@@ -14,7 +13,7 @@ use portcullis_lab::{
     need_host,
     nixos::Flavour,
     process::{finish, mortal, wait_until},
-    scene::{CLOSED, Scene},
+    scene::Scene,
 };
 use serde_json::Value;
 
@@ -34,26 +33,18 @@ fn serve(scene: &Scene, more: &[&str]) -> Client {
 }
 
 /// The machine comes up with this command line, its kernel under Secure Boot.
-fn comes_up(scene: &Scene, firmware: Firmware, client: &mut Client, cmdline: &str) {
-    let mut machine = Machine::start(&scene.lan, firmware, MAC).unwrap();
-    let (found, time) = machine.up().unwrap_or_else(|error| {
-        panic!("{error:?}\n{}{}\n{}", client.stdout(), client.stderr(), scene.host.log())
-    });
-    println!("{firmware:?}: {time:.1?} to userspace");
+fn comes_up(scene: &Scene, firmware: Firmware, client: &Client, cmdline: &str) {
+    let (mut machine, found) = scene.boot(firmware, MAC, client).unwrap();
     assert!(found.ends_with(cmdline), "{found}");
     let said = machine.secure_boot().unwrap();
     assert!(said.contains("Secure boot enabled"), "{said}");
-    let marker = machine::marker(&machine::image().unwrap()).unwrap();
-    assert_eq!(machine.initrd().unwrap(), marker);
     assert!(told(&client.events(), "statement", "handed-over"), "{}", client.stdout());
 }
 
 /// Ends the client, after which everything is as it was.
+#[track_caller]
 fn ends(scene: &Scene, mut client: Client) {
-    client.signal(Signal::SIGINT).unwrap();
-    assert_eq!(client.end().unwrap().code(), Some(0), "{}", client.stderr());
-    assert_eq!(scene.try_ports().unwrap(), CLOSED, "after");
-    scene.assert_restored(Duration::from_secs(1)).unwrap();
+    scene.end(&mut client, Duration::from_secs(1)).unwrap();
 }
 
 fn told(events: &[Value], key: &str, value: &str) -> bool {
@@ -99,8 +90,8 @@ fn p4_secure_boot_takes_what_was_signed_with_the_users_key_by_tftp_and_by_http()
     for (firmware, protocol) in
         [(Firmware::Secure(Keys::Test), "tftp"), (Firmware::SecureHttp(Keys::Test), "http")]
     {
-        let mut client = serve(&scene, &["--sign-key", &key, "--sign-cert", TEST_KEY[1]]);
-        comes_up(&scene, firmware, &mut client, CMDLINE);
+        let client = serve(&scene, &["--sign-key", &key, "--sign-cert", TEST_KEY[1]]);
+        comes_up(&scene, firmware, &client, CMDLINE);
         let events = client.events();
         assert!(told(&events, "role", "efi"), "{events:#?}");
         assert!(!told(&events, "role", "loader"), "{events:#?}");
@@ -172,8 +163,8 @@ fn secure_boot_takes_what_an_api_names_signed_with_the_users_key() {
     assert!(wait_until(SOON, listens), "the web server does not listen");
     scene.sockets = scene.host.sockets().unwrap();
     let flags = ["--sign-key", &key, "--sign-cert", TEST_KEY[1]];
-    let mut client = scene.serve_by(&["api", "http://127.0.0.1:8080"], &flags).unwrap();
-    comes_up(&scene, Firmware::Secure(Keys::Test), &mut client, CMDLINE);
+    let client = scene.serve_by(&["api", "http://127.0.0.1:8080"], &flags).unwrap();
+    comes_up(&scene, Firmware::Secure(Keys::Test), &client, CMDLINE);
     let events = client.events();
     assert!(told(&events, "protocol", "tftp") && told(&events, "role", "efi"), "{events:#?}");
     assert!(!told(&events, "role", "loader"), "{events:#?}");
@@ -272,8 +263,8 @@ fn p4_secure_boot_takes_debians_chain_where_the_router_names_this_computer() {
     );
     let router = ["--dhcp-boot=,,192.0.2.2".to_owned()];
     let scene = Scene::start_beside(Some(Flavour::Nftables), Site::AllowsAlice, &router).unwrap();
-    let mut client = serve(&scene, &["--chain"]);
-    comes_up(&scene, Firmware::Secure(Keys::Microsoft), &mut client, BY_GRUB);
+    let client = serve(&scene, &["--chain"]);
+    comes_up(&scene, Firmware::Secure(Keys::Microsoft), &client, BY_GRUB);
     let events = client.events();
     assert!(!told(&events, "statement", "stalled"), "{events:#?}");
     assert!(!told(&events, "fact", "not-found"), "{events:#?}");

@@ -7,22 +7,18 @@
 #![cfg(test)]
 
 use std::{
-    net::Ipv4Addr,
+    ops::Deref,
     time::{Duration, Instant},
 };
 
-use portcullis_dbus::{BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DHCP_PORT, TFTP_PORT};
 use portcullis_lab::{
-    lan::Lan,
-    machine::{self, Firmware, Machine},
-    need_root,
-    netns::Netns,
-    nixos::{self, Flavour, Settings},
-    nspawn::{ADMIN_PASSWORD, ALICE, BOB, BOB_REMOTE, Debian, Login, Session},
-    probe::{self, Answer},
+    need_debian, need_root,
+    nixos::Flavour,
+    nspawn::{ADMIN_PASSWORD, ALICE, BOB, BOB_REMOTE, Login, Session},
+    probe::Answer,
     process::wait_until,
-    rival::Rival,
     snapshot::{Snapshot, assert_same},
+    stage::{READY, SERVE, Stage},
 };
 use serde_json::Value;
 
@@ -31,12 +27,6 @@ const SOON: Duration = Duration::from_secs(20);
 /// Everything is closed again within this time, however busy the machine is; P2's one second is held
 /// by `kill.rs`.
 const CLOSED: Duration = Duration::from_secs(15);
-/// The host's address on the LAN.
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// What the user types, with the image that lies in the container.
-const SERVE: [&str; 6] = ["portcullis", "boot", "/srv/image", "-i", "eth0", "--json"];
-/// What `--json` says once it serves.
-const READY: &str = "\"event\":\"ready\"";
 /// Exit codes, as README lists them.
 const DONE: i32 = 0;
 const NO_SUCH_LEASE: i32 = 21;
@@ -48,92 +38,51 @@ const NO_AGENT: i32 = 12;
 const IN_USE: i32 = 14;
 const ENDED: i32 = 23;
 
-/// A Debian with the package behind a NixOS firewall, on a LAN with somebody who looks.
-struct Stage<'a> {
-    debian: &'a Debian<'a>,
-    lan: &'a Lan,
-    outside: &'a Netns,
+/// The stage with the package installed, behind a NixOS firewall.
+struct Installed {
+    stage: Stage,
     before: Snapshot,
+}
+
+impl Deref for Installed {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
 }
 
 /// Sets the stage, plays, and looks whether everything is as it was.
 #[track_caller]
-fn on_stage(flavour: Flavour, play: impl FnOnce(&Stage<'_>)) {
-    need_root!(
-        "systemd-nspawn",
-        "debootstrap",
-        "nsenter",
-        "unshare",
-        "setpriv",
-        "ip",
-        "nft",
-        "iptables",
-        "cpio"
-    );
-    let lan = Lan::new().unwrap();
-    let host = Netns::new("debian").unwrap();
-    let outside = Netns::new("outside").unwrap();
-    lan.attach(&host, "eth0", Some("192.0.2.1/24")).unwrap();
-    lan.attach(&outside, "eth0", Some("192.0.2.2/24")).unwrap();
-    nixos::start(&host, flavour, &Settings::default()).unwrap();
-    let debian = Debian::boot(&host).unwrap();
-    debian.install().unwrap();
-    debian.copy(&machine::image().unwrap(), "/srv/image").unwrap();
-    let stage = Stage {
-        debian: &debian,
-        lan: &lan,
-        outside: &outside,
-        before: Snapshot::take(&host).unwrap(),
-    };
+fn on_stage(flavour: Flavour, play: impl FnOnce(&Installed)) {
+    need_debian!("nft", "iptables", "cpio");
+    let stage = Stage::start(Some(flavour)).unwrap();
+    stage.debian.install().unwrap();
+    let before = Snapshot::take(stage.debian.netns()).unwrap();
+    let stage = Installed { stage, before };
     stage.assert_closed();
     play(&stage);
     stage.assert_closed();
 }
 
-impl Stage<'_> {
+impl Installed {
     /// The user's program without a terminal, once it serves.
-    fn serving(&self, login: Login) -> Session<'_> {
-        let mut session = self.debian.without_terminal(login, &SERVE).unwrap();
-        self.ready(&mut session);
-        session
-    }
-
-    /// Waits until it serves; what the helper and polkit said is shown when it does not.
     #[track_caller]
-    fn ready(&self, session: &mut Session<'_>) {
-        if let Err(error) = session.expect(READY, SOON) {
-            panic!("{error}\n{}", self.journal());
-        }
-        assert_eq!(self.http(), Answer::Open);
-    }
-
-    /// How the port for boot images looks from outside.
-    fn http(&self) -> Answer {
-        probe::tcp(self.outside, (HOST, DEFAULT_HTTP_PORT).into()).unwrap()
-    }
-
-    /// Open sockets of the host, whoever holds them.
-    fn sockets(&self) -> String {
-        self.debian.netns().sh("ss -Hlntuwp").unwrap()
-    }
-
-    /// The last lines of the journal.
-    fn journal(&self) -> String {
-        self.debian.sh("journalctl --no-pager --lines=60 --output=short-monotonic").unwrap()
+    fn serving(&self, login: Login) -> Session<'_> {
+        let session = self.serve(login, SOON).unwrap();
+        assert_eq!(self.http().unwrap(), Answer::Open);
+        session
     }
 
     /// Refused from outside, the ruleset as before, no socket: soon from now.
     #[track_caller]
     fn assert_closed(&self) {
         let ruleset = || Snapshot::take(self.debian.netns()).unwrap();
-        wait_until(CLOSED, || self.sockets().is_empty() && ruleset() == self.before);
-        assert_eq!(self.sockets(), "", "{}", self.journal());
+        let sockets = || self.sockets().unwrap();
+        wait_until(CLOSED, || sockets().is_empty() && ruleset() == self.before);
+        assert_eq!(sockets(), "", "{}", self.journal());
         assert_same(&self.before, &ruleset());
-        assert_ne!(self.http(), Answer::Open);
-        for port in [DHCP_PORT, TFTP_PORT, BOOT_SERVER_PORT] {
-            let answer = probe::udp(self.outside, (HOST, port).into(), b"?").unwrap();
-            assert_eq!(answer, Answer::Silent, "UDP {port}");
-        }
+        self.refuses().unwrap();
     }
 
     /// The program is refused with this exit code, in words that contain each of `words`.
@@ -175,9 +124,7 @@ impl Stage<'_> {
     fn asked(&self, login: Login) -> Session<'_> {
         let mut session = self.debian.on_terminal(login, &SERVE).unwrap();
         for words in ["Authenticating as: carol", "Password: "] {
-            if let Err(error) = session.expect(words, SOON) {
-                panic!("{error}\n{}", self.journal());
-            }
+            self.expect(&mut session, words, SOON).unwrap();
         }
         session.terminal().unwrap().expect_hidden(SOON).unwrap();
         self.assert_closed();
@@ -188,7 +135,7 @@ impl Stage<'_> {
 #[test]
 fn p1_what_polkit_does_not_grant_is_not_opened() {
     on_stage(Flavour::Nftables, |stage| {
-        let debian = stage.debian;
+        let debian = &stage.debian;
         // Nobody to ask: alice is in no group, bob's membership counts only at the machine.
         stage.assert_refused(ALICE, NO_AGENT, &["password"]);
         stage.assert_refused(BOB_REMOTE, NO_AGENT, &["password"]);
@@ -227,7 +174,8 @@ fn p1_the_password_is_asked_for_on_the_terminal() {
         // Right.
         let mut session = stage.asked(ALICE);
         session.terminal().unwrap().type_line(ADMIN_PASSWORD).unwrap();
-        stage.ready(&mut session);
+        stage.expect(&mut session, READY, SOON).unwrap();
+        assert_eq!(stage.http().unwrap(), Answer::Open);
         assert!(session.terminal().unwrap().echo().unwrap());
         assert!(!stage.runs("pkttyagent"), "{}", session.said().unwrap());
         session.terminal().unwrap().interrupt().unwrap();
@@ -367,7 +315,7 @@ fn p12_every_decision_is_in_the_journal() {
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
         stage.assert_refused(ALICE, NO_AGENT, &[]);
-        let debian = stage.debian;
+        let debian = &stage.debian;
         let [alice, bob, helper] = ["alice", "bob", "portcullis"]
             .map(|user| debian.sh(&format!("id -u {user}")).unwrap().trim().to_owned());
         let journal = debian.sh("journalctl -t portcullis-helper -o json --no-pager").unwrap();
@@ -440,7 +388,7 @@ fn p12_every_decision_is_in_the_journal() {
 #[test]
 fn the_sites_configuration_holds_and_a_bad_one_stops_the_helper() {
     on_stage(Flavour::Nftables, |stage| {
-        let debian = stage.debian;
+        let debian = &stage.debian;
         let example = "/usr/share/doc/portcullis/helper.toml.example";
         let check = "/usr/libexec/portcullis-helper --check-config";
         debian.sh(&format!("{check} {example} && {check}")).unwrap();
@@ -475,7 +423,7 @@ fn the_sites_configuration_holds_and_a_bad_one_stops_the_helper() {
 #[test]
 fn p9_a_lease_is_its_users_and_the_managers() {
     on_stage(Flavour::Iptables, |stage| {
-        let debian = stage.debian;
+        let debian = &stage.debian;
         let mut session = stage.serving(BOB);
         // Another user cannot tell that it is there, and cannot end it.
         let (code, said) = debian.run(ALICE, &["portcullis", "status"], SOON).unwrap();
@@ -489,7 +437,7 @@ fn p9_a_lease_is_its_users_and_the_managers() {
         let (code, said) = debian.run(ALICE, &["sh", "-c", claim], SOON).unwrap();
         assert_ne!(code, 0);
         assert!(said.contains("Access denied"), "{said}");
-        assert_eq!(stage.http(), Answer::Open);
+        assert_eq!(stage.http().unwrap(), Answer::Open);
 
         // The same user from elsewhere sees it, and ends it without a question.
         let status = ["portcullis", "status"];
@@ -511,10 +459,10 @@ fn p9_a_lease_is_its_users_and_the_managers() {
         // stays, however idle, while somebody holds the sockets.
         session.kill("STOP").unwrap();
         debian.sh("portcullis close").unwrap();
-        assert_ne!(stage.http(), Answer::Open);
+        assert_ne!(stage.http().unwrap(), Answer::Open);
         std::thread::sleep(Duration::from_secs(13));
         assert_ne!(stage.helper(), 0, "{}", stage.journal());
-        assert_ne!(stage.http(), Answer::Open);
+        assert_ne!(stage.http().unwrap(), Answer::Open);
         session.kill("CONT").unwrap();
         assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
         let said = session.said().unwrap();
@@ -551,7 +499,7 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
 #[test]
 fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
     on_stage(Flavour::Nftables, |stage| {
-        let debian = stage.debian;
+        let debian = &stage.debian;
         assert_eq!(stage.helper(), 0, "installed is not started");
 
         // Killed: refused at once, and systemd sweeps what is left.
@@ -563,7 +511,7 @@ fn p3_the_helper_comes_when_called_and_leaves_nothing_when_it_goes() {
                 "kill -KILL {helper}; while grep -qs '^State:.[^XZ]' /proc/{helper}/status; do :; done"
             ))
             .unwrap();
-        assert_ne!(stage.http(), Answer::Open);
+        assert_ne!(stage.http().unwrap(), Answer::Open);
         assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
         stage.assert_closed();
 
@@ -620,7 +568,7 @@ fn p3_a_hung_helper_is_ended_by_its_watchdog() {
         let mut session = stage.serving(BOB);
         stage.debian.sh(&format!("kill -STOP {}", stage.helper())).unwrap();
         // The sockets are the user's: it goes on serving until the watchdog has seen enough.
-        assert_eq!(stage.http(), Answer::Open);
+        assert_eq!(stage.http().unwrap(), Answer::Open);
         assert_eq!(session.exit(3 * SOON), Ok(ENDED), "{:?}", session.said());
         stage.assert_closed();
         // The next one is served as if nothing had been.
@@ -634,14 +582,10 @@ fn p3_a_hung_helper_is_ended_by_its_watchdog() {
 fn a_machine_boots_from_an_ordinary_user() {
     need_root!("dnsmasq", "qemu-system-x86_64");
     on_stage(Flavour::Nftables, |stage| {
-        let router = Netns::new("router").unwrap();
-        stage.lan.attach(&router, "eth0", Some("192.0.2.254/24")).unwrap();
-        let _rival = Rival::start(&router, "eth0", &[]).unwrap();
         let mut session = stage.serving(BOB);
-        let mut machine = Machine::start(stage.lan, Firmware::Bios, "52:54:00:00:00:05").unwrap();
-        let (cmdline, _) =
-            machine.up().unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
-        assert!(cmdline.contains("init=/nix/store/"), "{cmdline}");
+        stage
+            .boot("52:54:00:00:00:05")
+            .unwrap_or_else(|error| panic!("{error}\n{:?}", session.said()));
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
         let said = session.said().unwrap();

@@ -20,11 +20,11 @@ use crate::{
     source::fresh::Fresh,
 };
 
-/// `nixos`: as [`boot`], with what nix builds, now and anew on demand. With `--new` only a flake is
-/// written.
+/// `nixos`: as [`boot`](super::boot), with what nix builds, now and anew on demand. With `--new` only
+/// a flake is written.
 ///
 /// # Errors
-/// As [`boot`], and [`Code::Nix`].
+/// As [`boot`](super::boot), and [`Code::Nix`].
 pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
     begin(&arguments.serving, arguments.refusal(), report)?;
     if let Some(folder) = &arguments.new {

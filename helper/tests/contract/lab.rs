@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture};
 use portcullis_dbus::{Error, Netboot1Proxy, action, keys};
 use portcullis_helper::{
     config::{self, Config},
@@ -628,18 +628,27 @@ impl Helper {
 
     /// On a host with this configuration.
     async fn start_with(bus: &Bus, config: Config) -> Self {
-        let world = World::new();
         let connection = bus.connect().await;
-        let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
-        let state = State::new(config, Box::new(kernel), Box::new(firewall));
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let stop = async {
-                let _ = stopped.await;
-            };
+        let helper = Self::spawn(config, |state, stop| async move {
             run::run(connection, state, &Notifier::default(), stop).await
         });
         appears(bus).await;
+        helper
+    }
+
+    /// Runs `serve` with a world of its own, and with what becomes ready when it is told to stop.
+    pub fn spawn<F>(config: Config, serve: impl FnOnce(State, BoxFuture<'static, ()>) -> F) -> Self
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let world = World::new();
+        let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
+        let state = State::new(config, Box::new(kernel), Box::new(firewall));
+        let (stop, stopped) = oneshot::channel();
+        let stop_asked = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(state, Box::pin(stop_asked)));
         Self { world, task, stop: Some(stop) }
     }
 

@@ -8,10 +8,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, getuid},
-};
+use nix::{sys::signal::Signal, unistd::getuid};
 use portcullis_dbus::{
     Error,
     keys::{authorization, fact, reason},
@@ -21,46 +18,22 @@ use portcullis_helper::{
     config::{self, Config},
     limits,
     run::{self, Failure},
-    state::State,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
 use zbus::connection;
 
 use crate::{
-    lab::{Client, Fake, PATIENCE, Shared, World, request, until},
+    lab::{Client, Helper, PATIENCE, request, until},
     netns::{sh, skipped, two_wires},
-    real::NIXOS,
+    process::{HELPER, refused, send, status},
+    real::{NIXOS, ruleset},
 };
 
-const HELPER: &str = env!("CARGO_BIN_EXE_portcullis-helper");
-
 /// A helper in this process, and our end of its socket.
-struct Once {
-    world: Shared,
-    task: JoinHandle<Result<(), Failure>>,
-    stop: oneshot::Sender<()>,
-}
-
-impl Once {
-    fn start(config: Config) -> (Self, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let caller = Caller::at_the_other_end(&theirs, &[getuid().as_raw()]).unwrap();
-        let world = World::new();
-        let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
-        let state = State::new(config, Box::new(kernel), Box::new(firewall));
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let stop = async {
-                let _ = stopped.await;
-            };
-            run::once(theirs, caller, state, stop).await
-        });
-        (Self { world, task, stop }, ours)
-    }
-
-    fn is_clean(&self) -> bool {
-        self.world.lock().unwrap().is_clean()
-    }
+fn start(config: Config) -> (Helper, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let caller = Caller::at_the_other_end(&theirs, &[getuid().as_raw()]).unwrap();
+    let helper = Helper::spawn(config, |state, stop| run::once(theirs, caller, state, stop));
+    (helper, ours)
 }
 
 async fn connect(socket: UnixStream) -> Client {
@@ -71,7 +44,7 @@ async fn connect(socket: UnixStream) -> Client {
 async fn p1_the_one_caller_opens_what_the_site_allows_and_nobody_is_asked() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "interfaces = [\"eth0\"]\nleases-per-user = 1\n").unwrap();
-    let (once, socket) = Once::start(config::check(file.path()).unwrap());
+    let (once, socket) = start(config::check(file.path()).unwrap());
     let client = connect(socket).await;
     let facts = client.proxy.check(request("eth0")).await.unwrap();
     assert_eq!(*facts[fact::AUTHORIZATION], zbus::Variant::from(authorization::YES));
@@ -88,42 +61,42 @@ async fn p1_the_one_caller_opens_what_the_site_allows_and_nobody_is_asked() {
     client.proxy.close(lease).await.unwrap();
     client.proxy.close(lease).await.unwrap();
     drop(sockets);
-    until("it is closed", || once.is_clean()).await;
+    until("it is closed", || once.world().is_clean()).await;
     let error = client.proxy.close(99).await.unwrap_err();
     assert!(matches!(error, Error::NoSuchLease(_)), "{error:?}");
     // However long nothing is open, it stays while its caller does.
-    once.world.lock().unwrap().now += 10 * limits::IDLE;
+    once.world().now += 10 * limits::IDLE;
     tokio::time::sleep(3 * limits::TICK).await;
     client.open("eth0").await.unwrap();
 }
 
 #[tokio::test]
 async fn p2_it_ends_with_its_caller_and_everything_with_it() {
-    let (once, socket) = Once::start(Config::default());
+    let (mut once, socket) = start(Config::default());
     let client = connect(socket).await;
     let (_, sockets, _) = client.open("eth0").await.unwrap();
     client.leave().await;
-    tokio::time::timeout(PATIENCE, once.task).await.expect("it ends").unwrap().unwrap();
-    assert!(once.world.lock().unwrap().open.is_empty());
+    tokio::time::timeout(PATIENCE, &mut once.task).await.expect("it ends").unwrap().unwrap();
+    assert!(once.world().open.is_empty());
     drop(sockets);
-    assert!(once.world.lock().unwrap().is_clean());
+    assert!(once.world().is_clean());
 }
 
 #[tokio::test]
 async fn the_caller_is_told_why_its_lease_ended() {
-    let (once, socket) = Once::start(Config::default());
+    let (mut once, socket) = start(Config::default());
     let client = connect(socket).await;
     let mut closed = client.proxy.receive_lease_ended().await.unwrap();
     let (lease, sockets, _) = client.open("eth0").await.unwrap();
-    once.world.lock().unwrap().links.clear();
+    once.world().links.clear();
     let told = closed.next().await.unwrap();
     let told = told.args().unwrap();
     assert_eq!((told.lease, &*told.reason), (lease, reason::INTERFACE_CHANGED));
 
     drop(sockets);
-    once.world.lock().unwrap().add_link(0);
+    once.world().add_link(0);
     let (_, _sockets, _) = client.open("eth0").await.unwrap();
-    once.stop.send(()).unwrap();
+    once.stop();
     let told = closed.next().await.unwrap();
     assert_eq!(told.args().unwrap().reason, reason::HELPER_STOPPING);
     tokio::time::timeout(PATIENCE, once.task).await.expect("it ends").unwrap().unwrap();
@@ -133,18 +106,18 @@ async fn the_caller_is_told_why_its_lease_ended() {
 async fn a_caller_that_does_not_speak_the_contract_gets_nothing() {
     use std::io::Write;
     // Nonsense, and another user's name.
-    let (once, mut socket) = Once::start(Config::default());
+    let (once, mut socket) = start(Config::default());
     socket.write_all(b"\0GET / HTTP/1.1\r\n\r\n").unwrap();
     drop(socket);
     let ended = tokio::time::timeout(PATIENCE, once.task).await.expect("it ends").unwrap();
     assert!(matches!(ended, Err(Failure::Alone(_))), "{ended:?}");
-    let (_once, socket) = Once::start(Config::default());
+    let (_once, socket) = start(Config::default());
     let other = getuid().as_raw() + 1;
     let builder = connection::Builder::unix_stream(socket).p2p().user_id(other);
     assert!(builder.build().await.is_err());
     // Silence.
-    let (once, _socket) = Once::start(Config::default());
-    once.stop.send(()).unwrap();
+    let (mut once, _socket) = start(Config::default());
+    once.stop();
     tokio::time::timeout(PATIENCE, once.task).await.expect("it ends").unwrap().unwrap();
 }
 
@@ -189,12 +162,6 @@ impl Started {
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         children.trim().parse().unwrap()
     }
-
-    fn status(pid: u32, key: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
-    }
 }
 
 impl Drop for Started {
@@ -202,10 +169,6 @@ impl Drop for Started {
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }
-}
-
-fn ruleset() -> String {
-    sh("nft -s -a list ruleset")
 }
 
 #[tokio::test]
@@ -218,12 +181,12 @@ async fn p10_both_of_its_processes_have_an_unused_uid_and_two_capabilities() {
     let mut started = Started::new().await;
     let (_, sockets, _) = started.client.open("pc-svc0").await.unwrap();
     for pid in [started.guard.id(), started.helper()] {
-        let uids = Started::status(pid, "Uid");
+        let uids = status(pid, "Uid");
         let uid: u32 = uids.split(' ').next().unwrap().parse().unwrap();
         assert!(limits::ONCE_UIDS.contains(&uid), "{uid}");
         assert_eq!(uids, [uid; 4].map(|uid| uid.to_string()).join(" "));
-        assert_eq!(Started::status(pid, "Gid"), uids);
-        assert_eq!(Started::status(pid, "Groups"), "");
+        assert_eq!(status(pid, "Gid"), uids);
+        assert_eq!(status(pid, "Groups"), "");
         // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN is 12.
         let sets = [
             ("CapPrm", 0x1400),
@@ -233,16 +196,16 @@ async fn p10_both_of_its_processes_have_an_unused_uid_and_two_capabilities() {
             ("CapAmb", 0),
         ];
         for (set, capabilities) in sets {
-            assert_eq!(Started::status(pid, set), format!("{capabilities:016x}"), "{set}");
+            assert_eq!(status(pid, set), format!("{capabilities:016x}"), "{set}");
         }
-        assert_eq!(Started::status(pid, "NoNewPrivs"), "1");
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
     }
     // The copy was made of one thread, which the guard still is.
-    assert_eq!(Started::status(started.guard.id(), "Threads"), "1");
+    assert_eq!(status(started.guard.id(), "Threads"), "1");
     // What a terminal sends is not for it.
     for key in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP] {
         for pid in [started.guard.id(), started.helper()] {
-            kill(Pid::from_raw(i32::try_from(pid).unwrap()), key).unwrap();
+            send(pid, key);
         }
     }
     assert_eq!(started.client.proxy.list().await.unwrap().len(), 1);
@@ -262,7 +225,7 @@ async fn p3_killed_it_leaves_nothing_and_so_does_its_guard() {
     let mut started = Started::new().await;
     let (_, sockets, _) = started.client.open("pc-svc0").await.unwrap();
     assert_ne!(ruleset(), before);
-    kill(Pid::from_raw(i32::try_from(started.helper()).unwrap()), Signal::SIGKILL).unwrap();
+    send(started.helper(), Signal::SIGKILL);
     started.client.connection.closed().await;
     // The guard sweeps, and is gone.
     assert!(started.guard.wait().unwrap().success());
@@ -272,7 +235,7 @@ async fn p3_killed_it_leaves_nothing_and_so_does_its_guard() {
     // Told to stop, it closes and says so, whichever half is told.
     let mut started = Started::new().await;
     let (_, sockets, _) = started.client.open("pc-svc0").await.unwrap();
-    kill(Pid::from_raw(i32::try_from(started.guard.id()).unwrap()), Signal::SIGTERM).unwrap();
+    send(started.guard.id(), Signal::SIGTERM);
     started.client.connection.closed().await;
     assert!(started.guard.wait().unwrap().success());
     drop(sockets);
@@ -330,9 +293,7 @@ fn p1_the_program_refuses_a_start_that_nobody_was_asked_about() {
         let mut command = Command::new(HELPER);
         command.arg("--once").env_remove("SUDO_UID").env_remove("PKEXEC_UID").stdin(stdin);
         command.envs(uid.map(|uid| ("PKEXEC_UID", uid)));
-        let Output { status, stderr, .. } = command.output().unwrap();
-        assert_eq!(status.code(), Some(1));
-        String::from_utf8_lossy(&stderr).into_owned()
+        refused(&mut command)
     };
     let socket = || OwnedFd::from(UnixStream::pair().unwrap().1);
     assert!(start(None, socket()).contains("SUDO_UID"));

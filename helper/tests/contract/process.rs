@@ -31,7 +31,8 @@ use crate::{
     real::NIXOS,
 };
 
-const HELPER: &str = env!("CARGO_BIN_EXE_portcullis-helper");
+/// The real program.
+pub const HELPER: &str = env!("CARGO_BIN_EXE_portcullis-helper");
 /// The helper's user, on a machine that has it.
 pub const UID: u32 = 64_099;
 
@@ -88,13 +89,11 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        send(self.child.id(), signal);
     }
 
     pub fn status(&self, key: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+        status(self.child.id(), key)
     }
 
     /// How many it has open.
@@ -119,7 +118,19 @@ impl Drop for Process {
     }
 }
 
-fn refused(command: &mut Command) -> String {
+/// What /proc says of a process, its parts separated by one blank.
+pub fn status(pid: u32, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+/// What the program says when it refuses to run.
+pub fn refused(command: &mut Command) -> String {
     let Output { status, stderr, .. } = command.output().unwrap();
     assert_eq!(status.code(), Some(1));
     String::from_utf8_lossy(&stderr).into_owned()

@@ -56,7 +56,7 @@ async fn start() -> Real {
     Real { helper, _polkit: polkit, bus }
 }
 
-fn ruleset() -> String {
+pub fn ruleset() -> String {
     sh("nft -s -a list ruleset")
 }
 

@@ -1,6 +1,6 @@
 //! Texts: scripts, templates, command lines, answers of an API; and what of them a person sees.
 
-use std::{collections::HashMap, sync::LazyLock, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
 use portcullis::{
     board::Board,
@@ -13,6 +13,11 @@ use portcullis::{
     source::{api::Api, netboot_ipxe::cmdline},
     template::{Identity, Machine, Said, Template},
 };
+
+#[path = "../../../client/src/ipxe/reader.rs"]
+mod reader;
+
+use reader::as_ipxe_reads;
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -116,34 +121,6 @@ fn nothing_injected(script: &str, generation: &Generation) {
     assert!(count(script, "set ") <= 5);
     assert!(count(script, "echo Portcullis: ") <= count(&plain, "echo Portcullis: ") + 1);
     assert!(script.chars().all(|one| one == '\n' || !one.is_control()), "{script:?}");
-}
-
-/// What iPXE does with the `boot` line (src/core/exec.c, settings.c): words up to a terminator,
-/// settings replaced until there is none, joined by blanks.
-fn as_ipxe_reads(script: &str) -> String {
-    let mut settings = HashMap::new();
-    for line in script.lines().filter_map(|line| line.strip_prefix("set ")) {
-        let (name, hex) = line.split_once(":hex ").unwrap();
-        let octet = u8::from_str_radix(hex, 16).unwrap();
-        settings.insert(format!("{name}:string"), char::from(octet).to_string());
-    }
-    let boot = script.lines().find_map(|line| line.strip_prefix("boot ")).unwrap();
-    let words = boot.split(' ').filter(|word| !word.is_empty());
-    let words = words
-        .take_while(|word| !matches!(*word, "||" | "&&" | ";") && !word.starts_with('#'))
-        .map(|word| {
-            let mut word = word.to_owned();
-            while let Some(first) = word.find("${") {
-                let Some(end) = word[first..].find('}').map(|end| first + end) else {
-                    break;
-                };
-                let start = word[..end].rfind("${").unwrap();
-                let value = settings.get(&word[start + 2..end]).cloned().unwrap_or_default();
-                word.replace_range(start..=end, &value);
-            }
-            word
-        });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 static API: LazyLock<Api> = LazyLock::new(|| {
