@@ -266,7 +266,7 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
 #[test]
 fn raw_dhcp_takes_the_sites_word_and_the_drop_in() {
     on_stage(Flavour::Nftables, |stage| {
-        let debian = stage.debian;
+        let debian = &stage.debian;
         let _server =
             debian.netns().run(|| std::net::UdpSocket::bind("0.0.0.0:67").unwrap()).unwrap();
         let words = [&SERVE[..], &["--dhcp-no-bind"]].concat();
@@ -286,7 +286,7 @@ fn raw_dhcp_takes_the_sites_word_and_the_drop_in() {
             .unwrap();
         restart();
         let mut session = debian.without_terminal(BOB, &words).unwrap();
-        stage.ready(&mut session);
+        stage.expect(&mut session, READY, SOON).unwrap();
         let said = session.said().unwrap();
         assert!(said.contains("\"dhcp\":\"shared-raw\""), "{said}");
         // Bit 13 is CAP_NET_RAW.
