@@ -364,7 +364,11 @@ impl Machine {
                 self.downloads.retain(|one| one.transfer != *transfer);
             }
             Fact::Up { .. } => self.reach(now, Step::Up),
-            Fact::NotSent { .. } | Fact::Upstream { .. } | Fact::NotFound { .. } => {}
+            Fact::NotSent { .. }
+            | Fact::Upstream { .. }
+            | Fact::Fetched { .. }
+            | Fact::Reused { .. }
+            | Fact::NotFound { .. } => {}
         }
     }
 

@@ -91,9 +91,28 @@ pub enum Command {
         portcullis nixos --new ./installer\n\n\
         While it serves, r and Enter builds anew (without a terminal: SIGHUP).")]
     Nixos(Box<Nixos>),
+    /// Show or remove the copies of web servers' files that earlier runs have kept.
+    Cache {
+        /// What to do with them.
+        #[arg(value_enum, default_value_t)]
+        action: CacheAction,
+        /// Options of all commands.
+        #[command(flatten)]
+        common: Common,
+    },
     /// Pixiecore's IPv6 modes: not in this version.
     #[command(hide = true, disable_help_flag = true, name = "bootipv6", alias = "ipv6api")]
     Ipv6(Ignored),
+}
+
+/// `cache`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CacheAction {
+    /// Show what is kept.
+    #[default]
+    List,
+    /// Remove all but what is in use.
+    Clear,
 }
 
 /// What the generator of fish's completions leaves out: it writes no values of arguments without a dash.
@@ -376,6 +395,15 @@ pub struct Serving {
     /// computer.
     #[arg(long, help_heading = "Where")]
     pub direct: bool,
+    /// Keep no copies of files of web servers when this ends. Machines that ask at once share one
+    /// download all the same.
+    #[arg(long, help_heading = "Files of web servers")]
+    pub no_cache: bool,
+    /// How much the copies of files of web servers may take on this computer's disk, those of earlier
+    /// runs included: 500M, 20G. What was not used for longest goes first.
+    #[arg(long, value_name = "SIZE", value_parser = octets, default_value = "8G",
+          help_heading = "Files of web servers")]
+    pub cache_size: u64,
     /// Close after this long at the latest: 45s, 30m, 2h, 1h30m [default: 12h].
     #[arg(long = "for", visible_alias = "max-seconds", value_name = "TIME", value_parser = duration,
           help_heading = "Where")]
@@ -569,6 +597,22 @@ impl Serving {
         };
         Some(Wish { address: self.web_listen.unwrap_or(Ipv4Addr::LOCALHOST), port })
     }
+}
+
+/// Reads `500M`, `20G`, or a bare number of octets.
+fn octets(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.strip_suffix(|unit: char| unit.is_ascii_alphabetic()) {
+        Some(number) if text.ends_with(['K', 'k']) => (number, 10),
+        Some(number) if text.ends_with(['M', 'm']) => (number, 20),
+        Some(number) if text.ends_with(['G', 'g']) => (number, 30),
+        Some(number) if text.ends_with(['T', 't']) => (number, 40),
+        _ => (text, 0),
+    };
+    let whole = number.bytes().all(|digit| digit.is_ascii_digit());
+    let number: Option<u64> = number.parse().ok().filter(|_| whole);
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "write for example 500M or 20G".to_owned())
 }
 
 /// Reads `11=snponly.efi`.
@@ -791,6 +835,19 @@ mod tests {
     fn section_1_1_the_ipv6_commands_are_known_and_refused() {
         for line in ["bootipv6 --listen-addr x", "ipv6api x"] {
             assert!(matches!(command(line), Ok(Command::Ipv6(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_the_cache() {
+        assert_eq!(boot("k").serving.cache_size, crate::source::cache::LIMIT);
+        assert!(!boot("k").serving.no_cache);
+        for (text, size) in [("0", 0), ("7", 7), ("1k", 1024), ("500M", 500 << 20), ("2T", 2 << 40)]
+        {
+            assert_eq!(octets(text), Ok(size), "{text}");
+        }
+        for wrong in ["", "G", "-1", "+1", "1.5G", "1GB", "1 G", "99999999T", "9X", "1é"] {
+            assert!(octets(wrong).is_err(), "{wrong}");
         }
     }
 

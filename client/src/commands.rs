@@ -1,4 +1,4 @@
-//! The small commands: `status`, `close`, `interfaces`, `explain`, and what all commands share.
+//! The small commands: `status`, `close`, `interfaces`, `cache`, `explain`, and what all commands share.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +12,13 @@ use tokio::runtime::Runtime;
 
 use crate::{
     agent::Agent,
-    cli::{Common, Serving},
+    cli::{CacheAction, Common, Serving},
     codes,
     exit::{Code, Failure},
     interfaces::{Choice, Interface, choose, collect, direct_cable_advice},
-    report::Report,
+    report::{Report, units::size},
     session::Session,
+    source::cache::{self, Store},
 };
 
 /// Threads that read image files for all machines together: more would only queue at the disk, and
@@ -83,6 +84,41 @@ pub fn interfaces(report: &mut Report) -> Result<(), Failure> {
         Choice::Several(_) | Choice::DirectCable { .. } | Choice::None => None,
     };
     report.interfaces(&all, chosen);
+    Ok(())
+}
+
+/// `cache`: what earlier runs have kept of other web servers' files.
+///
+/// # Errors
+/// The folder cannot be used.
+pub fn cache(action: CacheAction, report: &mut Report) -> Result<(), Failure> {
+    let place = cache::place(|name| std::env::var_os(name));
+    // Where there is no folder, it is not made for this.
+    let Some(place) = place.filter(|place| place.exists()) else {
+        report.note("No copies are kept.");
+        return Ok(());
+    };
+    let fault = |error: io::Error| {
+        Failure::new(Code::Internal, format!("{} cannot be used: {error}", place.display()))
+    };
+    let store = Store::open(&place, cache::budget(cache::LIMIT)).map_err(fault)?;
+    match action {
+        CacheAction::List => {
+            let copies = store.list().map_err(fault)?;
+            if copies.is_empty() {
+                report.note(&format!("No copies are kept in {}.", place.display()));
+            }
+            report.copies(&copies);
+        }
+        CacheAction::Clear => {
+            let (files, octets, left) = store.clear().map_err(fault)?;
+            let left = match left {
+                0 => String::new(),
+                left => format!("; {left} in use stayed"),
+            };
+            report.note(&format!("Removed: {files} copies, {}{left}.", size(octets)));
+        }
+    }
     Ok(())
 }
 

@@ -221,6 +221,25 @@ pub enum Fact {
         /// What, in words.
         problem: String,
     },
+    /// A file of a web server that it asked for, first of all machines, was fetched whole.
+    Fetched {
+        /// Its address.
+        file: String,
+        /// Octets.
+        octets: u64,
+        /// How long it took.
+        milliseconds: u64,
+        /// A copy is kept for later runs.
+        kept: bool,
+    },
+    /// A file of a web server that it asked for, first of all machines, is not fetched: the copy of an
+    /// earlier run is the same.
+    Reused {
+        /// Its address.
+        file: String,
+        /// Octets.
+        octets: u64,
+    },
     /// It asked for a file that there is not.
     NotFound {
         /// How.

@@ -9,12 +9,7 @@ use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use http::Uri;
 
-use crate::{
-    fetch::{Facts, Fetcher},
-    read::Content,
-    sign::Signer,
-    template::Template,
-};
+use crate::{fetch::Facts, read::Content, sign::Signer, source::cache::Cache, template::Template};
 
 /// One open file, or several that read as one.
 #[derive(Clone, Debug)]
@@ -32,7 +27,7 @@ pub struct Blob {
     pub last_modified: String,
 }
 
-/// One file on a web server, passed on to machines without being stored.
+/// One file on a web server, passed on to machines.
 #[derive(Clone, Debug)]
 pub struct Remote {
     /// Last part of the address, for people.
@@ -43,8 +38,8 @@ pub struct Remote {
     pub facts: Facts,
     /// Machines fetch it from there themselves (`--direct`).
     pub direct: bool,
-    /// Asks for it.
-    pub fetcher: Fetcher,
+    /// Asks for it, and has its copy.
+    pub cache: Cache,
 }
 
 /// What is served under one name.

@@ -408,7 +408,7 @@ mod tests {
             address: http::Uri::from_static(address),
             facts: Default::default(),
             direct: true,
-            fetcher: Default::default(),
+            cache: Default::default(),
         };
         generation.kernel = Some(remote("https://o/k?a=1&b").into());
         generation.initrds[1] = remote("http://o/i").into();

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Nixos(nixos) => Report::for_serving(&nixos.serving).in_lines(),
         Command::Status(common)
         | Command::Interfaces(common)
+        | Command::Cache { common, .. }
         | Command::Close { common, .. }
         | Command::Explain { common, .. } => Report::new(common),
         Command::Ipv6(_) => Report::new(&Default::default()),
@@ -51,6 +52,7 @@ fn run(command: &Command, report: &mut Report) -> Result<(), Failure> {
         Command::Status(_) => commands::status(report),
         Command::Close { lease, common } => commands::close(*lease, common, report),
         Command::Interfaces(_) => commands::interfaces(report),
+        Command::Cache { action, .. } => commands::cache(*action, report),
         Command::Doctor(arguments) => doctor::doctor(arguments, report),
         Command::Explain { code, .. } => commands::explain(&code.join(" "), report),
         Command::Api(api) => serve::api(api, report),

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use portcullis::{
     codes,
@@ -13,6 +16,7 @@ use portcullis::{
     mac::MacAddr,
     report::{Asking, Ready, Served, json},
     session::{Facts, Lease},
+    source::cache::Record,
 };
 use serde_json::{Value, json};
 
@@ -95,6 +99,8 @@ fn facts() -> Vec<Fact> {
         Fact::TransferEnded { transfer: 1, sent: 1, reason: text() },
         Fact::Upstream { file: text(), problem: text() },
         Fact::NotFound { protocol: Protocol::Tftp, file: text() },
+        Fact::Fetched { file: text(), octets: 1, milliseconds: 1, kept: true },
+        Fact::Reused { file: text(), octets: 1 },
         Fact::Up { sign: Sign::Dhcp },
         Fact::Up { sign: Sign::Url },
     ];
@@ -135,6 +141,8 @@ fn facts() -> Vec<Fact> {
             | Fact::TransferDone { .. }
             | Fact::TransferEnded { .. }
             | Fact::Upstream { .. }
+            | Fact::Fetched { .. }
+            | Fact::Reused { .. }
             | Fact::NotFound { .. }
             | Fact::Up { .. } => {}
         }
@@ -204,6 +212,17 @@ fn objects() -> Vec<Value> {
         objects.push(json::interface(&one, Some("x")));
         objects.push(json::interface(&Interface { bridge: Some(text()), ..one }, None));
     }
+    objects.push(json::copy(
+        &Record {
+            url: text(),
+            length: 1,
+            etag: None,
+            last_modified: None,
+            tag: text(),
+            sha256: text(),
+        },
+        Duration::from_secs(7),
+    ));
     objects.extend(codes::data().codes.iter().map(json::code));
     objects
 }

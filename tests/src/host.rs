@@ -179,6 +179,7 @@ impl Host {
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", "/tmp")
+            .env("XDG_CACHE_HOME", format!("/run/cache/{}", user.unwrap_or("root")))
             .env("LC_ALL", "C.UTF-8")
             .current_dir("/")
             .stdin(Stdio::null());

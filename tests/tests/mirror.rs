@@ -1,5 +1,5 @@
-//! Machines fetch kernel and initrd from other web servers (`--mirror`): nginx with copies of them, the
-//! real program on a real host, and machines on the LAN.
+//! Machines fetch kernel and initrd from other web servers (`--mirror`), or what lies there alone is fetched
+//! for them: nginx with the files, the real program on a real host, and machines on the LAN.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::Signal;
 use portcullis_lab::{
     Needs, download,
-    host::{SOON, Site},
+    host::{Client, SOON, Site},
     machine::{self, Firmware, Machine},
     need_host,
     netns::Netns,
@@ -252,4 +252,86 @@ fn a_mirror_that_has_something_else_is_refused_before_anything_is_opened() {
     mirror.nginx = None;
     refused(&mirror.url(), &["refused", "bzImage"], 30);
     scene.assert_restored(SOON).unwrap();
+}
+
+/// Full-length downloads of the kernel by the host, and answers that it is unchanged.
+fn asked(mirror: &Mirror) -> (usize, usize) {
+    let log = std::fs::read_to_string(mirror.at("log")).unwrap();
+    let whole = format!("bzImage HTTP/1.1\" 200 {} ", length(&mirror.at("files/bzImage")));
+    (log.matches(&whole).count(), log.matches("bzImage HTTP/1.1\" 304 ").count())
+}
+
+#[test]
+fn what_lies_on_a_web_server_is_fetched_once_for_all_machines_and_kept() {
+    need_host!(Needs::Tool("curl"), Needs::Tool("dpkg-deb"));
+    let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
+    let mirror = Mirror::start(&scene, 4, "3m");
+    let [kernel, initrd] = FILES.map(|name| format!("{}/{name}", mirror.url()));
+    let lab = Netns::new("lab").unwrap();
+    scene.lan.attach(&lab, "eth0", Some("192.0.2.80/24")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let get = |path: &str, name: &str| {
+        let mut command = mortal("curl");
+        let url = format!("http://192.0.2.2:{HTTP}{path}");
+        command.args(["-s", "-S", "-f", "-m", "120", "-o"]).arg(folder.path().join(name)).arg(url);
+        lab.spawn(command).unwrap()
+    };
+    let cache = |action: &str| {
+        let mut command = scene.host.command(Some("alice"), "portcullis");
+        command.args(["cache", action, "--json"]);
+        scene.host.netns().finish(command).unwrap()
+    };
+    let serve = || scene.serve_by(&["boot", &kernel, &initrd], &[]).unwrap();
+    let came = |client: &Client, fact: &str| {
+        let is_it = |event: &serde_json::Value| {
+            event["fact"] == fact && event["file"].as_str() == Some(&kernel)
+        };
+        wait_until(4 * SOON, || client.events().iter().any(is_it))
+    };
+
+    let end = |client: &mut Client, signal| {
+        client.signal(signal).unwrap();
+        client.end().unwrap();
+        scene.assert_restored(SOON).unwrap();
+    };
+
+    // Killed in the middle: nothing of it is used later.
+    let mut client = serve();
+    let path = download::kernel_path(&lab, "eth0", &client).unwrap();
+    let mut machine = get(&path, "killed");
+    let begun = || length(&folder.path().join("killed")) > 0;
+    assert!(wait_until(SOON, || folder.path().join("killed").exists() && begun()));
+    end(&mut client, Signal::SIGKILL);
+    machine.wait(SOON).unwrap();
+    assert!(cache("list").contains("No copies"), "{}", cache("list"));
+
+    // A lab at once is one download, and each machine has all of it.
+    let mut client = serve();
+    let path = download::kernel_path(&lab, "eth0", &client).unwrap();
+    let mut machines: Vec<_> = (0..8)
+        .map(|last| get(&path.replace("00-07/", &format!("00-{last:02x}/")), &last.to_string()))
+        .collect();
+    let image = std::fs::read(mirror.at("files/bzImage")).unwrap();
+    for (number, machine) in machines.iter_mut().enumerate() {
+        let status = machine.wait(8 * SOON).unwrap();
+        assert!(status.is_some_and(|status| status.success()), "{}", client.stdout());
+        let got = std::fs::read(folder.path().join(number.to_string())).unwrap();
+        assert!(got == image, "machine {number} has other octets");
+    }
+    assert!(came(&client, "fetched"), "{}", client.stdout());
+    assert_eq!(asked(&mirror), (1, 0));
+    end(&mut client, Signal::SIGINT);
+    assert!(cache("list").contains(&kernel), "{}", cache("list"));
+
+    // The next run asks whether it is the same.
+    let mut client = serve();
+    let path = download::kernel_path(&lab, "eth0", &client).unwrap();
+    let status = get(&path, "kept").wait(8 * SOON).unwrap();
+    assert!(status.is_some_and(|status| status.success()), "{}", client.stdout());
+    assert!(std::fs::read(folder.path().join("kept")).unwrap() == image, "the copy differs");
+    assert!(came(&client, "reused"), "{}", client.stdout());
+    assert_eq!(asked(&mirror), (1, 1));
+    end(&mut client, Signal::SIGINT);
+    cache("clear");
+    assert!(cache("list").contains("No copies"), "{}", cache("list"));
 }

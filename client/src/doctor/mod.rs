@@ -256,7 +256,7 @@ async fn open(arguments: &cli::Doctor) -> Result<Option<Generation>, Failure> {
     };
     let direct = arguments.serving.direct;
     let generation = match source::quick::netboot_xyz(Path::new(kernel)).await? {
-        Some(script) => source::open_script(&script, direct).await?,
+        Some(script) => source::open_script(&script, direct, &Default::default()).await?,
         None => {
             source::open(&Order {
                 kernel: kernel.clone(),

@@ -27,7 +27,7 @@ use crate::{
     ipxe,
     mac::MacAddr,
     rpi::neighbour,
-    source::{Step, efi_program},
+    source::{Step, cache::Held, efi_program},
     template::{Machine, Said},
 };
 
@@ -208,9 +208,14 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 }
 
 /// What is sent.
-enum Content {
+pub(super) enum Content {
     Blob(Blob, &'static str),
-    Text { text: Bytes, etag: String },
+    /// A copy of what lies on another server, and its name.
+    Held(Arc<Held>, String),
+    Text {
+        text: Bytes,
+        etag: String,
+    },
 }
 
 impl Content {
@@ -220,6 +225,11 @@ impl Content {
                 etag: &blob.etag,
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
+            },
+            Self::Held(held, _) => Validators {
+                etag: &held.tag,
+                last_modified: held.terms.last_modified.as_deref(),
+                length: held.length,
             },
             Self::Text { text, etag } => Validators {
                 etag,
@@ -233,6 +243,7 @@ impl Content {
     fn name(&self, role: Role) -> &str {
         match self {
             Self::Blob(blob, _) => &blob.name,
+            Self::Held(_, name) => name,
             Self::Text { .. } if role == Role::Autoexec => "autoexec.ipxe",
             Self::Text { .. } => "boot.ipxe",
         }
@@ -241,6 +252,7 @@ impl Content {
     fn media_type(&self) -> &'static str {
         match self {
             Self::Blob(_, media_type) => media_type,
+            Self::Held(..) => "application/octet-stream",
             Self::Text { .. } => "text/plain; charset=utf-8",
         }
     }
@@ -248,6 +260,7 @@ impl Content {
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
             Self::Blob(blob, _) => Body::Part(Part::new(blob.content.clone(), part, download)),
+            Self::Held(held, _) => Body::Part(Part::of(Arc::clone(held), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);
@@ -275,7 +288,7 @@ fn script(
     respond(server, request, mac, role, &content)
 }
 
-fn respond(
+pub(super) fn respond(
     server: &Server,
     request: &Request,
     mac: MacAddr,

@@ -1,8 +1,9 @@
 //! The content of an answer, before it is sent.
 //!
-//! Guarantees: a [`Part`] is told to its download as it goes, and to its end.
+//! Guarantees: a [`Part`] is told to its download as it goes, and to its end; of what still grows, it
+//! gives what is there.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
@@ -10,7 +11,11 @@ use super::remote::RemoteBody;
 use crate::{
     download::Download,
     read::{Content, Piece},
+    source::cache::Held,
 };
+
+/// Octets that are enough not to ask how much more is there.
+const ENOUGH: u64 = 1 << 20;
 
 /// What is sent behind a head.
 pub(super) enum Body {
@@ -37,22 +42,43 @@ pub(super) struct Part {
     pub content: Content,
     /// Not yet handed over.
     pub rest: Range<u64>,
+    /// What `content` is the present state of, if that grows.
+    held: Option<Arc<Held>>,
     download: Option<Download>,
 }
 
 impl Part {
     /// The octets `part` of `content`, told to `download` as they go.
     pub fn new(content: Content, part: Range<u64>, download: Option<Download>) -> Self {
-        let mut new = Self { content, rest: part, download };
+        let mut new = Self { content, rest: part, held: None, download };
         // Tells that it began; an empty file is done with that.
         new.handed_over(0);
         new
     }
 
+    /// The octets `part` of a copy that may still grow.
+    pub fn of(held: Arc<Held>, part: Range<u64>, download: Option<Download>) -> Self {
+        Self { held: Some(held), ..Self::new(Content::new(Vec::new()), part, download) }
+    }
+
     /// What comes next, up to the end of a piece; nothing, if that was all.
-    pub fn next(&self) -> Option<Piece> {
-        let piece = self.content.behind(self.rest.start)?;
-        (!self.rest.is_empty()).then_some(piece)
+    ///
+    /// # Errors
+    /// It was to come from another server, and will not.
+    pub async fn next(&mut self) -> io::Result<Option<Piece>> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        if let Some(held) = &self.held
+            && self.content.length() < self.rest.end
+            && self.content.length() < self.rest.start.saturating_add(ENOUGH)
+        {
+            match held.beyond(self.rest.start).await {
+                Ok(content) => self.content = content,
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(self.content.behind(self.rest.start))
     }
 
     /// So many octets of it have gone.

@@ -119,6 +119,14 @@ fn parse_range(value: &str, length: u64) -> Selection {
     if part.is_empty() { Selection::Unsatisfiable } else { Selection::Part(part) }
 }
 
+/// The first octet that is asked for, and whether everything behind it is, too. None, where that depends
+/// on the length.
+pub(super) fn beginning(headers: &HeaderMap) -> Option<(u64, bool)> {
+    let Some(range) = headers.get(RANGE) else { return Some((0, true)) };
+    let (first, last) = range.to_str().ok()?.trim().strip_prefix("bytes=")?.split_once('-')?;
+    (last.is_empty() || number(last).is_some()).then_some((number(first)?, last.is_empty()))
+}
+
 /// Digits alone; a number beyond 64 bits counts as the largest.
 fn number(digits: &str) -> Option<u64> {
     let digits_only = !digits.is_empty() && digits.bytes().all(|octet| octet.is_ascii_digit());
@@ -225,6 +233,18 @@ mod tests {
         let file = Validators { etag: "\"a\"", last_modified: None, length: 100 };
         assert_eq!(select(&headers, false, file), Selection::Whole);
         assert_eq!(select(&headers, true, file), Selection::Part(1..3));
+    }
+
+    #[test]
+    fn where_a_range_begins_whatever_the_length() {
+        let beginning =
+            |range: &str| beginning(&std::iter::once((RANGE, range.parse().unwrap())).collect());
+        assert_eq!(super::beginning(&HeaderMap::new()), Some((0, true)));
+        assert_eq!(beginning("bytes=7-"), Some((7, true)));
+        assert_eq!(beginning("bytes=7-8"), Some((7, false)));
+        for range in ["bytes=-7", "bytes=1-2,7-", "bytes=", "7-", "bytes=+7-"] {
+            assert_eq!(beginning(range), None, "{range}");
+        }
     }
 
     proptest! {

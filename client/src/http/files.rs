@@ -47,7 +47,7 @@ const COPIED: u64 = 64 * 1024;
 pub(super) async fn send_part(socket: &Socket<'_>, mut part: Part) -> io::Result<()> {
     let mut way = Way { cached: part.rest.start, copies: false };
     let mut turn = 0;
-    while let Some(piece) = part.next() {
+    while let Some(piece) = part.next().await? {
         let sent = way.send(socket, &mut part, &piece).await?;
         part.handed_over(sent);
         turn += u64::try_from(sent).unwrap_or(u64::MAX);

@@ -1,11 +1,12 @@
 //! A file on a web server, passed on while it is fetched.
 //!
-//! Guarantees: nothing is stored, and no more is read than the machine takes; conditions and ranges
-//! are the other server's to judge, and its answer is passed on with its length; a file that is not
+//! Guarantees: what can be shared comes from one copy ([`crate::source::cache`]), which is followed while
+//! it grows. Of what cannot, no more is read than the machine takes; conditions and ranges
+//! are then the other server's to judge, and its answer is passed on with its length. A file that is not
 //! the one that was chosen at the start is not passed on; a server that falls silent ends the
 //! download, and exactly the announced octets are sent or the connection is broken off.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -14,8 +15,9 @@ use tokio::time::timeout;
 
 use super::{
     Server,
-    answer::{plain, put},
+    answer::{Content, plain, put, respond},
     body::Body,
+    conditional::beginning,
     request::Request,
 };
 use crate::{
@@ -24,10 +26,8 @@ use crate::{
     fetch::{self, ANSWER, Facts},
     image::Remote,
     mac::MacAddr,
+    source::cache::{AHEAD, Opened, Problem, STALL},
 };
-
-/// For the other server to send anything more.
-const STALL: Duration = Duration::from_secs(60);
 
 /// What a machine asks that the other server has to judge (RFC 9110 sections 13.1 and 14.2).
 const ASKED: [header::HeaderName; 6] = [
@@ -48,7 +48,7 @@ const ANSWERED: [header::HeaderName; 5] = [
     header::ACCEPT_RANGES,
 ];
 
-/// Answers HEAD and GET with what the other server answers.
+/// Answers HEAD and GET: from the copy that all machines share, or with what the other server answers.
 pub(super) async fn pass_on(
     server: &Server,
     request: &Request,
@@ -64,29 +64,40 @@ pub(super) async fn pass_on(
         upstream(problem);
         plain(StatusCode::BAD_GATEWAY, &text)
     };
+    let whole = match copy(server, request, mac, remote).await {
+        Ok(Opened::Shared(held)) => {
+            return respond(server, request, mac, role, &Content::Held(held, remote.name.clone()));
+        }
+        Ok(Opened::Direct(whole)) => whole,
+        Err(error) => return failed(error.to_string()),
+    };
     let mut headers = HeaderMap::new();
     for name in ASKED {
         if let Some(value) = request.headers.get(&name) {
             headers.insert(name, value.clone());
         }
     }
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let method = request.method.clone();
-    let got = remote.fetcher.ask(method.clone(), &remote.address, &headers, ANSWER).await;
+    let got = match whole {
+        Some(got) if headers.is_empty() => Ok(*got),
+        _ => {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let fetcher = remote.cache.fetcher();
+            fetcher.ask(method.clone(), &remote.address, &headers, ANSWER).await
+        }
+    };
     let got = match got {
         Ok(got) => got,
         Err(error) => return failed(error.to_string()),
     };
     let status = got.status();
     if !matches!(status.as_u16(), 200 | 206 | 304 | 412 | 416) {
-        return failed(format!("its server answers {status}"));
+        return failed(Problem::Status(status).to_string());
     }
     let mut facts = Facts::of(&got);
     let sends_file = matches!(status.as_u16(), 200 | 206);
     if sends_file && !facts.agrees(&remote.facts) {
-        return failed(
-            "it has changed on its server since portcullis was started: start it again".to_owned(),
-        );
+        return failed(Problem::Changed.to_string());
     }
     if method == Method::GET && sends_file && facts.length.is_none() {
         upstream(
@@ -115,6 +126,28 @@ pub(super) async fn pass_on(
         *response.body_mut() = Body::Remote(Box::new(body));
     }
     response
+}
+
+/// The copy that answers this request. What only looks at a part of a file, or begins far behind what is
+/// there of it, is answered from a copy that has that part, and else by the file's own server: nobody waits for all
+/// of a file to see its end, and nothing is fetched whole for a look at it.
+async fn copy(
+    server: &Server,
+    request: &Request,
+    mac: MacAddr,
+    remote: &Remote,
+) -> Result<Opened, Problem> {
+    let is_get = request.method == Method::GET;
+    let asked = beginning(&request.headers).filter(|_| is_get);
+    if asked.is_some_and(|(start, to_the_end)| start <= AHEAD && to_the_end) {
+        let witness = Arc::clone(&server.witness);
+        return remote.cache.open(remote, Box::new(move |fact| witness.fact(mac, fact))).await;
+    }
+    let held = remote.cache.peek(remote).await.filter(|held| {
+        let is_near = |(start, _)| start <= held.there().saturating_add(AHEAD);
+        !is_get || held.is_whole() || asked.is_some_and(is_near)
+    });
+    Ok(held.map_or(Opened::Direct(None), Opened::Shared))
 }
 
 /// First octet and, if it is told, the one after the last: `bytes FIRST-LAST/LENGTH`.

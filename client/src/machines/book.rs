@@ -422,6 +422,10 @@ impl Book {
 
     /// Takes a fact in and returns what is to be told, in order.
     pub fn fact(&mut self, now: u64, mac: MacAddr, fact: Fact) -> Vec<What> {
+        // Another server's doing: no sign of life.
+        if matches!(fact, Fact::Fetched { .. } | Fact::Reused { .. }) {
+            return vec![What::Fact(fact)];
+        }
         let known = self.machines.contains_key(&mac);
         if !known && matches!(fact, Fact::Up { .. }) {
             return Vec::new();
@@ -473,6 +477,7 @@ impl Book {
             }
             Fact::TransferProgress { .. } => true,
             Fact::Up { .. } => machine.speaks(),
+            Fact::Fetched { .. } | Fact::Reused { .. } => true,
             Fact::NotFound { .. } | Fact::Upstream { .. } => {
                 machine.not_found = machine.not_found.saturating_add(1);
                 machine.not_found <= NOT_FOUND

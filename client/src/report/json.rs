@@ -1,5 +1,7 @@
 //! `--json`: one object per line. The form is described in JSON.md and only ever grows. Pure.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Asking, Ready};
@@ -12,6 +14,7 @@ use crate::{
     interfaces::Interface,
     nixos::Told,
     session::Lease,
+    source::cache::Record,
 };
 
 /// `page`.
@@ -140,6 +143,18 @@ pub fn interface(interface: &Interface, chosen: Option<&str>) -> Value {
         "bridge": interface.bridge,
         "unfit": interface.unfit(),
         "chosen": chosen == Some(&interface.name),
+    })
+}
+
+/// `copy`, of `cache`.
+#[must_use]
+pub fn copy(record: &Record, age: Duration) -> Value {
+    json!({
+        "event": "copy",
+        "url": record.url,
+        "bytes": record.length,
+        "sha256": record.sha256,
+        "unused_seconds": age.as_secs(),
     })
 }
 

@@ -20,7 +20,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     nixos::Told,
     oui::Vendors,
     session::Lease,
+    source::cache::Record,
     web::events::Feed,
 };
 
@@ -478,6 +479,17 @@ impl Report {
         } else {
             for line in text::interfaces(interfaces, chosen) {
                 self.result(&line);
+            }
+        }
+    }
+
+    /// Shows what is kept of other web servers' files, and how long ago each was used.
+    pub fn copies(&mut self, copies: &[(Record, Duration)]) {
+        for (record, age) in copies {
+            if self.json {
+                self.object(&json::copy(record, *age));
+            } else {
+                self.result(&text::copy(record, *age));
             }
         }
     }

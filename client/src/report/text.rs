@@ -1,6 +1,8 @@
 //! Text for people: pure functions from facts to lines. What is remembered of machines is on the
 //! board (`board`).
 
+use std::time::Duration;
+
 use portcullis_dbus::keys::{backend, dhcp_mode};
 
 use super::{
@@ -15,6 +17,7 @@ use crate::{
     interfaces::Interface,
     nixos::{self, State},
     session::{Facts, Lease},
+    source::cache::Record,
 };
 
 /// Downloads smaller than this are over before a progress line could be read.
@@ -275,6 +278,20 @@ pub fn interfaces(interfaces: &[Interface], chosen: Option<&str>) -> Vec<Line> {
         .collect()
 }
 
+/// A copy of another web server's file.
+#[must_use]
+pub fn copy(record: &Record, age: Duration) -> Line {
+    let minutes = age.as_secs() / 60;
+    let ago = match (minutes / 1440, minutes / 60, minutes) {
+        (0, 0, 0) => "just now".to_owned(),
+        (0, 0, minutes) => format!("{minutes} min ago"),
+        (0, hours, _) => format!("{hours} h ago"),
+        (1, ..) => "a day ago".to_owned(),
+        (days, ..) => format!("{days} days ago"),
+    };
+    Line::plain(format!("{:>9}  {}, used {ago}", size(record.length), visible(&record.url)))
+}
+
 /// When a line about a machine is shown. The board remembers it in any case, but for progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -451,6 +468,19 @@ fn fact_line(fact: &Fact, vendor: Option<&str>, running: Option<&Download>) -> O
             Ignored::Source { reason } => plain(format!("left alone: {reason}")),
         },
         Fact::Upstream { file, problem } => attention(format!("{file}: {problem}")),
+        Fact::Fetched { file, octets, milliseconds, kept } => {
+            let rate =
+                rate(*octets, *milliseconds).map(|rate| format!(", {rate}")).unwrap_or_default();
+            let kept = if *kept { ", and a copy is kept" } else { "" };
+            plain(format!(
+                "{file} was fetched for all machines: {} in {}{rate}{kept}",
+                size(*octets),
+                time(*milliseconds)
+            ))
+        }
+        Fact::Reused { file, octets } => {
+            plain(format!("{file} is the same as the copy kept here ({})", size(*octets)))
+        }
         Fact::NotSent { reason } => {
             attention(format!("asks, and the answer could not be sent: {reason}"))
         }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use nix::unistd::geteuid;
 use tokio::sync::mpsc;
 
 use super::{Beside, CHANGES, Content, serve};
@@ -13,7 +14,13 @@ use crate::{
     exit::{Code, Failure},
     report::Report,
     sign::Signer,
-    source::{self, Order, api::Api, fresh::Fresh, quick::Dish},
+    source::{
+        self, Order,
+        api::Api,
+        cache::{self, Cache},
+        fresh::Fresh,
+        quick::Dish,
+    },
 };
 
 /// `boot`: returns when the user ends it.
@@ -24,7 +31,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
     begin(&boot.serving, boot.refusal(), report)?;
     let runtime = runtime()?;
     let signer = signer(&boot.serving, report)?;
-    let direct = boot.serving.direct;
+    let (direct, cache) = (boot.serving.direct, cache(&boot.serving));
     if let Some(script) = runtime.block_on(source::quick::netboot_xyz(&boot.kernel))? {
         let alone = boot.initrds.is_empty()
             && boot.cmdline.is_none()
@@ -35,7 +42,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
             return Err(Failure::new(Code::Usage, text));
         }
         let generation = runtime.block_on(async {
-            let generation = source::open_script(&script, direct).await?;
+            let generation = source::open_script(&script, direct, &cache).await?;
             source::complete(generation, boot.serving.stub.as_deref(), signer.as_ref()).await
         })?;
         return serve(
@@ -54,6 +61,7 @@ pub fn boot(boot: &Boot, report: &mut Report) -> Result<(), Failure> {
         direct,
         menu: boot.menu.clone(),
         mirrors: boot.mirror.clone(),
+        cache,
     };
     let (sender, changes) = mpsc::channel(CHANGES);
     let opening = Fresh::open(order, boot.serving.stub.clone(), signer, sender);
@@ -71,6 +79,7 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
     begin(&quick.serving, quick.refusal(), report)?;
     let runtime = runtime()?;
     let signer = signer(&quick.serving, report)?;
+    let (direct, cache) = (quick.serving.direct, cache(&quick.serving));
     let opening = async {
         let dish = source::quick::prepare(source::quick::Choice {
             recipe: &quick.recipe,
@@ -82,18 +91,18 @@ pub fn quick(quick: &Quick, report: &mut Report) -> Result<(), Failure> {
         let generation = match dish.await? {
             Dish::Linux { kernel, initrds, cmdline } => {
                 let (cmdline, message) = (Some(cmdline), quick.bootmsg.clone());
-                let direct = quick.serving.direct;
                 source::open(&Order {
                     kernel,
                     initrds,
                     cmdline,
                     message,
                     direct,
+                    cache,
                     ..Order::default()
                 })
                 .await?
             }
-            Dish::Script(script) => source::open_script(&script, quick.serving.direct).await?,
+            Dish::Script(script) => source::open_script(&script, direct, &cache).await?,
         };
         source::complete(generation, quick.serving.stub.as_deref(), signer.as_ref()).await
     };
@@ -109,7 +118,7 @@ pub fn api(api: &cli::Api, report: &mut Report) -> Result<(), Failure> {
     begin(&api.serving, None, report)?;
     let (stub, signer) = (api.serving.stub.clone(), signer(&api.serving, report)?);
     let source = Api::new(&api.url, api.api_request_timeout, stub, signer)?;
-    let source = source.direct(api.serving.direct);
+    let source = source.direct(api.serving.direct).cache(cache(&api.serving));
     let content = Content::Api(Arc::new(source), &api.url);
     serve(&api.serving, content, Beside::default(), runtime()?, report)
 }
@@ -127,6 +136,19 @@ pub(super) fn begin(
         report.note(note);
     }
     Ok(())
+}
+
+/// Copies of what lies on other web servers, as the user wants them.
+pub(super) fn cache(serving: &Serving) -> Cache {
+    let limit = serving.cache_size;
+    Cache::new(match cache::place(|name| std::env::var_os(name)) {
+        Some(folder) => cache::Settings { folder, keep: !serving.no_cache, limit },
+        // Without a home nothing is kept, and what is shared has to be somewhere.
+        None => {
+            let folder = std::env::temp_dir().join(format!("portcullis-{}", geteuid()));
+            cache::Settings { folder, keep: false, limit }
+        }
+    })
 }
 
 /// Who signs, if the user named a key.

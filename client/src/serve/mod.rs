@@ -19,7 +19,11 @@ mod ready;
 mod run;
 mod watch;
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{runtime::Runtime, sync::mpsc};
 
@@ -47,6 +51,9 @@ use crate::{
 
 /// Changes of files that wait to be told.
 const CHANGES: usize = 16;
+
+/// For tasks to be dropped.
+const ENDING: Duration = Duration::from_millis(500);
 
 /// What a command has beside what it serves.
 #[derive(Default)]
@@ -112,8 +119,8 @@ fn serve(
         }
         result
     });
-    // A read from a slow disk must not hold the end.
-    runtime.shutdown_background();
+    // What grows in the cache is removed. A read from a slow disk must not hold the end.
+    runtime.shutdown_timeout(ENDING);
     result
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Beside, CHANGES, Content, Interrupts,
-    arguments::{begin, signer},
+    arguments::{begin, cache, signer},
     serve,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     exit::{Code, Failure},
     nixos::{self, Build, Links, Recipe, Screen, State, Told, Watched, Workshop},
     report::Report,
-    source::fresh::Fresh,
+    source::{Order, fresh::Fresh},
 };
 
 /// `nixos`: as [`boot`](super::boot), with what nix builds, now and anew on demand. With `--new` only
@@ -56,7 +56,8 @@ pub fn nixos(arguments: &Nixos, report: &mut Report) -> Result<(), Failure> {
     let (sender, changes) = mpsc::channel(CHANGES);
     let stub = arguments.serving.stub.clone();
     let (fresh, generation, workshop) = runtime.block_on(async {
-        let (fresh, generation) = Fresh::open(built.order.clone(), stub, signer, sender).await?;
+        let order = Order { cache: cache(&arguments.serving), ..built.order.clone() };
+        let (fresh, generation) = Fresh::open(order, stub, signer, sender).await?;
         let fresh = Arc::new(fresh);
         let workshop =
             Workshop::open(recipe, built, Arc::clone(&links), folder, Arc::clone(&fresh))?;

@@ -23,13 +23,13 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    Refusal, Source, Step, Traits, add_efi_image, check_length, check_script, name_elsewhere,
-    open_blob, remote, token,
+    Refusal, Source, Step, Traits, add_efi_image,
+    cache::Cache,
+    check_length, check_script, name_elsewhere, open_blob, remote, token,
     url::{self, Location},
 };
 use crate::{
     exit::{Code, Failure},
-    fetch::Fetcher,
     image::{Generation, Payload, Remote, Script},
     mac::MacAddr,
     sign::Signer,
@@ -53,7 +53,8 @@ const KEYS: [&str; 3] = ["arch", "firmware", "uuid"];
 /// The service, and what it said.
 #[derive(Debug)]
 pub struct Api {
-    fetcher: Fetcher,
+    /// Asks, also for files, and has their copies.
+    cache: Cache,
     /// Ends with a slash.
     base: Uri,
     /// Which of [`KEYS`] it wants to be told.
@@ -120,7 +121,7 @@ impl Api {
         let base = url::parse(&format!("{address}{slash}")).map_err(fault)?;
         let context = url::parse(&format!("{base}v1")).map_err(fault)?;
         Ok(Self {
-            fetcher: Fetcher::new(),
+            cache: Cache::default(),
             base,
             keys,
             context,
@@ -141,13 +142,19 @@ impl Api {
         Self { direct, ..self }
     }
 
+    /// Files of web servers are shared by these copies.
+    #[must_use]
+    pub fn cache(self, cache: Cache) -> Self {
+        Self { cache, ..self }
+    }
+
     async fn ask(&self, mac: MacAddr) -> Result<Arc<Generation>, Refusal> {
         let refusal = |what: String| Refusal(format!("the API {what}"));
         let query = self.query(mac);
         let address = url::parse(&format!("{}v1/boot/{mac}{query}", self.base)).map_err(refusal)?;
         // Never closed.
         let _turn = self.questions.acquire().await;
-        let answer = self.fetcher.whole(&address, ANSWER, self.timeout).await;
+        let answer = self.cache.fetcher().whole(&address, ANSWER, self.timeout).await;
         let answer = answer.map_err(|error| Refusal(format!("{address}: {error}")))?;
         self.read(&answer)
             .map(Arc::new)
@@ -214,7 +221,7 @@ impl Api {
     fn payload(&self, address: &str) -> Result<Payload, String> {
         match url::resolve(&self.context, address)? {
             Location::Http(address) => {
-                let remote = remote(address, self.fetcher.clone());
+                let remote = remote(address, &self.cache);
                 Ok(Remote { direct: self.direct, ..remote }.into())
             }
             Location::File(path) => self.file(&path),

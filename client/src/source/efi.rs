@@ -207,7 +207,10 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::{fetch::Fetcher, source::Order, uki::tests::stub};
+    use crate::{
+        source::{Order, cache::Cache},
+        uki::tests::stub,
+    };
 
     /// A kernel with EFI stub, as far as it is looked at.
     fn kernel(machine: u16) -> Vec<u8> {
@@ -311,7 +314,7 @@ mod tests {
         ]);
         let remote = || {
             let address = "http://h/file".parse().unwrap();
-            Payload::from(super::super::remote(address, Fetcher::default()))
+            Payload::from(super::super::remote(address, &Cache::default()))
         };
         let reason = |mut generation: Generation| {
             lab.add(&mut generation, None).unwrap();

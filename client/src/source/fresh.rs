@@ -108,9 +108,10 @@ impl Fresh {
     ///
     /// # Errors
     /// It cannot be served, and what was served before is.
-    pub async fn renew(&self, order: Order) -> Result<(), Failure> {
+    pub async fn renew(&self, mut order: Order) -> Result<(), Failure> {
         // No look at what was ordered before may come in between.
         let mut looked = self.looked.lock().await;
+        order.cache = self.with_state(|state| state.order.cache.clone());
         let generation = Arc::new(self.reopen(&order).await?);
         self.with_state(|state| {
             state.order = order;

@@ -6,6 +6,7 @@
 //! writes.
 
 pub mod api;
+pub mod cache;
 mod directory;
 mod efi;
 mod file;
@@ -26,6 +27,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::Uri;
 
+use cache::Cache;
 pub use efi::{add_efi_image, efi_program};
 use file::is_same;
 pub use file::{OpenError, open_blob, read_head, text_blob};
@@ -190,6 +192,8 @@ pub struct Order {
     pub menu: Vec<(String, PathBuf)>,
     /// Folders on web servers that have the same files: machines try them first.
     pub mirrors: Vec<String>,
+    /// Copies of what lies on web servers.
+    pub cache: Cache,
 }
 
 /// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
@@ -206,7 +210,8 @@ pub async fn open(order: &Order) -> Result<Generation, Failure> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut opened = vec![(name, first)];
     for (name, kernel) in &order.menu {
-        let order = Order { kernel: kernel.clone(), direct: order.direct, ..Order::default() };
+        let (kernel, cache) = (kernel.clone(), order.cache.clone());
+        let order = Order { kernel, direct: order.direct, cache, ..Order::default() };
         opened.push((name.clone(), open_one(&order).await?));
     }
     let efi = Err(NoEfiImage::Menu);
@@ -230,7 +235,7 @@ async fn open_one(order: &Order) -> Result<Generation, Failure> {
 }
 
 async fn open_files(order: &Order) -> Result<Generation, Failure> {
-    let mut opener = Opener { direct: order.direct, ..Opener::default() };
+    let mut opener = Opener::new(order.direct, &order.cache);
     let cmdline = order.cmdline.as_deref();
     if order.kernel.is_dir() {
         if !order.initrds.is_empty() {
@@ -302,8 +307,12 @@ async fn linux(
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_script(scripted: &Scripted, direct: bool) -> Result<Generation, Failure> {
-    let mut opener = Opener { direct, ..Opener::default() };
+pub async fn open_script(
+    scripted: &Scripted,
+    direct: bool,
+    cache: &Cache,
+) -> Result<Generation, Failure> {
+    let mut opener = Opener::new(direct, cache);
     let mut names = Vec::new();
     let template = numbered(&scripted.script, &mut names, "the script")?;
     let others = opener.others(names).await?;
@@ -346,13 +355,17 @@ fn longest() -> Machine {
 /// Opens files and asks for addresses, with one client for all.
 #[derive(Default)]
 struct Opener {
-    fetcher: Option<Fetcher>,
+    cache: Cache,
     direct: bool,
     /// Files of this computer, and the entity tags that they have.
     files: Vec<(PathBuf, String)>,
 }
 
 impl Opener {
+    fn new(direct: bool, cache: &Cache) -> Self {
+        Self { cache: cache.clone(), direct, files: Vec::new() }
+    }
+
     /// The kernel, and the machine type of its PE/COFF header.
     async fn kernel(&mut self, path: &Path) -> Result<(Payload, Option<u16>), Failure> {
         let Some(address) = address(path)? else {
@@ -403,7 +416,7 @@ impl Opener {
         role: &str,
         head: u64,
     ) -> Result<(Remote, Vec<u8>), Failure> {
-        let fetcher = self.fetcher.get_or_insert_default().clone();
+        let fetcher = self.cache.fetcher();
         let head = usize::try_from(head).unwrap_or(usize::MAX);
         let (head, facts) = fetcher.head(&address, head).await.map_err(|error| {
             Failure::new(Code::Source, format!("the {role} {address} cannot be fetched: {error}"))
@@ -411,7 +424,7 @@ impl Opener {
         if head.is_empty() {
             return Err(Failure::new(Code::Source, format!("the {role} {address} is empty")));
         }
-        let mut remote = remote(address, fetcher);
+        let mut remote = remote(address, &self.cache);
         remote.facts = facts;
         remote.direct = self.direct;
         Ok((remote, head))
@@ -429,10 +442,11 @@ fn name_elsewhere(generation: &mut Generation) {
 }
 
 /// A file on a web server, of which nothing is known yet.
-fn remote(address: Uri, fetcher: Fetcher) -> Remote {
+fn remote(address: Uri, cache: &Cache) -> Remote {
     let last = address.path().rsplit('/').find(|part| !part.is_empty());
     let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
-    Remote { name, address, facts: Default::default(), direct: false, fetcher }
+    let cache = cache.clone();
+    Remote { name, address, facts: Default::default(), direct: false, cache }
 }
 
 /// A file of this computer, or one of another server in memory, of at most `limit` octets.

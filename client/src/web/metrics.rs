@@ -38,6 +38,9 @@ pub struct Metrics {
     /// By protocol.
     bytes: BTreeMap<&'static str, u64>,
     retransmissions: u64,
+    /// From other web servers, and those of copies that were found to be the same.
+    fetched: u64,
+    reused: u64,
     not_found: u64,
     handed_over: u64,
     up: u64,
@@ -81,6 +84,8 @@ impl Metrics {
                 self.over(*transfer, *sent, "done");
             }
             Fact::TransferEnded { transfer, sent, .. } => self.over(*transfer, *sent, "broken-off"),
+            Fact::Fetched { octets, .. } => self.fetched = self.fetched.saturating_add(*octets),
+            Fact::Reused { octets, .. } => self.reused = self.reused.saturating_add(*octets),
             Fact::NotFound { .. } => self.not_found += 1,
             Fact::Up { .. } => self.up += 1,
             _ => {}
@@ -139,6 +144,10 @@ impl Metrics {
         text.sample("portcullis_running_downloads", &[], self.running.len());
         let name = "portcullis_retransmissions_total";
         text.counter(name, "Packets that were sent again by TFTP.", self.retransmissions);
+        let help = "Bytes of files that were fetched from web servers, once for all machines.";
+        text.counter("portcullis_fetched_bytes_total", help, self.fetched);
+        let help = "Bytes of files that were not fetched: a kept copy was the same.";
+        text.counter("portcullis_reused_bytes_total", help, self.reused);
         let help = "Requests for files that there are not.";
         text.counter("portcullis_not_found_total", help, self.not_found);
         let name = "portcullis_handed_over_total";
@@ -250,6 +259,8 @@ mod tests {
             done(1, 100),
             started(2, Role::Kernel),
             progress(2, 7),
+            Fact::Fetched { file: "u".to_owned(), octets: 9, milliseconds: 1, kept: true },
+            Fact::Reused { file: "u".to_owned(), octets: 8 },
         ]);
         let what = What::Statement(Statement::HandedOver);
         metrics.count(&Event { at: 0, mac: MacAddr([2; 6]), what });
@@ -267,6 +278,8 @@ mod tests {
                 "portcullis_sent_bytes_total{protocol=\"http\"} 107",
                 "portcullis_running_downloads 1",
                 "portcullis_retransmissions_total 2",
+                "portcullis_fetched_bytes_total 9",
+                "portcullis_reused_bytes_total 8",
                 "portcullis_not_found_total 0",
                 "portcullis_handed_over_total 1",
                 "portcullis_up_total 0",
