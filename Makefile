@@ -25,6 +25,7 @@ INSTALLED = \
 	$(PREFIX)/lib/sysusers.d/portcullis.conf \
 	$(PREFIX)/lib/systemd/catalog/portcullis.catalog \
 	$(datadir)/doc/portcullis/helper.toml.example \
+	$(datadir)/doc/portcullis/raw-dhcp.conf \
 	$(addprefix $(datadir)/man/man1/,portcullis.1 portcullis-[a-z]*.1) \
 	$(datadir)/bash-completion/completions/portcullis \
 	$(datadir)/zsh/site-functions/_portcullis \
@@ -91,6 +92,7 @@ install: ## Installs what was built (PREFIX=/usr, DESTDIR= for packages, PIXIECO
 	install -Dm644 systemd/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
 	install -Dm644 systemd/portcullis.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/portcullis.catalog
 	install -Dm644 systemd/helper.toml $(DESTDIR)$(datadir)/doc/portcullis/helper.toml.example
+	install -Dm644 systemd/raw-dhcp.conf $(DESTDIR)$(datadir)/doc/portcullis/raw-dhcp.conf
 	install -d $(DESTDIR)$(datadir)/dbus-1/system-services $(DESTDIR)$(PREFIX)/lib/systemd/system
 	tests/scripts/substitute dbus/org.portcullis.Netboot1.service.in \
 		$(DESTDIR)$(datadir)/dbus-1/system-services/org.portcullis.Netboot1.service \

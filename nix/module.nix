@@ -94,6 +94,15 @@ let
         '';
       };
 
+      raw-dhcp = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether the helper may hear DHCP by a raw socket where a DHCP server of this host keeps UDP 67 to itself
+          (dnsmasq with neither `bind-interfaces` nor `bind-dynamic`). It is given CAP_NET_RAW for that.
+        '';
+      };
+
       leases = mkOption {
         type = types.ints.between 1 128;
         default = 64;
@@ -296,6 +305,11 @@ in
     systemd.packages = [ cfg.package ];
     # A rebuild does not end what somebody serves. An idle helper leaves by itself, and the next one is the new one.
     systemd.services.portcullis-helper.restartIfChanged = false;
+    # As systemd/raw-dhcp.conf.
+    systemd.services.portcullis-helper.serviceConfig = lib.mkIf cfg.settings.raw-dhcp {
+      CapabilityBoundingSet = "CAP_NET_RAW";
+      AmbientCapabilities = "CAP_NET_RAW";
+    };
 
     users.users.portcullis = {
       isSystemUser = true;
@@ -314,6 +328,7 @@ in
       "inet_diag"
       "tcp_diag"
       "udp_diag"
+      "xfrm_user"
     ];
   };
 }

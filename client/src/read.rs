@@ -5,18 +5,10 @@
 //! a file that was written to since it was opened is not given out, so that no reader takes a mixture
 //! for the whole.
 
-use std::{
-    fs::File,
-    io::{self, IoSliceMut},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{fs::File, io, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use rustix::{
-    buffer::spare_capacity,
-    io::{Errno, ReadWriteFlags},
-};
+use rustix::{buffer::spare_capacity, io::Errno};
 
 /// A part of a [`Content`].
 #[derive(Clone, Debug)]
@@ -57,29 +49,6 @@ impl Piece {
         match self {
             Self::Memory(octets) => u64::try_from(octets.len()).unwrap_or(u64::MAX),
             Self::File { length, .. } => *length,
-        }
-    }
-
-    /// Fills `room` from `offset` on with what is in memory. How much that was.
-    fn fill(&self, offset: u64, room: &mut [u8]) -> usize {
-        match self {
-            Self::Memory(octets) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let part = octets.get(start..).unwrap_or_default();
-                let count = part.len().min(room.len());
-                for (to, from) in room.iter_mut().zip(part) {
-                    *to = *from;
-                }
-                count
-            }
-            Self::File { file, start, length, .. } => {
-                let (at, flags) = (start.saturating_add(offset), ReadWriteFlags::NOWAIT);
-                let count = rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags);
-                // A file system that cannot do so, or a file that fails: waiting for it says why.
-                let count = count.unwrap_or(0);
-                let end = u64::try_from(count).ok().and_then(|count| offset.checked_add(count));
-                if end == Some(*length) && !self.is_unchanged() { 0 } else { count }
-            }
         }
     }
 
@@ -168,30 +137,6 @@ impl Content {
             offset -= piece.length();
         }
         None
-    }
-
-    /// Fills `room` from `offset` on as far as it can without waiting: with octets in memory and in
-    /// the page cache (preadv2(2), RWF_NOWAIT). How many octets that was.
-    #[must_use]
-    pub fn read_cached(&self, offset: u64, room: &mut [u8]) -> usize {
-        let mut filled = 0;
-        // Where the rest begins, counted from the piece at hand.
-        let mut offset = offset;
-        for piece in &*self.0 {
-            let Some(rest) = piece.length().checked_sub(offset) else {
-                offset -= piece.length();
-                continue;
-            };
-            let room = room.get_mut(filled..).unwrap_or_default();
-            let wanted = usize::try_from(rest).map_or(room.len(), |rest| rest.min(room.len()));
-            let count = piece.fill(offset, room.get_mut(..wanted).unwrap_or_default());
-            filled += count;
-            if count < wanted {
-                break;
-            }
-            offset = 0;
-        }
-        filled
     }
 
     /// The same with other octets at its beginning, as many as `head` has.
@@ -302,20 +247,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_memory_is_read_without_waiting() {
-        let [head, middle, tail] =
-            [&b"head"[..], b"01234567", b"tail"].map(|part| Piece::Memory(part.into()));
-        let content = Content::new(vec![head, middle, tail]);
-        let mut room = [0; 20];
-        assert_eq!(content.read_cached(2, &mut room), 14);
-        assert_eq!(&room[..14], b"ad01234567tail");
-        assert_eq!(content.read_cached(16, &mut room), 0);
-        let mut few = [0; 3];
-        assert_eq!(content.read_cached(3, &mut few), 3);
-        assert_eq!(&few, b"d01");
-    }
-
-    #[test]
     fn the_end_of_a_file_that_was_written_to_is_not_given_out() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(10).unwrap();
@@ -326,7 +257,6 @@ mod tests {
         writer.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert!(!content.is_unchanged());
         assert_eq!(content.read_at(0, 9, Vec::new()).unwrap(), [0; 9]);
-        assert_eq!(content.read_cached(9, &mut [0; 1]), 0);
         let error = content.read_at(9, 1, Vec::new()).unwrap_err();
         assert!(error.to_string().contains("was changed"), "{error}");
     }
@@ -356,12 +286,6 @@ mod tests {
             }
             let content = Content::new(made);
             prop_assert_eq!(content.length(), whole.len() as u64);
-            let mut cached = vec![0; count];
-            let filled = content.read_cached(offset as u64, &mut cached);
-            // A file system may know no other way than to wait.
-            let there = whole.get(offset..).unwrap_or_default();
-            prop_assert!(filled <= there.len());
-            prop_assert_eq!(&cached[..filled], &there[..filled]);
             let read = content.read_at(offset as u64, count, Vec::with_capacity(room));
             match whole.get(offset..offset + count) {
                 Some(part) => prop_assert_eq!(read.unwrap(), part),

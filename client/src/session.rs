@@ -82,6 +82,9 @@ fn listening(interface: &str) -> HashMap<&'static str, Variant<'_>> {
 pub struct Sockets {
     /// UDP 67.
     pub dhcp: UdpSocket,
+    /// That is a raw socket, which gives whole IPv4 packets; what is sent to 255.255.255.255:68 by
+    /// [`Self::boot_server`] leaves from port 67.
+    pub raw: bool,
     /// UDP 4011.
     pub boot_server: UdpSocket,
     /// UDP 69.
@@ -101,6 +104,8 @@ pub struct Facts {
     pub interface_index: u32,
     /// Address that is served on.
     pub address: Option<Ipv4Addr>,
+    /// What is done on UDP 67, one of [`portcullis_dbus::keys::dhcp_mode`].
+    pub dhcp: String,
     /// Open UDP ports.
     pub udp_ports: Vec<u16>,
     /// Open TCP ports.
@@ -120,6 +125,7 @@ impl Facts {
             interface: take(&mut facts, fact::INTERFACE).unwrap_or_default(),
             interface_index: take(&mut facts, fact::INTERFACE_INDEX).unwrap_or_default(),
             address: take::<String>(&mut facts, fact::ADDRESS).and_then(|text| text.parse().ok()),
+            dhcp: take(&mut facts, fact::DHCP_MODE).unwrap_or_default(),
             udp_ports: take(&mut facts, fact::UDP_PORTS).unwrap_or_default(),
             tcp_ports: take(&mut facts, fact::TCP_PORTS).unwrap_or_default(),
             opened: take(&mut facts, fact::OPENED).unwrap_or_default(),
@@ -258,9 +264,11 @@ impl Session {
         // the answer, such as an idle helper that left and the one that was started for us.
         while !self.holds && matches!(self.owner.next().now_or_never(), Some(Some(_))) {}
         self.holds = true;
+        let raw = fds.contains_key(socket::DHCP_RAW);
         let mut take = |key| handed(&mut fds, key);
         let sockets = Sockets {
-            dhcp: take(socket::DHCP)?.into(),
+            dhcp: take(if raw { socket::DHCP_RAW } else { socket::DHCP })?.into(),
+            raw,
             boot_server: take(socket::BOOT_SERVER)?.into(),
             tftp: take(socket::TFTP)?.into(),
             http: take(socket::HTTP)?.into(),

@@ -156,7 +156,7 @@ impl Server {
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let for_dhcp = Arc::clone(&source);
-        runtime.spawn(serve_dhcp(dhcp, Arc::clone(&machines), for_dhcp, None, note(&notes)));
+        runtime.spawn(serve_dhcp(dhcp, None, Arc::clone(&machines), for_dhcp, None, note(&notes)));
         runtime.spawn(serve_boot_server(boot_server, machines, source, note(&notes)));
         Self { _runtime: runtime, notes, events }
     }

@@ -33,6 +33,10 @@ pub mod dhcp {
 pub mod socket {
     /// UDP 67, wildcard address.
     pub const DHCP: &str = "dhcp";
+    /// In its place with `dhcp_mode::SHARED_RAW`: a raw socket that gives whole IPv4 packets, broadcasts
+    /// to UDP 67 alone, and cannot send. Answers that are sent to 255.255.255.255:68 by the socket of
+    /// [`BOOT_SERVER`] leave from port 67.
+    pub const DHCP_RAW: &str = "dhcp-raw";
     /// UDP 4011 on the interface's address.
     pub const BOOT_SERVER: &str = "boot-server";
     /// UDP 69 on the interface's address.
@@ -83,6 +87,8 @@ pub mod dhcp_mode {
     pub const BIND: &str = "bind";
     /// The same beside another DHCP server of this host: the socket hears broadcasts alone.
     pub const SHARED: &str = "shared";
+    /// The same where that server keeps the port to itself: broadcasts are heard by a raw socket.
+    pub const SHARED_RAW: &str = "shared-raw";
     /// Bound for full DHCP: addresses may be handed out and refused.
     pub const FULL: &str = "full";
 }

@@ -71,6 +71,7 @@ pub fn dhcp_mode(dhcp: Dhcp) -> &'static str {
         Dhcp::None => keys::dhcp_mode::NONE,
         Dhcp::Proxy => keys::dhcp_mode::BIND,
         Dhcp::Shared => keys::dhcp_mode::SHARED,
+        Dhcp::Raw => keys::dhcp_mode::SHARED_RAW,
         Dhcp::Full => keys::dhcp_mode::FULL,
     }
 }

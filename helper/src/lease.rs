@@ -24,6 +24,7 @@ use crate::{
     limits,
     mark::{LeaseMark, Marks},
     sockdiag::Protocol,
+    sockets::Ear,
 };
 
 /// One granted request.
@@ -45,6 +46,8 @@ pub struct Lease {
     pub chain_gone_since: Option<Duration>,
     /// What keeps other users off its ports; closed with the lease.
     pub placeholders: Vec<OwnedFd>,
+    /// What makes its raw socket deaf, if it has one, when the lease ends.
+    pub ear: Option<Ear>,
 }
 
 impl Lease {

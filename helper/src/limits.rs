@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const LEASES: usize = 64;
 /// Leases at once of one user: more interfaces than a desktop has.
 pub const LEASES_PER_USER: usize = 8;
-/// Most leases at once that a site can configure: two sockets of each stay with the helper, whose
+/// Most leases at once that a site can configure: two or three sockets of each stay with the helper, whose
 /// unit allows 512 descriptors; and half of the slots, since slots rest.
 pub const LEASES_CEILING: usize = 128;
 /// Questions of one user that wait for an answer at once: one dialog is what a person can answer.
@@ -61,6 +61,11 @@ pub const FIREWALLD_RULE_SECONDS: i32 = 60;
 pub const FIREWALLD_RENEWAL: Duration = Duration::from_secs(20);
 /// Longest conversation with firewalld: a reload that it is busy with, and well below the watchdog.
 pub const FIREWALLD: Duration = Duration::from_secs(5);
+/// How long broadcasts are let in for a raw socket after a helper that hangs has last said so: the kernel
+/// cannot tell whether that socket still lives.
+pub const HEARING: Duration = Duration::from_secs(10);
+/// How often that is said: three times in it.
+pub const HEARING_RENEWAL: Duration = Duration::from_secs(3);
 /// Ended leases whose user is remembered, so that closing twice succeeds.
 pub const ENDED_LEASES: usize = 256;
 /// How long calls that were on their way may take when the helper leaves the bus.

@@ -17,7 +17,7 @@ use portcullis_helper::{
     kernel::Linux,
     log,
     notify::Notifier,
-    privileges::{self, Become},
+    privileges::{self, Become, PrivilegeError},
     run,
     state::State,
 };
@@ -70,8 +70,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
-    privileges::settle(Become::Installed)?;
-    let state = state()?;
+    let raw = privileges::settle(Become::Installed)?;
+    let state = state(raw)?;
     runtime()?.block_on(async {
         // Signals first: a stop that comes while the bus is being asked is not lost.
         let mut terminate = signal(SignalKind::terminate())?;
@@ -99,7 +99,7 @@ fn once() -> Result<(), Box<dyn Error>> {
         drop(socket);
         return if guard::wait(copy)? { Ok(()) } else { sweep(Become::Nobody) };
     }
-    let state = state()?;
+    let state = state(false)?;
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let stop = async {
@@ -109,9 +109,13 @@ fn once() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// What the site allows, and a firewall without what an earlier helper has left.
-fn state() -> Result<State, Box<dyn Error>> {
+/// What the site allows, and a firewall without what an earlier helper has left; `raw`: with
+/// CAP_NET_RAW.
+fn state(raw: bool) -> Result<State, Box<dyn Error>> {
     let config = config::load()?;
+    if raw && !config.raw_dhcp {
+        return Err(PrivilegeError::NeedlessRaw.into());
+    }
     let mut firewall = Nftables::new(&config)?;
     firewall.sweep()?;
     let linux = Linux(config.marks);

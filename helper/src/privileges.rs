@@ -1,7 +1,7 @@
 //! The privileges that the helper runs with: its own user and exactly two capabilities.
 //!
 //! Guarantees: after [`settle`] the process is not uid 0, has no supplementary group, no other
-//! capability in any set, and cannot gain one; or [`settle`] has failed and nothing else happens.
+//! capability in any set (a site may add CAP_NET_RAW), and cannot gain one; or [`settle`] has failed and nothing else happens.
 //! Must run before any other thread exists, since Linux keeps capabilities per thread.
 
 use std::io;
@@ -57,6 +57,12 @@ pub enum PrivilegeError {
          started by the bus through its unit, not by hand"
     )]
     WrongCapabilities(CapabilitySet),
+    /// A drop-in of the unit is there, and not what it is for.
+    #[error(
+        "the helper has CAP_NET_RAW and no use for it: say raw-dhcp = true in the configuration, or \
+         remove the drop-in that grants it"
+    )]
+    NeedlessRaw,
     /// The kernel refused a step.
     #[error("the kernel refused to {step}: {source}")]
     Kernel {
@@ -69,9 +75,11 @@ pub enum PrivilegeError {
 
 /// Becomes the helper's user if started by root, and makes sure of the capabilities in any case.
 ///
+/// Returns whether CAP_NET_RAW is there, too, as a site may want it for UDP 67.
+///
 /// # Errors
 /// When the process would have more or less than it needs.
-pub fn settle(whom: Become) -> Result<(), PrivilegeError> {
+pub fn settle(whom: Become) -> Result<bool, PrivilegeError> {
     if unistd::geteuid().is_root() || unistd::getuid().is_root() {
         let (uid, gid) = match whom {
             Become::Installed => installed()?,
@@ -80,13 +88,16 @@ pub fn settle(whom: Become) -> Result<(), PrivilegeError> {
         become_user(uid, gid)?;
     }
     let held = thread::capabilities(None).map_err(step("read capabilities"))?;
-    if held.permitted != NEEDED || held.effective != NEEDED {
+    let raw = held.permitted.contains(CapabilitySet::NET_RAW);
+    let needed = if raw { NEEDED.union(CapabilitySet::NET_RAW) } else { NEEDED };
+    if held.permitted != needed || held.effective != needed {
         return Err(PrivilegeError::WrongCapabilities(held.permitted));
     }
     // Nothing is ever executed, so nothing is to be handed on. (The unit's system call filter leaves
     // no capset(2); an inheritable set without an ambient one gives nobody anything.)
     thread::clear_ambient_capability_set().map_err(step("clear the ambient capabilities"))?;
-    thread::set_no_new_privs(true).map_err(step("set no_new_privs"))
+    thread::set_no_new_privs(true).map_err(step("set no_new_privs"))?;
+    Ok(raw)
 }
 
 fn installed() -> Result<(Uid, Gid), PrivilegeError> {

@@ -1,6 +1,6 @@
-//! The only unsafe code of the helper: two socket options that no crate here offers, and fork(2).
+//! The only unsafe code of the helper: three socket options that no crate here offers, and fork(2).
 //!
-//! Guarantees: setsockopt(2) is given a pointer to a live `c_int` and its exact size, and nothing else.
+//! Guarantees: setsockopt(2) is given a pointer to living octets and their number, and nothing else.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +27,25 @@ pub fn fork() -> nix::Result<ForkResult> {
 /// # Errors
 /// When the kernel refuses.
 pub fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+    set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1_i32.to_ne_bytes())
+}
+
+/// Has the kernel refuse whatever is sent by an IPv4 socket, whoever holds it and however it is sent: an
+/// IPsec policy of the socket's own that blocks. Only CAP_NET_ADMIN can take it off again.
+/// (`struct xfrm_userpolicy_info` of include/uapi/linux/xfrm.h; net/xfrm/xfrm_policy.c, `xfrm_lookup`,
+/// through which net/ipv4/raw.c finds every route.)
+///
+/// # Errors
+/// When the kernel has no IPsec policies.
+pub fn silence(socket: &impl AsFd) -> io::Result<()> {
+    const IP_XFRM_POLICY: c_int = 17;
+    const AF_INET: u16 = 2;
+    // Octets 0 to 55, a selector: whatever is of this family. To 119, the limits: XFRM_INF octets and
+    // packets, and no time. To 159, counters, priority and index; then XFRM_POLICY_OUT and _BLOCK.
+    let family = AF_INET.to_ne_bytes();
+    let policy =
+        [&[0; 40][..], &family, &[0; 14], &[0xff; 32], &[0; 72], &[1, 1, 0, 0, 0, 0, 0, 0]];
+    set(socket, libc::IPPROTO_IP, IP_XFRM_POLICY, &policy.concat())
 }
 
 /// Lets connections of a listener skip TIME_WAIT's successor FIN_WAIT_2 and TIME_WAIT itself
@@ -36,11 +54,11 @@ pub fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn no_time_wait(socket: &impl AsFd) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
+    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, &(-1_i32).to_ne_bytes())
 }
 
-fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
-    let length = socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+fn set(socket: &impl AsFd, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
+    let length = socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open (borrowed for the call), `value` lives until the call returns,
     // and `length` is its size; the kernel only reads it.
     let result = unsafe {
@@ -48,7 +66,7 @@ fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Res
             socket.as_fd().as_raw_fd(),
             level,
             option,
-            (&raw const value).cast::<c_void>(),
+            value.as_ptr().cast::<c_void>(),
             length,
         )
     };

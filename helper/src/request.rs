@@ -163,7 +163,7 @@ impl Details {
         let (action, dhcp) = match asked {
             Dhcp::None => (action::OPEN, dhcp::NONE),
             Dhcp::Proxy => (action::OPEN, dhcp::BIND),
-            Dhcp::Shared => (action::OPEN, dhcp::SHARE),
+            Dhcp::Shared | Dhcp::Raw => (action::OPEN, dhcp::SHARE),
             Dhcp::Full => (action::OPEN_DHCP, dhcp_mode::FULL),
         };
         Self {

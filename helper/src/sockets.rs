@@ -14,11 +14,12 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT, keys};
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::{
     firewall::{Dhcp, Opening},
-    limits, raw, request, sockdiag,
+    limits, netlink, raw, request, sockdiag,
 };
 
 /// The sockets of one lease.
@@ -28,6 +29,20 @@ pub struct Bound {
     pub handed: Vec<(&'static str, OwnedFd)>,
     /// What the helper keeps as long as the lease lives.
     pub placeholders: Vec<OwnedFd>,
+    /// Kept for its end, where a raw socket was handed over.
+    pub ear: Option<Ear>,
+}
+
+/// The helper's copy of a raw socket. When it goes, the kernel takes the socket out of its lists for
+/// good, whoever holds the others: it hears nothing any more.
+#[derive(Debug)]
+pub struct Ear(Socket);
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        // net/ipv4/raw.c: a raw socket that was disconnected is not put back. There is no way to fail.
+        let _ = rustix::net::connect_unspec(&self.0);
+    }
 }
 
 /// A socket could not be made.
@@ -47,8 +62,12 @@ pub struct BindError {
 /// # Errors
 /// The first socket that could not be made; EADDRINUSE when somebody else has the port.
 pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
-    let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
-    if opening.dhcp != Dhcp::None {
+    let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new(), ear: None };
+    if opening.dhcp == Dhcp::Raw {
+        let (socket, ear) = of_udp(DHCP_PORT, raw_ear(opening))?;
+        bound.handed.push((keys::socket::DHCP_RAW, socket));
+        bound.ear = Some(ear);
+    } else if opening.dhcp != Dhcp::None {
         // Beside another server: what is sent to the host itself (a renewal) would come to the
         // younger of two sockets on the wildcard address alone; a broadcast comes to both.
         let address = match opening.dhcp {
@@ -87,7 +106,7 @@ pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
     Ok(bound)
 }
 
-fn of_udp(port: u16, socket: io::Result<OwnedFd>) -> Result<OwnedFd, BindError> {
+fn of_udp<T>(port: u16, socket: io::Result<T>) -> Result<T, BindError> {
     socket.map_err(|source| BindError { protocol: sockdiag::Protocol::Udp, port, source })
 }
 
@@ -103,8 +122,7 @@ fn reserved_udp(
     placeholders: &mut Vec<OwnedFd>,
 ) -> io::Result<OwnedFd> {
     let placeholder = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-    placeholder.attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)])?;
-    raw::lock_filter(&placeholder)?;
+    filter(&placeholder, &[SockFilter::new(BPF_RET, 0, 0, 0)])?;
     placeholder.set_reuse_port(true)?;
     placeholder.bind(&SocketAddrV4::new(address, port).into())?;
     placeholders.push(placeholder.into());
@@ -113,8 +131,7 @@ fn reserved_udp(
 
 fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::DGRAM, Protocol::UDP)?;
-    socket.attach_filter(&only_interface(opening.index))?;
-    raw::lock_filter(&socket)?;
+    filter(&socket, &only_interface(opening.index))?;
     setsockopt(&socket, RcvBufForce, &buffer)?;
     if port == DHCP_PORT {
         // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
@@ -127,6 +144,24 @@ fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Re
     socket.bind(&SocketAddrV4::new(address, port).into())?;
     Ok(socket.into())
 }
+
+/// What hears the broadcasts to UDP 67 where another server has the port for itself: a raw socket for UDP,
+/// of which the kernel lets nothing out. Its mark is of no lease, so that the guard would stop it, too.
+fn raw_ear(opening: &Opening) -> io::Result<(OwnedFd, Ear)> {
+    let socket = confined(opening, Type::RAW, Protocol::UDP)?;
+    // A kernel that may load modules by itself loads the one that takes policies.
+    drop(netlink::socket(Some(rustix::net::netlink::XFRM), SocketFlags::empty(), 0));
+    let unsupported = |error| io::Error::other(format!("{NO_POLICIES}: {error}"));
+    raw::silence(&socket).map_err(unsupported)?;
+    socket.set_mark(opening.mark.marks().tag())?;
+    filter(&socket, &only_broadcasts(opening.index))?;
+    setsockopt(&socket, RcvBufForce, &limits::DHCP_RECEIVE_BUFFER)?;
+    Ok((socket.try_clone()?.into(), Ear(socket)))
+}
+
+const NO_POLICIES: &str = "a raw socket is silenced by an IPsec policy, and this kernel takes none (load \
+                           the module xfrm_user at each start: modules-load.d(5); on NixOS \
+                           boot.kernelModules)";
 
 fn listener(opening: &Opening, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::STREAM, Protocol::TCP)?;
@@ -150,6 +185,12 @@ fn confined(opening: &Opening, kind: Type, protocol: Protocol) -> io::Result<Soc
     Ok(socket)
 }
 
+/// A filter that nobody takes off any more.
+fn filter(socket: &Socket, code: &[SockFilter]) -> io::Result<()> {
+    socket.attach_filter(code)?;
+    raw::lock_filter(socket)
+}
+
 /// Accepts what came in by one interface, drops the rest (classic BPF, linux/filter.h).
 fn only_interface(index: u32) -> [SockFilter; 4] {
     [
@@ -160,9 +201,29 @@ fn only_interface(index: u32) -> [SockFilter; 4] {
     ]
 }
 
+/// Accepts what came in by one interface for UDP 67 of everybody. A raw socket is given the IPv4 header
+/// first (RFC 791: the destination at 16), and what was in fragments as one.
+fn only_broadcasts(index: u32) -> [SockFilter; 9] {
+    [
+        SockFilter::new(BPF_LD_W_ABS, 0, 0, SKF_AD_IFINDEX),
+        SockFilter::new(BPF_JMP_JEQ_K, 0, 6, index),
+        SockFilter::new(BPF_LD_W_ABS, 0, 0, 16),
+        SockFilter::new(BPF_JMP_JEQ_K, 0, 4, u32::MAX),
+        SockFilter::new(BPF_LDX_B_MSH, 0, 0, 0),
+        SockFilter::new(BPF_LD_H_IND, 0, 0, 2),
+        SockFilter::new(BPF_JMP_JEQ_K, 0, 1, u32::from(DHCP_PORT)),
+        SockFilter::new(BPF_RET, 0, 0, u32::MAX),
+        SockFilter::new(BPF_RET, 0, 0, 0),
+    ]
+}
+
 // include/uapi/linux/bpf_common.h, filter.h
 const BPF_LD_W_ABS: u16 = 0x20;
 const BPF_JMP_JEQ_K: u16 = 0x15;
 const BPF_RET: u16 = 0x06;
+/// The index register: the length of the IPv4 header at this offset.
+const BPF_LDX_B_MSH: u16 = 0xb1;
+/// Two octets so far behind the index register.
+const BPF_LD_H_IND: u16 = 0x48;
 /// SKF_AD_OFF (-0x1000) + SKF_AD_IFINDEX (8).
 const SKF_AD_IFINDEX: u32 = 0xffff_f008;

@@ -28,7 +28,7 @@ use crate::{
     rate::Rates,
     request::{self, Request},
     sockdiag::{Found, Protocol},
-    sockets::BindError,
+    sockets::{BindError, Bound},
     upkeep,
 };
 
@@ -177,7 +177,7 @@ impl State {
         let living = self.kernel.tagged();
         let living = living.map_err(|error| Error::FirewallFailed(not_listed(&error)))?;
         refuse_leftovers(&living, request, site)?;
-        let opening = Opening {
+        let asked = Opening {
             mark: self.next_mark(&living)?,
             interface: site.name.clone(),
             index: site.index,
@@ -186,10 +186,7 @@ impl State {
             tftp: request.tftp(),
             http: request.http(),
         };
-        let bound = self
-            .kernel
-            .bind(&opening, site.address)
-            .map_err(|error| self.bind_error(error, &opening, site))?;
+        let (opening, bound) = self.bind(asked, site)?;
         let opened = self.now();
         let backend = self.firewall.open(&opening).map_err(|error| {
             // It may have been the kernel's answer that was lost, and not the transaction.
@@ -205,6 +202,7 @@ impl State {
             ends: opened.saturating_add(Duration::from_secs(request.max_seconds().into())),
             chain_gone_since: None,
             placeholders: bound.placeholders,
+            ear: bound.ear,
         };
         let facts = facts::of_lease(&lease);
         let (id, lease) = self.leases.insert(lease);
@@ -350,14 +348,32 @@ impl State {
         }))
     }
 
+    /// Makes the sockets; where UDP 67 is to be shared and is not, the raw one, if the site allows it.
+    fn bind(&mut self, mut opening: Opening, site: &Site) -> Result<(Opening, Bound), Error> {
+        let mut bound = self.kernel.bind(&opening, site.address);
+        let taken = |error: &BindError| error.port == DHCP_PORT && is_taken(error);
+        let shared = opening.dhcp == Dhcp::Shared && bound.as_ref().is_err_and(taken);
+        // It is the boot server's socket that answers.
+        if shared && opening.boot_server && self.config.raw_dhcp {
+            opening.dhcp = Dhcp::Raw;
+            bound = self.kernel.bind(&opening, site.address);
+        }
+        match bound {
+            Ok(bound) => Ok((opening, bound)),
+            Err(error) => Err(self.bind_error(error, &opening, site)),
+        }
+    }
+
     fn bind_error(&mut self, error: BindError, opening: &Opening, site: &Site) -> Error {
-        if error.source.kind() == io::ErrorKind::AddrInUse {
-            let shared = opening.dhcp == Dhcp::Shared && error.port == DHCP_PORT;
+        let advice = match opening.dhcp {
+            Dhcp::Shared if error.port == DHCP_PORT => NOT_SHARED,
+            Dhcp::Raw if error.source.kind() == io::ErrorKind::PermissionDenied => NOT_PRIVILEGED,
+            _ => "",
+        };
+        if is_taken(&error) || advice == NOT_PRIVILEGED {
             let holder = self.holder(error.protocol, error.port, site).ok().flatten();
             let mut text = self.in_use(error.protocol, error.port, holder);
-            if shared {
-                text.push_str(NOT_SHARED);
-            }
+            text.push_str(advice);
             return Error::AddressInUse(text);
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
@@ -448,7 +464,16 @@ fn refuse_leftovers(living: &[Found], request: &Request, site: &Site) -> Result<
 
 /// What can be done about a server whose socket is on the wildcard address, without SO_REUSEADDR.
 const NOT_SHARED: &str = "; or, if it is the DHCP server to serve beside, let it share its port \
-                          (dnsmasq: bind-dynamic or bind-interfaces in its configuration)";
+                          (dnsmasq: bind-dynamic or bind-interfaces in its configuration), or have \
+                          the site allow a raw socket (raw-dhcp in /etc/portcullis/helper.toml)";
+
+/// The site allows a raw socket, and systemd has not given the helper the capability.
+const NOT_PRIVILEGED: &str = "; a raw socket beside it is allowed, and needs CAP_NET_RAW: install the \
+                              drop-in raw-dhcp.conf that comes with the helper for its unit";
+
+fn is_taken(error: &BindError) -> bool {
+    error.source.kind() == io::ErrorKind::AddrInUse
+}
 
 fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
     let protocol = request::word(protocol);

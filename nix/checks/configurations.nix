@@ -45,6 +45,7 @@ in
         ];
         max-seconds = 3600;
         full-dhcp = true;
+        raw-dhcp = true;
         leases = 4;
         leases-per-user = 2;
         questions-per-user = 2;

@@ -29,6 +29,10 @@ pub enum Site {
     AllowsAlice,
     /// alice may also hand out addresses there: the site's configuration and a rule of polkit say so.
     GivesAlice,
+    /// alice may, also by a raw socket, and the helper was not given CAP_NET_RAW for that.
+    AllowsRaw,
+    /// The same, and it was.
+    GrantsRaw,
     /// No rule: polkit wants an administrator's password.
     Asks,
     /// A rule says no.
@@ -39,7 +43,7 @@ impl Site {
     /// The rule, as an administrator writes it.
     fn rule(self) -> &'static str {
         match self {
-            Self::AllowsAlice => {
+            Self::AllowsAlice | Self::AllowsRaw | Self::GrantsRaw => {
                 "polkit.addRule(function (action, subject) {
     if (action.id == 'org.portcullis.netboot1.open' && subject.user == 'alice') {
         return polkit.Result.YES;
@@ -71,6 +75,7 @@ impl Site {
     fn configuration(self) -> &'static str {
         match self {
             Self::GivesAlice => "full-dhcp = true\n",
+            Self::AllowsRaw | Self::GrantsRaw => "raw-dhcp = true\n",
             Self::AllowsAlice | Self::Asks | Self::Refuses => "",
         }
     }
@@ -106,6 +111,9 @@ impl Host {
         std::fs::write(path.join("helper.toml"), site.configuration()).map_err(failed)?;
         std::os::unix::fs::symlink(machine::image()?, path.join("image")).map_err(failed)?;
         install(&path.join("stage"), "/usr")?;
+        if site == Site::GrantsRaw {
+            grant_raw(&path.join("stage")).map_err(failed)?;
+        }
 
         let log = File::create(path.join("log")).map_err(failed)?;
         let mut command = mortal("unshare");
@@ -353,6 +361,19 @@ pub fn install(stage: &Path, prefix: &str) -> Result<()> {
         // A `make test` above us has its own idea of jobs.
         .env_remove("MAKEFLAGS");
     finish(command).map(|_| ())
+}
+
+/// Has the bus start the installed helper as systemd does with the drop-in: as its user, with a third
+/// capability. (That unit and drop-in do so: `raw_dhcp_*` in tests/tests/system.rs.)
+fn grant_raw(stage: &Path) -> std::io::Result<()> {
+    let file = stage.join("usr/share/dbus-1/system-services/org.portcullis.Netboot1.service");
+    let capabilities = "-all,+net_admin,+net_bind_service,+net_raw";
+    let as_its_user = format!(
+        "Exec=/usr/bin/setpriv --reuid=portcullis --regid=portcullis --clear-groups \
+         --inh-caps={capabilities} --ambient-caps={capabilities} --bounding-set={capabilities} "
+    );
+    let service = std::fs::read_to_string(&file)?.replace("\nExec=", &format!("\n{as_its_user}"));
+    std::fs::write(file, service)
 }
 
 /// The only child of a process, once there is one.

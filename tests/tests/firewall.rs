@@ -49,6 +49,7 @@ both_flavours!(
     p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed,
     the_host_prints_the_rules_as_they_are,
     p3_without_its_holder_the_port_is_closed,
+    p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds,
     p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest,
     p8_an_ended_lease_is_cut_both_ways,
     p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer,
@@ -253,6 +254,46 @@ fn p3_without_its_holder_the_port_is_closed(flavour: Flavour) {
             assert!(!arrives, "{mark:#x} {port}");
         }
     }
+}
+
+/// Beside a server that has UDP 67 for itself: the kernel cannot tell whether a raw socket still lives.
+fn p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds(flavour: Flavour) {
+    let scene = Scene::new(Some(flavour));
+    let before = Snapshot::take(&scene.host).unwrap();
+    let opening = Opening { dhcp: Dhcp::Raw, ..scene.opening(1) };
+    let server = inside!(scene, UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67))).unwrap();
+    let bound = inside!(scene, sockets::bind(&opening, HOST)).unwrap();
+    let mut firewall = scene.firewall();
+    let arrives = || probe::discover_arrives(&scene.lan, "eth0", &server).unwrap();
+    assert!(!arrives(), "the host's firewall refuses it");
+    inside!(scene, firewall.open(&opening)).unwrap();
+    let mut goes_on = || {
+        assert_eq!(inside!(scene, firewall.standing(&opening)).unwrap(), Standing::Whole);
+        wait_until(Duration::from_secs(5), arrives)
+    };
+    // The other server gets it, too, and by a helper that looks on every now and then for longer
+    // than what it says at once lasts.
+    for _ in 0..13 {
+        assert!(goes_on());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let elsewhere = probe::discover_arrives(&scene.other, "eth0", &server).unwrap();
+    assert!(!elsewhere, "another interface");
+    let unicast = probe::udp_arrives(&scene.lan, (HOST, 67).into(), &server).unwrap();
+    assert!(!unicast, "what is sent to the host");
+    std::thread::sleep(Duration::from_millis(10_500));
+    assert!(!arrives(), "the helper hangs");
+    assert!(goes_on(), "it goes on");
+    // The lease ends, with what was let in for ten seconds more.
+    drop(bound);
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert!(!arrives());
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap());
+    // Opened again, and its time over by itself: that hinders no end.
+    inside!(scene, firewall.open(&opening)).unwrap();
+    std::thread::sleep(Duration::from_millis(10_500));
+    inside!(scene, firewall.close(&opening)).unwrap();
+    assert_same(&before, &Snapshot::take(&scene.host).unwrap());
 }
 
 fn p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest(flavour: Flavour) {

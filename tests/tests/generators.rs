@@ -85,8 +85,14 @@ fn a_tftp_generator_fetches_what_atftp_and_tftp_hpa_fetch() {
         69,
     );
     for block in [512, 1428] {
-        let request =
-            tftp::Request { from: NOBODY, server: at(69), file: "file", block, window: 4 };
+        let request = tftp::Request {
+            from: NOBODY,
+            server: at(69),
+            file: "file",
+            block,
+            window: 4,
+            pause: Duration::ZERO,
+        };
         let mut got = Vec::new();
         let ended = scene
             .machine

@@ -278,7 +278,14 @@ fn good_configurations_are_taken_and_open_nothing() {
         let check = format!("{package}/libexec/portcullis-helper --check-config /nix/store/");
         assert!(file["script"].as_str().unwrap().starts_with(&check), "{file}");
         let unit = result["units"]["portcullis-helper"].as_str().unwrap();
-        assert_eq!(unit, "[Unit]\n\n[Service]\nX-RestartIfChanged=false\n");
+        // A third capability, where raw-dhcp says so, as the drop-in gives it elsewhere.
+        let raw = match name.as_str() {
+            "every-setting" => {
+                "AmbientCapabilities=CAP_NET_RAW\nCapabilityBoundingSet=CAP_NET_RAW\n"
+            }
+            _ => "",
+        };
+        assert_eq!(unit, format!("[Unit]\n\n[Service]\nX-RestartIfChanged=false\n{raw}"));
         let user = &result["users"]["portcullis"];
         assert_eq!((&user["isSystemUser"], &user["group"]), (&true.into(), &"portcullis".into()));
         assert_eq!(result["modules"].as_array().unwrap().is_empty(), name != "locked", "{name}");
@@ -306,6 +313,7 @@ fn a_generated_file_is_what_the_helper_reads() {
         http-ports = [64172, "8000-8099"]
         max-seconds = 3600
         full-dhcp = true
+        raw-dhcp = true
         leases = 4
         leases-per-user = 2
         questions-per-user = 2

@@ -82,6 +82,8 @@ const EVERY_ATTACK: &[&str] = &[
     "p8_full_dhcp_from_its_port_alone",
     "p8_addresses_are_handed_out_with_full_dhcp_alone",
     "p8_a_shared_socket_gives_no_more_than_another",
+    "p8_a_raw_socket_hears_and_sends_nothing",
+    "p8_the_boot_server_sends_boot_answers_alone_from_the_shared_port",
 ];
 
 /// Each system call of the helper fails once, behind both flavours.
@@ -159,7 +161,7 @@ const PROMISES: [Promise; 12] = [
         gap: "The kills in `make test` are 10 rounds each; 1,000 are `make soak`, which fails when more than half of them take longer than the second; refused at once holds in every round.",
     },
     Promise {
-        text: "Helper killed: refused at once. Helper hung and the last holder of the sockets dead: refused at once. Helper hung: its watchdog ends it.",
+        text: "Helper killed: refused at once. Helper hung and the last holder of the sockets dead: refused at once (UDP 67 heard by a raw socket: within 10 s). Helper hung: its watchdog ends it.",
         nftables: &[
             (
                 KILL,
@@ -173,6 +175,7 @@ const PROMISES: [Promise; 12] = [
                 FIREWALL,
                 &[
                     "p3_without_its_holder_the_port_is_closed",
+                    "p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds",
                     "p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest",
                 ],
             ),
@@ -199,6 +202,7 @@ const PROMISES: [Promise; 12] = [
                 FIREWALL,
                 &[
                     "p3_without_its_holder_the_port_is_closed",
+                    "p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds",
                     "p3_without_its_helper_the_port_is_closed_and_the_sweep_removes_the_rest",
                 ],
             ),
@@ -358,7 +362,13 @@ const PROMISES: [Promise; 12] = [
                 ],
             ),
         ],
-        none: &[(SOCKETS, &["p8_sockets_are_marked_confined_and_locked"])],
+        none: &[(
+            SOCKETS,
+            &[
+                "p8_sockets_are_marked_confined_and_locked",
+                "p8_a_raw_socket_hears_what_a_shared_one_would_and_nothing_after_its_lease",
+            ],
+        )],
         apart: &[(ENDING, &["p8_a_lease_ends_when_a_socket_leaves_its_interface"])],
         gap: "A running TFTP transfer has a socket of the user's own: a hostile program may finish it.",
     },
@@ -431,7 +441,7 @@ const PROMISES: [Promise; 12] = [
         gap: "",
     },
     Promise {
-        text: "Exposure of the unit at most 2.0, uid not 0, exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE.",
+        text: "Exposure of the unit at most 2.0, uid not 0, exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the shipped unit.",
         nftables: &[
             (ONCE, &["p10_both_of_its_processes_have_an_unused_uid_and_two_capabilities"]),
             (SYSTEM, &["p10_neither_client_nor_helper_has_more_than_it_needs"]),
@@ -446,7 +456,7 @@ const PROMISES: [Promise; 12] = [
             ],
         )],
         apart: &[],
-        gap: "",
+        gap: "A site may add CAP_NET_RAW, by a drop-in and by its configuration together (`raw_dhcp_takes_the_sites_word_and_the_drop_in` in `system.rs`, where the exposure is at most 2.0, too).",
     },
     Promise {
         text: "Malformed D-Bus arguments and packets: a clear error or silence, never a crash, never a change.",

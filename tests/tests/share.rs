@@ -135,11 +135,15 @@ struct Place {
 
 impl Place {
     fn new(flavour: Flavour, other: Other) -> Self {
+        Self::of(Site::AllowsAlice, flavour, other)
+    }
+
+    fn of(site: Site, flavour: Flavour, other: Other) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let lan = Lan::new().unwrap();
         let machine = Netns::new("machine").unwrap();
         lan.attach(&machine, "eth0", None).unwrap();
-        let host = Host::start("host", Site::AllowsAlice).unwrap();
+        let host = Host::start("host", site).unwrap();
         // networkd gives it its address.
         let address = (other != Other::Networkd).then_some("192.0.2.2/24");
         lan.attach(host.netns(), "eth0", address).unwrap();
@@ -160,18 +164,7 @@ impl Place {
 
     /// What a BIOS machine hears to a DISCOVER: the answer with an address, and the one without.
     fn discover(&self, wanted: usize) -> (Option<Answer>, Option<Answer>) {
-        let class = b"PXEClient:Arch:00000:UNDI:002001";
-        let bytes = message(
-            [2, 0, 0, 0, 0, 7],
-            &[
-                (53, &[1]),
-                (60, class),
-                (93, &[0, 0]),
-                (94, &[1, 2, 1]),
-                (97, &[0; 17]),
-                (55, &[1, 3, 54, 60, 66, 67]),
-            ],
-        );
+        let bytes = boot_question();
         let mut heard = (None, None);
         wait_until(SOON, || {
             let limit = Duration::from_secs(3);
@@ -220,12 +213,31 @@ impl Place {
     }
 }
 
+/// The DISCOVER of a BIOS machine.
+fn boot_question() -> Vec<u8> {
+    message(
+        [2, 0, 0, 0, 0, 7],
+        &[
+            (53, &[1]),
+            (60, b"PXEClient:Arch:00000:UNDI:002001"),
+            (93, &[0, 0]),
+            (94, &[1, 2, 1]),
+            (97, &[0; 17]),
+            (55, &[1, 3, 54, 60, 66, 67]),
+        ],
+    )
+}
+
 /// Both answer, each with its part, and the other server's client has an address and keeps it.
 fn both_serve(flavour: Flavour, other: Other) {
-    let place = Place::new(flavour, other);
+    both_serve_in(&Place::new(flavour, other), other, "shared");
+}
+
+fn both_serve_in(place: &Place, other: Other, dhcp: &str) {
     let mut client = place.boot();
     let ready = client.ready().unwrap();
     assert_eq!(ready["interface"], "eth0", "{ready}");
+    assert_eq!(ready["dhcp"], dhcp, "{ready}");
     let (theirs, ours) = place.discover(2);
     let told = || fs::read_to_string(place.directory.path().join("other.log")).unwrap();
     let (_, theirs) = theirs.unwrap_or_else(|| panic!("{other:?} is silent: {}", told()));
@@ -266,6 +278,63 @@ fn beside_dnsmasq_with_bind_dynamic_both_answer() {
     both_serve(Flavour::Iptables, Other::DnsmasqBindDynamic);
 }
 
+/// Without either word it keeps the port, and a raw socket hears what it hears.
+#[test]
+fn beside_plain_dnsmasq_both_answer_by_a_raw_socket() {
+    need_host!(Needs::Tool("udhcpc"));
+    for flavour in [Flavour::Nftables, Flavour::Iptables] {
+        let place = Place::of(Site::GrantsRaw, flavour, Other::Dnsmasq);
+        both_serve_in(&place, Other::Dnsmasq, "shared-raw");
+        // A machine hears one offer of ours, and that from the port that it listens to.
+        let mut client = place.boot();
+        client.ready().unwrap();
+        let bytes = boot_question();
+        let limit = Duration::from_secs(3);
+        let heard = ask(&place.machine, "eth0", 68, &bytes, &[EVERYBODY], (9, limit)).unwrap();
+        let ours: Vec<_> = heard.iter().filter(|one| one.1[16..20] == [0; 4]).collect();
+        assert_eq!(ours.len(), 1, "{heard:?}");
+        assert_eq!(ours[0].0, SocketAddrV4::new(HOST, 67));
+        // Killed, it leaves nothing either.
+        client.signal(Signal::SIGKILL).unwrap();
+        let same = || Snapshot::take(place.host.netns()).is_ok_and(|now| now == place.before);
+        assert!(wait_until(SOON, same), "{}", place.host.log());
+    }
+}
+
+#[test]
+fn beside_plain_dnsmasq_a_machine_boots_by_a_raw_socket() {
+    need_host!(Needs::Tool("qemu-system-x86_64"), Needs::Tool("udhcpc"));
+    let place = Place::of(Site::GrantsRaw, Flavour::Iptables, Other::Dnsmasq);
+    let mut client = place.boot();
+    client.ready().unwrap();
+    let mut machine = Machine::start(&place.lan, Firmware::Uefi, "02:00:00:00:00:0a").unwrap();
+    let up = machine.up();
+    assert!(up.is_ok(), "{up:?}\n{}{}", client.stdout(), client.stderr());
+    drop(machine);
+    place.ends(&mut client);
+}
+
+#[test]
+fn a_raw_socket_without_its_capability_is_refused_with_what_to_install() {
+    need_host!();
+    let place = Place::of(Site::AllowsRaw, Flavour::Nftables, Other::Dnsmasq);
+    let mut client = place.boot();
+    assert_eq!(client.end().unwrap().code(), Some(14), "{}", client.stderr());
+    let said = [client.stdout(), client.stderr()].concat();
+    for part in ["udp port 67 is in use", "CAP_NET_RAW", "raw-dhcp.conf"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_same(&place.before, &Snapshot::take(place.host.netns()).unwrap());
+}
+
+/// The raw socket is for servers that do not share: where the port is shared, it is not used.
+#[test]
+fn a_port_that_is_shared_is_not_heard_by_a_raw_socket() {
+    need_host!(Needs::Tool("udhcpc"));
+    let place = Place::of(Site::GrantsRaw, Flavour::Nftables, Other::DnsmasqBindInterfaces);
+    both_serve_in(&place, Other::DnsmasqBindInterfaces, "shared");
+}
+
 #[test]
 fn beside_networkd_both_answer() {
     need_host!(Needs::Tool("udhcpc"), Needs::File("/usr/lib/systemd/systemd-networkd"));
@@ -298,7 +367,7 @@ fn a_server_that_does_not_share_is_named_with_what_to_do() {
     let mut client = place.boot();
     assert_eq!(client.end().unwrap().code(), Some(14), "{}", client.stderr());
     let said = [client.stdout(), client.stderr()].concat();
-    for part in ["udp port 67 is in use", "bind-dynamic"] {
+    for part in ["udp port 67 is in use", "bind-dynamic", "raw-dhcp"] {
         assert!(said.contains(part), "{said}");
     }
     assert_same(&place.before, &Snapshot::take(place.host.netns()).unwrap());

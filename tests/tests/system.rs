@@ -35,6 +35,7 @@ const NO_HELPER: i32 = 22;
 const NOT_AUTHORIZED: i32 = 10;
 const DISMISSED: i32 = 11;
 const NO_AGENT: i32 = 12;
+const IN_USE: i32 = 14;
 const ENDED: i32 = 23;
 
 /// The stage with the package installed, behind a NixOS firewall.
@@ -257,6 +258,53 @@ fn p10_neither_client_nor_helper_has_more_than_it_needs() {
             .unwrap();
         session.kill("TERM").unwrap();
         assert_eq!(session.exit(SOON).unwrap(), DONE);
+    });
+}
+
+/// UDP 67 is another's, who does not share it: with the site's word and the unit's drop-in it is heard by
+/// a raw socket, with one of them alone it is not.
+#[test]
+fn raw_dhcp_takes_the_sites_word_and_the_drop_in() {
+    on_stage(Flavour::Nftables, |stage| {
+        let debian = &stage.debian;
+        let _server =
+            debian.netns().run(|| std::net::UdpSocket::bind("0.0.0.0:67").unwrap()).unwrap();
+        let words = [&SERVE[..], &["--dhcp-no-bind"]].concat();
+        let restart =
+            || debian.sh("systemctl daemon-reload; systemctl stop portcullis-helper").unwrap();
+        let refused = |expected, part: &str| {
+            let (code, said) = debian.run(BOB, &words, SOON).unwrap();
+            assert!(code == expected && said.contains(part), "{code}: {said}\n{}", stage.journal());
+        };
+        refused(IN_USE, "raw-dhcp");
+        debian.write("/etc/portcullis/helper.toml", "raw-dhcp = true\n").unwrap();
+        restart();
+        refused(IN_USE, "CAP_NET_RAW");
+        debian
+            .sh("mkdir -p /etc/systemd/system/portcullis-helper.service.d
+                 cp /usr/share/doc/portcullis/raw-dhcp.conf /etc/systemd/system/portcullis-helper.service.d/")
+            .unwrap();
+        restart();
+        let mut session = debian.without_terminal(BOB, &words).unwrap();
+        stage.expect(&mut session, READY, SOON).unwrap();
+        let said = session.said().unwrap();
+        assert!(said.contains("\"dhcp\":\"shared-raw\""), "{said}");
+        // Bit 13 is CAP_NET_RAW.
+        let helper = stage.status(stage.helper());
+        assert!(helper.iter().any(|line| line == "CapPrm:\t0000000000003400"), "{helper:#?}");
+        // Also so the unit's exposure is one that is accepted.
+        debian
+            .sh("systemd-analyze security --no-pager --threshold=20 portcullis-helper.service")
+            .unwrap();
+        session.kill("TERM").unwrap();
+        assert_eq!(session.exit(SOON).unwrap(), DONE);
+        debian.remove("/etc/portcullis/helper.toml").unwrap();
+        restart();
+        refused(NO_HELPER, "raw-dhcp = true");
+        debian
+            .sh("rm /etc/systemd/system/portcullis-helper.service.d/raw-dhcp.conf
+                 systemctl daemon-reload; systemctl reset-failed portcullis-helper")
+            .unwrap();
     });
 }
 

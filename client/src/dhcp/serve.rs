@@ -42,6 +42,7 @@ use crate::{
     wire::{
         dhcp::message_type,
         dhcp_reply::{self, Kind},
+        udp,
     },
 };
 
@@ -135,17 +136,19 @@ impl Authority {
     }
 }
 
-/// Serves UDP 67 until the socket fails; the error is why. The socket is bound to the wildcard
-/// address and to one interface. Called within a tokio runtime.
+/// Serves UDP 67 until a socket fails; the error is why. The socket is bound to the wildcard
+/// address and to one interface; where it is a raw one, which gives whole IPv4 packets and cannot send,
+/// `answers` is what sends. Called within a tokio runtime.
 pub async fn serve_dhcp(
     socket: std::net::UdpSocket,
+    answers: Option<std::net::UdpSocket>,
     machines: Arc<Machines>,
     source: Arc<dyn Source>,
     authority: Option<Authority>,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |_| Port::Dhcp;
-    serve(socket, &machines, &*source, authority.as_ref(), port, note).await
+    serve((socket, answers), &machines, &*source, authority.as_ref(), port, note).await
 }
 
 /// Serves UDP 4011 until the socket fails; the error is why. The socket is bound to our address.
@@ -156,22 +159,24 @@ pub async fn serve_boot_server(
     note: impl Fn(Note) + Send,
 ) -> io::Error {
     let port = |asker| Port::BootServer { asker };
-    serve(socket, &machines, &*source, None, port, note).await
+    serve((socket, None), &machines, &*source, None, port, note).await
 }
 
 async fn serve(
-    socket: std::net::UdpSocket,
+    (socket, answers): (std::net::UdpSocket, Option<std::net::UdpSocket>),
     machines: &Machines,
     source: &dyn Source,
     authority: Option<&Authority>,
     port: impl Fn(SocketAddrV4) -> Port,
     note: impl Fn(Note) + Send,
 ) -> io::Error {
-    let socket = match adopt(socket) {
-        Ok(socket) => socket,
-        Err(error) => return error,
+    let (hears, answers) = match (adopt(socket), answers.map(adopt).transpose()) {
+        (Ok(hears), Ok(answers)) => (hears, answers),
+        (Err(error), _) | (_, Err(error)) => return error,
     };
-    let counter = &Counter { socket, machines, source, authority };
+    let is_raw = answers.is_some();
+    let counter =
+        &Counter { socket: answers.as_ref().unwrap_or(&hears), machines, source, authority };
     let mut datagram = [0; DATAGRAM];
     let mut waiting = FuturesUnordered::new();
     let mut looking = interval(LOOK);
@@ -183,7 +188,7 @@ async fn serve(
                 note(done);
                 continue;
             }
-            received = counter.socket.recv_from(&mut datagram) => received,
+            received = hears.recv_from(&mut datagram) => received,
             _ = looking.tick(), if authority.is_some() => {
                 if let Some(authority) = authority {
                     // Lost or not sent: the next one will do.
@@ -199,6 +204,12 @@ async fn serve(
             Err(error) => return error,
         };
         let bytes = datagram.get(..length).unwrap_or_default();
+        let (from, bytes) = match is_raw.then(|| udp::datagram(bytes)) {
+            None => (from, bytes),
+            Some(Some(found)) => found,
+            // No datagram: nobody said anything.
+            Some(None) => continue,
+        };
         let what = match Query::parse(bytes) {
             Ok(query) => {
                 if waiting.len() < WAITING {
@@ -226,7 +237,7 @@ async fn serve(
 
 /// Where questions are answered, and by what.
 struct Counter<'a> {
-    socket: UdpSocket,
+    socket: &'a UdpSocket,
     machines: &'a Machines,
     source: &'a dyn Source,
     authority: Option<&'a Authority>,
@@ -373,7 +384,7 @@ impl Counter<'_> {
         destination: SocketAddrV4,
         facts: impl IntoIterator<Item = Fact>,
     ) -> What {
-        match send(&self.socket, self.machines, bytes, destination).await {
+        match send(self.socket, self.machines, bytes, destination).await {
             Ok(()) => {
                 for fact in facts {
                     self.machines.fact(mac, fact);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portcullis_dbus::keys::backend;
+use portcullis_dbus::keys::{backend, dhcp_mode};
 
 use super::{
     Asking, Ready,
@@ -140,6 +140,11 @@ pub fn ready(ready: &Ready<'_>, debug: bool) -> Vec<Line> {
         )),
         Line::plain(format!("  firewall  {}", firewall(&facts.backend))),
     ];
+    if facts.dhcp == dhcp_mode::SHARED_RAW {
+        lines.push(Line::plain(
+            "  DHCP      shared with this computer's own server, heard by a raw socket",
+        ));
+    }
     match ready.addresses {
         None => {}
         Some(1) => lines.push(Line::plain("  addresses handed out here, to one machine at a time")),

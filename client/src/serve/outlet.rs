@@ -80,8 +80,10 @@ impl Outlet {
             }
         };
         let mut tasks = JoinSet::new();
+        let answers = sockets.raw.then(|| sockets.boot_server.try_clone()).transpose();
         let dhcp = serve_dhcp(
             sockets.dhcp,
+            answers.map_err(|error| failed("DHCP (UDP 67)", &error))?,
             Arc::clone(&machines),
             Arc::clone(&source),
             authority,

@@ -8,15 +8,23 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    time::Duration,
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
+};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket};
 
+use super::session::Mail;
 use crate::wire::tftp::{DATA_HEADER, data_header};
 
 /// Most datagrams that a kernel makes of one (UDP_MAX_SEGMENTS before Linux 6.9, include/linux/udp.h).
@@ -25,12 +33,39 @@ const MAX_SEGMENTS: usize = 64;
 /// Longest UDP payload over IPv4: 65535 octets less both headers.
 const MAX_PAYLOAD: usize = 65_507;
 
+/// How long a socket is waited for at once. So soon a transfer sees that its server has ended, or that
+/// the machine asked again on port 69, while it hears nothing itself. As long as the shortest pause
+/// before a retransmission, so that whoever hears something all the time never sets another.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The kernel takes none for waiting without end.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
+/// A full send buffer is waited for so long: in milliseconds, as long as [`LOOK`].
+const ROOM: u8 = 100;
+
+/// What there is to do after [`Line::wait`].
+pub(super) enum Wake {
+    /// So many octets, and who sent them.
+    Datagram(usize, SocketAddr),
+    /// Port 69 passed something on.
+    Mail(Mail),
+    /// It was waited long enough, for now.
+    Nothing,
+    /// The socket cannot be read.
+    Failed(io::Error),
+    /// Port 69 is not served any more.
+    Over,
+}
+
 /// See the top of the file.
 pub(super) struct Line {
     socket: Arc<UdpSocket>,
     shared: bool,
     /// Whether the kernel is asked to cut windows.
     segments: bool,
+    /// How long the socket waits, once it was told.
+    patience: Option<Duration>,
 }
 
 impl Line {
@@ -41,32 +76,56 @@ impl Line {
         // the address alone has to do there.
         let _ = socket.bind_device(Some(interface.as_bytes()));
         socket.bind(&SocketAddr::from((address, 0)).into())?;
-        socket.set_nonblocking(true)?;
-        let socket = Arc::new(UdpSocket::from_std(socket.into())?);
-        Ok(Self { socket, shared: false, segments: true })
+        socket.set_write_timeout(Some(LOOK))?;
+        let socket = Arc::new(socket.into());
+        Ok(Self { socket, shared: false, segments: true, patience: None })
     }
 
     /// The socket of port 69. What comes back is read by whoever reads that.
     pub fn shared(socket: Arc<UdpSocket>) -> Self {
-        Self { socket, shared: true, segments: false }
+        Self { socket, shared: true, segments: false, patience: None }
     }
 
-    /// The next datagram to a socket of its own.
-    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    /// Waits for what comes next, at most for `limit`.
+    pub fn wait(&mut self, buffer: &mut [u8], mail: &Receiver<Mail>, limit: Duration) -> Wake {
         if self.shared {
-            return std::future::pending().await;
+            return match mail.recv_timeout(limit) {
+                Ok(letter) => Wake::Mail(letter),
+                Err(RecvTimeoutError::Timeout) => Wake::Nothing,
+                Err(RecvTimeoutError::Disconnected) => Wake::Over,
+            };
         }
-        self.socket.recv_from(buffer).await
+        if let Some(wake) = letter(mail) {
+            return wake;
+        }
+        match self.receive(buffer, limit.clamp(LEAST_WAIT, LOOK)) {
+            Ok((count, sender)) => Wake::Datagram(count, sender),
+            Err(error) => match error.kind() {
+                // What was written meanwhile comes before what is done about silence.
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
+                    letter(mail).unwrap_or(Wake::Nothing)
+                }
+                _ => Wake::Failed(error),
+            },
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<(usize, SocketAddr)> {
+        if self.patience != Some(wait) {
+            self.socket.set_read_timeout(Some(wait))?;
+            self.patience = Some(wait);
+        }
+        self.socket.recv_from(buffer)
     }
 
     /// Sends one datagram.
-    pub async fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(packet, to).await.map(drop)
+    pub fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.send_parts(&[IoSlice::new(packet)], &[], &SockaddrStorage::from(to))
     }
 
     /// Sends `count` blocks of `block` octets from number `first` on. `octets` is what they hold; the
     /// last block of a file may be short or empty.
-    pub async fn send_window(
+    pub fn send_window(
         &mut self,
         first: u64,
         count: u16,
@@ -78,7 +137,7 @@ impl Line {
         let mut rest = Blocks { first, count: usize::from(count), block, octets };
         while self.segments && rest.count > 1 {
             let (burst, after) = rest.split(at_once);
-            if self.send_burst(&burst, to).await.is_err() {
+            if self.send_burst(&burst, to).is_err() {
                 // Whatever the reason is: if it is none of segmentation's, it comes again below.
                 self.segments = false;
                 break;
@@ -87,27 +146,53 @@ impl Line {
         }
         while rest.count > 0 {
             let (one, after) = rest.split(1);
-            self.send_burst(&one, to).await?;
+            self.send_burst(&one, to)?;
             rest = after;
         }
         Ok(())
     }
 
-    /// One call of the kernel.
-    async fn send_burst(&self, burst: &Blocks<'_>, to: SocketAddr) -> io::Result<()> {
+    fn send_burst(&self, burst: &Blocks<'_>, to: SocketAddr) -> io::Result<()> {
         let segment = u16::try_from(DATA_HEADER + burst.block).unwrap_or(u16::MAX);
         let control = [ControlMessage::UdpGsoSegments(&segment)];
         let control = if burst.count > 1 { &control[..] } else { &[] };
-        let to = SockaddrStorage::from(to);
-        let send = || {
-            let mut headers = [[0; DATA_HEADER]; MAX_SEGMENTS];
-            let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
-            let parts = burst.parts(&mut headers, &mut parts);
-            sendmsg(self.socket.as_raw_fd(), parts, control, MsgFlags::empty(), Some(&to))
-                .map(drop)
-                .map_err(io::Error::from)
-        };
-        self.socket.async_io(Interest::WRITABLE, send).await
+        let mut headers = [[0; DATA_HEADER]; MAX_SEGMENTS];
+        let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
+        let parts = burst.parts(&mut headers, &mut parts);
+        self.send_parts(parts, control, &to.into())
+    }
+
+    /// One call of the kernel. A device that takes nothing loses it, like any network.
+    fn send_parts(
+        &self,
+        parts: &[IoSlice<'_>],
+        control: &[ControlMessage<'_>],
+        to: &SockaddrStorage,
+    ) -> io::Result<()> {
+        let flags = MsgFlags::empty();
+        loop {
+            match sendmsg(self.socket.as_raw_fd(), parts, control, flags, Some(to)) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                // The socket of port 69 is read by a task, and so does not wait by itself.
+                Err(Errno::EAGAIN) => {
+                    let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+                    if poll(&mut room, ROOM)? == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What port 69 has passed on, without waiting for it.
+fn letter(mail: &Receiver<Mail>) -> Option<Wake> {
+    match mail.try_recv() {
+        Ok(letter) => Some(Wake::Mail(letter)),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(Wake::Over),
     }
 }
 

@@ -1,11 +1,12 @@
 //! TFTP: first-stage loaders for firmware, the script beside them, and a Raspberry Pi's boot files,
 //! read only.
 //!
-//! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one task per
-//! machine (`session`) around a state machine (`transfer`).
+//! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one thread per
+//! machine (`session`, `line`) around a state machine (`transfer`).
 //!
 //! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and
-//! time; ends every transfer when its future is dropped. Never writes, never opens a file but the
+//! time; every transfer ends within a tenth of a second when the future is dropped, or at the end of
+//! a read from the disk. Never writes, never opens a file but the
 //! kernel's table of neighbours.
 
 mod line;
@@ -17,10 +18,14 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
 };
 
-use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
+use tokio::{net::UdpSocket, runtime::Handle};
 
 use crate::{
     admission::Admission,
@@ -36,9 +41,10 @@ use crate::{
     wire::tftp::{ErrorCode, MAX_REQUEST, Malformed, Packet, Request, error},
 };
 use name::Name;
-use session::{File, Job, Mail};
+use session::{File, Job, Mail, Peer};
 
-/// Transfers at once: a lab that is switched on together, with a socket and at most 512 KiB each.
+/// Transfers at once: a lab that is switched on together, with a socket, a thread and at most
+/// 256 KiB each.
 const MAX_TRANSFERS: usize = 256;
 /// Addresses of machines that are remembered: as many as machines are.
 const ADDRESSES: usize = 4096;
@@ -50,6 +56,9 @@ const MAX_PER_MACHINE: usize = 16;
 /// What waits for a session at once: a request, and where transfers share port 69, what is
 /// acknowledged meanwhile. What is beyond that is lost, like a datagram.
 const MAIL: usize = 16;
+
+/// Stack of a transfer's thread, octets. It takes memory only as far as it is used: some 10 KiB.
+const STACK: usize = 256 * 1024;
 
 /// Where transfers are sent from.
 #[derive(Clone)]
@@ -97,28 +106,22 @@ pub async fn serve_tftp(
     admission: Arc<dyn Admission>,
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
+    let shared = if settings.single_port { Some(Arc::new(socket.try_clone()?)) } else { None };
     let mut server = Server {
-        socket: Arc::new(UdpSocket::from_std(socket)?),
+        socket: UdpSocket::from_std(socket)?,
+        shared,
         settings: Arc::new(settings),
         files,
         witness,
         admission,
-        sessions: HashMap::new(),
-        tasks: JoinSet::new(),
+        sessions: Arc::default(),
         addresses: HashMap::new(),
     };
     // One octet more than a request may have, so that a longer one is noticed.
     let mut buffer = [0; MAX_REQUEST + 1];
     loop {
-        tokio::select! {
-            received = server.socket.recv_from(&mut buffer) => {
-                let (length, peer) = received?;
-                server.datagram(buffer.get(..length).unwrap_or(&buffer), peer).await;
-            }
-            Some(_) = server.tasks.join_next() => {
-                server.sessions.retain(|_, session| !session.is_closed());
-            }
-        }
+        let (length, peer) = server.socket.recv_from(&mut buffer).await?;
+        server.datagram(buffer.get(..length).unwrap_or(&buffer), peer).await;
     }
 }
 
@@ -130,17 +133,47 @@ enum Chained {
     Unknown,
 }
 
+/// Who is being served, by address and port. A thread takes itself out, once nothing waits for it.
+#[derive(Default)]
+struct Sessions(Mutex<HashMap<SocketAddr, SyncSender<Mail>>>);
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, SyncSender<Mail>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request that came meanwhile; if there is none, no other comes.
+    fn leave(&self, peer: SocketAddr, mail: &Receiver<Mail>) -> Option<Job> {
+        let mut sessions = self.lock();
+        let next = mail.try_iter().find_map(|letter| match letter {
+            Mail::Request(job) => Some(job),
+            Mail::Datagram(_) => None,
+        });
+        if next.is_none() {
+            sessions.remove(&peer);
+        }
+        next
+    }
+}
+
 struct Server {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
+    /// The same for those who wait in threads, if transfers have no port of their own.
+    shared: Option<Arc<std::net::UdpSocket>>,
     settings: Arc<Settings>,
     files: Arc<Loaders>,
     witness: Arc<dyn Witness>,
     admission: Arc<dyn Admission>,
-    /// By the machine's address and port. A session whose receiver is closed has ended.
-    sessions: HashMap<SocketAddr, mpsc::Sender<Mail>>,
-    tasks: JoinSet<()>,
+    sessions: Arc<Sessions>,
     /// Which machine has which address: kept for a [`Chain`] only.
     addresses: HashMap<IpAddr, MacAddr>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Each thread sees that nobody can write to it any more.
+        self.sessions.lock().clear();
+    }
 }
 
 impl Server {
@@ -162,14 +195,13 @@ impl Server {
 
     /// To the machine's transfer, if it has no port of its own.
     fn pass_on(&self, datagram: &[u8], peer: SocketAddr) -> bool {
-        let session = self.sessions.get(&peer).filter(|_| self.settings.single_port);
-        // Full or ended: it is lost, as a datagram may be.
-        session.is_some_and(|session| {
-            !matches!(
-                session.try_send(Mail::Datagram(datagram.to_vec())),
-                Err(mpsc::error::TrySendError::Closed(_))
-            )
-        })
+        let sessions = self.sessions.lock();
+        let Some(session) = sessions.get(&peer).filter(|_| self.settings.single_port) else {
+            return false;
+        };
+        // Full: it is lost, as a datagram may be.
+        let _lost = session.try_send(Mail::Datagram(datagram.to_vec()));
+        true
     }
 
     /// Hands the request to the machine's session, or says why not.
@@ -225,7 +257,7 @@ impl Server {
     }
 
     /// Sends it, if this machine may have it.
-    fn begin(&mut self, mut job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
+    fn begin(&mut self, job: Job, peer: SocketAddr) -> Option<(ErrorCode, &'static str)> {
         if !self.admission.admitted(job.mac) {
             return Some((ErrorCode::NotFound, "no such file"));
         }
@@ -235,26 +267,41 @@ impl Server {
             }
             self.addresses.insert(peer.ip(), job.mac);
         }
-        if let Some(session) = self.sessions.get(&peer) {
-            match session.try_send(Mail::Request(job)) {
-                Err(mpsc::error::TrySendError::Closed(Mail::Request(back))) => job = back,
-                // Full: the machine asks again.
-                _ => return None,
-            }
-        } else if self.sessions.len() >= MAX_TRANSFERS || self.transfers(peer) >= MAX_PER_MACHINE {
-            return Some((ErrorCode::Undefined, "busy, try again"));
+        let busy = Some((ErrorCode::Undefined, "busy, try again"));
+        let mut sessions = self.sessions.lock();
+        if let Some(session) = sessions.get(&peer) {
+            // Full: the machine asks again.
+            return match session.try_send(Mail::Request(job)) {
+                Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+            };
         }
-        let (sender, receiver) = mpsc::channel(MAIL);
-        self.sessions.insert(peer, sender);
-        self.tasks.spawn(session::run(
-            Arc::clone(&self.settings),
-            Arc::clone(&self.witness),
-            peer,
-            job,
-            self.settings.single_port.then(|| Arc::clone(&self.socket)),
-            receiver,
-        ));
-        None
+        let to_it = sessions.keys().filter(|other| other.ip() == peer.ip()).count();
+        if sessions.len() >= MAX_TRANSFERS || to_it >= MAX_PER_MACHINE {
+            return busy;
+        }
+        let (sender, mail) = sync_channel(MAIL);
+        let machine = Peer {
+            settings: Arc::clone(&self.settings),
+            witness: Arc::clone(&self.witness),
+            address: peer,
+            shared: self.shared.clone(),
+            runtime: Handle::current(),
+        };
+        let others = Arc::clone(&self.sessions);
+        let run = move || {
+            let mut next = Some(job);
+            while let Some(job) = next {
+                next = machine.serve(&job, &mail).or_else(|| others.leave(peer, &mail));
+            }
+        };
+        match thread::Builder::new().name("tftp".into()).stack_size(STACK).spawn(run) {
+            Ok(_) => {
+                sessions.insert(peer, sender);
+                None
+            }
+            // The system gives this user no more of them.
+            Err(_) => busy,
+        }
     }
 
     /// What a name means that is none of ours by itself.
@@ -288,11 +335,6 @@ impl Server {
             _ if Chain::does_without(last) || folder.contains("grub") => Chained::Optional,
             _ => Chained::Unknown,
         }
-    }
-
-    /// How many transfers there are to this machine.
-    fn transfers(&self, peer: SocketAddr) -> usize {
-        self.sessions.keys().filter(|other| other.ip() == peer.ip()).count()
     }
 
     /// Whose address this is, on this network.

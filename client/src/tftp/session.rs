@@ -1,20 +1,26 @@
-//! One machine's transfers: a task with its own socket that moves packets for [`Transfer`].
+//! One machine's transfers: a thread that waits in the kernel for the machine, and moves packets for
+//! [`Transfer`].
 //!
 //! Guarantees: answers come from the address and port of this transfer only, or all of them from
-//! port 69; a datagram from anybody else gets ERROR 5 and changes nothing; memory is one read-ahead.
-//! The socket is not connected to the machine, because a connected one would never see strangers.
+//! port 69; a datagram from anybody else gets ERROR 5 and changes nothing; memory is one read-ahead
+//! and a small stack. The socket is not connected to the machine, because a connected one would
+//! never see strangers.
+//!
+//! Why a thread: a window costs two system calls, and an ACK wakes the one thread that answers it.
+//! What waits for many sockets in turn is woken, asks which one it was, and then reads.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
-
-use tokio::{
-    net::UdpSocket,
-    sync::mpsc,
-    time::{Instant, sleep_until},
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, mpsc::Receiver},
+    time::{Duration, Instant},
 };
+
+use tokio::runtime::Handle;
 
 use super::{
     Settings,
-    line::Line,
+    line::{Line, Wake},
     transfer::{Action, Agreement, GIVE_UP, MAX_WINDOW_OCTETS, Transfer},
 };
 use crate::{
@@ -76,44 +82,47 @@ pub(super) enum Mail {
     Datagram(Vec<u8>),
 }
 
-/// Serves `job` to `peer`, and after it whatever the same address and port asks for meanwhile.
-pub(super) async fn run(
-    settings: Arc<Settings>,
-    witness: Arc<dyn Witness>,
-    peer: SocketAddr,
-    job: Job,
-    shared: Option<Arc<UdpSocket>>,
-    mut mail: mpsc::Receiver<Mail>,
-) {
-    let mut next = Some(job);
-    while let Some(job) = next {
-        let blob = job.file.open().await;
+/// Whom a thread serves, and by what.
+pub(super) struct Peer {
+    pub settings: Arc<Settings>,
+    pub witness: Arc<dyn Witness>,
+    pub address: SocketAddr,
+    /// The socket of port 69, where transfers have none of their own.
+    pub shared: Option<Arc<UdpSocket>>,
+    /// Makes the files that have to be made.
+    pub runtime: Handle,
+}
+
+impl Peer {
+    /// Serves `job`. What the same address and port asked for meanwhile, if anything.
+    pub fn serve(&self, job: &Job, mail: &Receiver<Mail>) -> Option<Job> {
+        let blob = self.runtime.block_on(job.file.open());
         let length = blob.as_ref().map_or(0, |blob| blob.length);
         let download = Download::new(
-            Arc::clone(&witness),
+            Arc::clone(&self.witness),
             job.mac,
             Protocol::Tftp,
             job.role,
             &job.request.file,
             length,
         );
-        let line = match &shared {
+        let line = match &self.shared {
             Some(socket) => Ok(Line::shared(Arc::clone(socket))),
-            None => Line::open(settings.address, &settings.interface),
+            None => Line::open(self.settings.address, &self.settings.interface),
         };
-        next = match (line, blob) {
+        match (line, blob) {
             (Ok(line), Ok(blob)) => {
-                let largest = if settings.single_port { FRAME } else { u16::MAX };
-                let mtu = settings.mtu.min(largest);
+                let largest = if self.settings.single_port { FRAME } else { u16::MAX };
+                let mtu = self.settings.mtu.min(largest);
                 let agreement = Agreement::new(job.request.options, blob.length, mtu);
                 let window = Window::new(blob, &agreement);
-                let session = Session { line, peer, window, began: Instant::now() };
-                session.serve(&job, agreement, download, &mut mail).await
+                let session = Session { line, peer: self.address, window, began: Instant::now() };
+                session.serve(job, agreement, download, mail)
             }
             (Ok(line), Err(reason)) => {
                 let refusal = error(ErrorCode::Undefined, "the file cannot be made");
                 // A lost one is repaired by the machine's own time-out.
-                let _ = line.send(&refusal, peer).await;
+                let _ = line.send(&refusal, self.address);
                 download.ended(reason.to_string());
                 None
             }
@@ -121,24 +130,8 @@ pub(super) async fn run(
                 download.ended(format!("no socket for the transfer: {error}"));
                 None
             }
-        };
-        if next.is_none() {
-            // From here on a new request makes a new session; one that came before is served here.
-            mail.close();
-            while let (None, Ok(letter)) = (&next, mail.try_recv()) {
-                if let Mail::Request(job) = letter {
-                    next = Some(job);
-                }
-            }
         }
     }
-}
-
-/// What woke the task.
-enum Wake {
-    Datagram(io::Result<(usize, SocketAddr)>),
-    Mail(Mail),
-    Alarm,
 }
 
 struct Session {
@@ -150,12 +143,12 @@ struct Session {
 
 impl Session {
     /// Until the end of the transfer. Gives back the request that takes its place, if there is one.
-    async fn serve(
+    fn serve(
         mut self,
         job: &Job,
         agreement: Agreement,
         mut download: Download,
-        mail: &mut mpsc::Receiver<Mail>,
+        mail: &Receiver<Mail>,
     ) -> Option<Job> {
         let length = self.window.blob.length;
         let block = agreement.block;
@@ -166,9 +159,7 @@ impl Session {
         // when the ERROR that belongs to it is seen, or when this transfer falls silent, and is
         // forgotten when an ACK shows that the transfer lives.
         let mut pending: Option<(Job, Duration)> = None;
-        // Deadlines move on with every packet. The alarm is not: it is set again when it rings early,
-        // or when a deadline comes before it.
-        let mut alarm = pin!(sleep_until(self.began + transfer.deadline()));
+        let mut now = Duration::ZERO;
         loop {
             download.sent_again(transfer.retransmissions());
             if transfer.under_way() || transfer.retransmissions() >= UNANSWERED {
@@ -176,15 +167,14 @@ impl Session {
             }
             let sent = match action {
                 Action::Wait => Ok(()),
-                Action::Oack(ref packet) => self.send(packet).await,
-                Action::Window { first, count } => self.send_window(first, count, block).await,
+                Action::Oack(ref packet) => self.send(packet),
+                Action::Window { first, count } => self.send_window(first, count, block),
                 Action::Done => {
                     download.done();
                     return pending.map(|(again, _)| again);
                 }
                 Action::Refused { code, ref message } => {
                     refused(download, code, message);
-                    let now = self.began.elapsed();
                     return pending
                         .filter(|(_, asked)| now.saturating_sub(*asked) < SAME_TIME)
                         .map(|(again, _)| again);
@@ -194,76 +184,71 @@ impl Session {
                     return None;
                 }
                 Action::TooSlow => {
-                    let _ = self.send(&error(ErrorCode::Undefined, "too slow")).await;
+                    let _ = self.send(&error(ErrorCode::Undefined, "too slow"));
                     download.ended("the machine took next to nothing for a minute");
                     return None;
                 }
             };
             if let Err(failure) = sent {
-                let _ = self.send(&error(ErrorCode::Undefined, "the file cannot be read")).await;
+                let _ = self.send(&error(ErrorCode::Undefined, "the file cannot be read"));
                 download.ended(failure.to_string());
                 return None;
             }
-            let deadline = self.began + transfer.deadline();
-            if deadline < alarm.deadline() {
-                alarm.as_mut().reset(deadline);
-            }
-            let wake = tokio::select! {
-                biased;
-                received = self.line.receive(&mut buffer) => Wake::Datagram(received),
-                Some(letter) = mail.recv() => Wake::Mail(letter),
-                () = &mut alarm => Wake::Alarm,
-            };
-            let now = self.began.elapsed();
+            let wake = self.line.wait(&mut buffer, mail, transfer.deadline().saturating_sub(now));
+            now = self.began.elapsed();
             action = match wake {
-                Wake::Datagram(Ok((count, sender))) if sender != self.peer => {
-                    self.rebuff(buffer.get(..count).unwrap_or(&buffer), sender).await;
+                Wake::Datagram(count, sender) if sender != self.peer => {
+                    self.rebuff(buffer.get(..count).unwrap_or(&buffer), sender);
                     Action::Wait
                 }
-                Wake::Datagram(Ok((count, _))) => {
+                Wake::Datagram(count, _) => {
                     heard(&mut transfer, buffer.get(..count).unwrap_or(&buffer), &mut pending, now)
                 }
                 Wake::Mail(Mail::Datagram(datagram)) => {
                     heard(&mut transfer, &datagram, &mut pending, now)
-                }
-                Wake::Datagram(Err(failure)) => {
-                    download.ended(format!("the transfer's socket failed: {failure}"));
-                    return None;
                 }
                 Wake::Mail(Mail::Request(again)) => {
                     let repeats = again.request == job.request && !transfer.under_way();
                     pending = Some((again, now));
                     if repeats { transfer.repeat(now) } else { Action::Wait }
                 }
-                Wake::Alarm if now < transfer.deadline() => {
-                    alarm.as_mut().reset(deadline);
-                    Action::Wait
+                Wake::Nothing => Action::Wait,
+                Wake::Failed(failure) => {
+                    download.ended(format!("the transfer's socket failed: {failure}"));
+                    return None;
                 }
-                Wake::Alarm => match pending.take() {
+                // Dropping the download says so.
+                Wake::Over => return None,
+            };
+            if action == Action::Wait && now >= transfer.deadline() {
+                action = match pending.take() {
                     Some((again, _)) if again.request != job.request || transfer.under_way() => {
                         supersede(download);
                         return Some(again);
                     }
                     _ => transfer.time_out(now),
-                },
-            };
+                };
+            }
         }
     }
 
-    async fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.line.send(packet, self.peer).await
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.line.send(packet, self.peer)
     }
 
-    async fn send_window(&mut self, first: u64, count: u16, block: u16) -> io::Result<()> {
-        let octets = self.window.read(first, count, block).await?;
-        self.line.send_window(first, count, usize::from(block), octets, self.peer).await
+    fn send_window(&mut self, first: u64, count: u16, block: u16) -> io::Result<()> {
+        let octets = self.window.read(first, count, block)?;
+        self.line.send_window(first, count, usize::from(block), octets, self.peer)?;
+        // While the machine takes these.
+        self.window.read_ahead(first.saturating_add(count.into()), count, block);
+        Ok(())
     }
 
     /// ERROR 5 to a datagram from elsewhere (RFC 1350 section 4), unless it is an ERROR itself.
-    async fn rebuff(&self, datagram: &[u8], stranger: SocketAddr) {
+    fn rebuff(&self, datagram: &[u8], stranger: SocketAddr) {
         if !matches!(Packet::parse(datagram), Ok(Packet::Error { .. })) {
             let packet = error(ErrorCode::UnknownTransfer, "not your transfer");
-            let _ = self.line.send(&packet, stranger).await;
+            let _ = self.line.send(&packet, stranger);
         }
     }
 }
@@ -316,54 +301,61 @@ fn silence(transfer: &Transfer) -> String {
 /// The part of the file around the current window.
 struct Window {
     blob: Blob,
-    /// Made once; `filled` octets of it are the file's, from `start` on.
+    /// The octets from `start` on; used again and again.
     octets: Vec<u8>,
-    filled: usize,
     start: u64,
+    /// How much is read at once.
+    most: usize,
 }
 
 impl Window {
     fn new(blob: Blob, agreement: &Agreement) -> Self {
         let largest = usize::from(agreement.window) * usize::from(agreement.block);
         debug_assert!(largest <= MAX_WINDOW_OCTETS);
-        let most = usize::try_from(blob.length).unwrap_or(usize::MAX);
-        let octets = vec![0; largest.max(READ_AHEAD).min(most)];
-        Self { blob, octets, filled: 0, start: 0 }
+        Self { blob, octets: Vec::new(), start: 0, most: largest.max(READ_AHEAD) }
     }
 
     /// The octets of `count` blocks from block `first` on, fewer at the end of the file.
-    async fn read(&mut self, first: u64, count: u16, block: u16) -> io::Result<&[u8]> {
-        let length = self.blob.length;
-        let from = (first - 1).saturating_mul(u64::from(block)).min(length);
-        let wanted = usize::from(count) * usize::from(block);
-        let wanted = usize::try_from(length - from).map_or(wanted, |left| left.min(wanted));
+    fn read(&mut self, first: u64, count: u16, block: u16) -> io::Result<&[u8]> {
+        let (from, wanted) = self.part(first, count, block);
         if self.slice(from, wanted).is_none() {
-            self.start = from;
-            // What is in the page cache is not worth a way to another thread and back.
-            self.filled = self.blob.content.read_cached(from, &mut self.octets);
-            if self.filled < wanted {
-                self.wait_for(from).await?;
-            }
+            self.fill(from)?;
         }
         self.slice(from, wanted).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Reads as much as there is room for, from the disk if need be.
-    async fn wait_for(&mut self, from: u64) -> io::Result<()> {
-        let room = self.octets.len();
-        let ahead = usize::try_from(self.blob.length - from).map_or(room, |left| left.min(room));
-        let content = self.blob.content.clone();
+    /// Reads these, if they are not there: [`Window::read`] will find them. What was there is gone
+    /// then, and is read again if it has to be sent again.
+    fn read_ahead(&mut self, first: u64, count: u16, block: u16) {
+        let (from, wanted) = self.part(first, count, block);
+        if self.slice(from, wanted).is_none() && self.fill(from).is_err() {
+            // It comes again when they are needed, if ever.
+            self.octets.clear();
+        }
+    }
+
+    /// Where blocks lie in the file: their first octet, and how many.
+    fn part(&self, first: u64, count: u16, block: u16) -> (u64, usize) {
+        let from = (first - 1).saturating_mul(u64::from(block)).min(self.blob.length);
+        let wanted = usize::from(count) * usize::from(block);
+        (from, self.until_the_end(from, wanted))
+    }
+
+    fn until_the_end(&self, from: u64, most: usize) -> usize {
+        usize::try_from(self.blob.length - from).map_or(most, |left| left.min(most))
+    }
+
+    /// Reads from there on, from the disk if need be.
+    fn fill(&mut self, from: u64) -> io::Result<()> {
+        let count = self.until_the_end(from, self.most);
         let octets = std::mem::take(&mut self.octets);
-        let read = tokio::task::spawn_blocking(move || content.read_at(from, ahead, octets));
-        self.octets = read.await??;
-        self.filled = ahead;
-        self.octets.resize(room, 0);
+        self.octets = self.blob.content.read_at(from, count, octets)?;
+        self.start = from;
         Ok(())
     }
 
     fn slice(&self, from: u64, wanted: usize) -> Option<&[u8]> {
         let skipped = usize::try_from(from.checked_sub(self.start)?).ok()?;
-        let octets = self.octets.get(..self.filled)?;
-        octets.get(skipped..skipped.checked_add(wanted)?)
+        self.octets.get(skipped..skipped.checked_add(wanted)?)
     }
 }

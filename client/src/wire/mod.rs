@@ -3,3 +3,4 @@
 pub mod dhcp;
 pub mod dhcp_reply;
 pub mod tftp;
+pub mod udp;

@@ -483,6 +483,57 @@ fn a_machine_that_starts_again_in_the_middle_is_served_anew() {
     assert_eq!((*sent, reason.as_str()), (512, "the machine asked for a file again"));
 }
 
+/// The next octets are read while the machine takes the last ones: those have to be read again here,
+/// the more so where the read-ahead of 64 KiB ends.
+#[test]
+fn a_window_of_which_half_is_lost_goes_on_behind_the_other_half() {
+    let (file, block) = (content(200_000), 1428);
+    let last = file.len() / block + 1;
+    let server = serve(blob(&file));
+    let machine = Machine::new();
+    machine.ask(&server, NAME, b"blksize\x001428\0windowsize\x004\0");
+    let (_, from) = machine.receive();
+    let mut acknowledged = 0_u8;
+    loop {
+        machine.send(&[0, 4, 0, acknowledged], from);
+        let first = usize::from(acknowledged) + 1;
+        if first > last {
+            break;
+        }
+        let blocks = file.chunks(block).zip(1..).skip(first - 1).take(4);
+        for (payload, number) in blocks {
+            assert!(machine.receive().0 == [&[0, 3, 0, number], payload].concat(), "{number}");
+        }
+        acknowledged += if first + 2 > last { u8::try_from(last - first + 1).unwrap() } else { 2 };
+    }
+    assert_one_download(&server.facts.wait(2), file.len() as u64);
+}
+
+#[test]
+fn a_transfer_ends_with_its_server_also_in_the_middle() {
+    for server in [serve(blob(&content(5000))), serve_from_one_port(blob(&content(5000)))] {
+        let machine = Machine::new();
+        machine.ask(&server, NAME, b"");
+        let (_, from) = machine.receive();
+        machine.send(b"\0\x04\0\x01", from);
+        assert_eq!(machine.receive().0[..4], *b"\0\x03\0\x02");
+        let Server { facts, _runtime, .. } = server;
+        drop(_runtime);
+        let facts = facts.wait(2);
+        let Fact::TransferEnded { sent: 512, reason, .. } = &facts[1] else {
+            panic!("{facts:?}");
+        };
+        assert_eq!(reason, "the connection was closed before the end of the file");
+        machine.send(b"\0\x04\0\x02", from);
+        // A repetition of block 2 may have left before.
+        machine.0.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut buffer = [0; 2048];
+        while let Ok(count) = machine.0.recv(&mut buffer) {
+            assert_eq!(buffer[..count][..4], *b"\0\x03\0\x02");
+        }
+    }
+}
+
 #[test]
 fn wire_51_an_error_in_the_middle_ends_the_download() {
     let server = serve(blob(&content(5000)));

@@ -108,6 +108,7 @@ struct Layer {
     http_ports: Option<Vec<Ports>>,
     max_seconds: Option<Seconds>,
     full_dhcp: Option<bool>,
+    raw_dhcp: Option<bool>,
     leases: Option<Count<{ limits::LEASES_CEILING }>>,
     leases_per_user: Option<Count<{ limits::LEASES_CEILING }>>,
     questions_per_user: Option<Count<{ limits::QUESTIONS_CEILING }>>,
@@ -126,6 +127,7 @@ impl Layer {
         set(&mut config.http_ports, self.http_ports);
         set(&mut config.max_seconds, self.max_seconds.map(|seconds| seconds.0));
         set(&mut config.full_dhcp, self.full_dhcp);
+        set(&mut config.raw_dhcp, self.raw_dhcp);
         set(&mut config.quotas.leases, self.leases.map(|count| count.0));
         set(&mut config.quotas.leases_per_user, self.leases_per_user.map(|count| count.0));
         set(&mut config.quotas.questions_per_user, self.questions_per_user.map(|count| count.0));
@@ -318,6 +320,7 @@ mod tests {
             http_ports: Some(_),
             max_seconds: Some(_),
             full_dhcp: Some(_),
+            raw_dhcp: Some(_),
             leases: Some(_),
             leases_per_user: Some(_),
             questions_per_user: Some(_),

@@ -25,6 +25,8 @@ pub struct Config {
     pub max_seconds: u32,
     /// Whether full DHCP may be asked for at all.
     pub full_dhcp: bool,
+    /// Whether a raw socket may be used beside a DHCP server that keeps UDP 67 to itself.
+    pub raw_dhcp: bool,
     /// How many of what.
     pub quotas: Quotas,
     /// Tag and mask of our marks.
@@ -40,6 +42,7 @@ impl Default for Config {
             http_ports: vec![Ports(limits::HTTP_PORT_FLOOR..=u16::MAX)],
             max_seconds: limits::MAX_SECONDS_CEILING,
             full_dhcp: false,
+            raw_dhcp: false,
             quotas: Quotas::default(),
             marks: Marks::default(),
             chain: None,

@@ -12,6 +12,7 @@
 //! | bitwise | 1 register read, 2 register written, 3 length, 4 mask, 5 xor |
 //! | lookup | 1 set, 2 register read, 3 register written (a map), 5 flags |
 //! | immediate | 1 register, 2 data |
+//! | payload, written | 2 header, 3 offset, 4 length, 5 register, 6 kind of checksum, 7 its offset |
 //! | socket | 1 key, 2 register |
 //! | fib | 1 register, 2 result, 3 flags |
 //! | reject | 1 type |
@@ -104,6 +105,18 @@ pub fn sport_is_not(port: u16) -> Vec<Expr> {
     transport(0, NOT_EQUAL, &port.to_be_bytes())
 }
 
+/// `udp sport set PORT`, with the checksum (RFC 768: the last two octets of the header's eight).
+pub fn set_udp_sport(port: u16) -> Vec<Expr> {
+    const NFT_PAYLOAD_CSUM_INET: u32 = 1;
+    let port = port.to_be_bytes();
+    let place = [number(2, TRANSPORT), number(3, 0), number(4, length(&port))];
+    let checksum = [number(5, REGISTER), number(6, NFT_PAYLOAD_CSUM_INET), number(7, 6)];
+    vec![
+        expression("immediate", &[number(1, REGISTER), data(IMMEDIATE_DATA, &port)]),
+        expression("payload", &[place, checksum].concat()),
+    ]
+}
+
 /// `th dport PORT`
 pub fn dport(port: u16) -> Vec<Expr> {
     transport(2, EQUAL, &port.to_be_bytes())
@@ -179,6 +192,11 @@ pub fn socket_mark_in(set: &str, within: bool) -> Vec<Expr> {
         lookup.push(number(5, NFT_LOOKUP_F_INV));
     }
     vec![socket_mark(), expression("lookup", &lookup)]
+}
+
+/// `iif @SET`
+pub fn iif_in(set: &str) -> Vec<Expr> {
+    vec![meta(META_IIF), expression("lookup", &[text(1, set), number(2, REGISTER)])]
 }
 
 /// `socket mark . iif != @SET`

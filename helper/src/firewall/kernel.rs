@@ -5,10 +5,10 @@
 //! from the first lease until none is open and no process holds a socket of one: until then it
 //! keeps the sockets of ended leases deaf and mute. Trusts: the kernel.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, time::Instant};
 
 use super::{
-    Backend, Firewall, FirewallError, Opening, Standing,
+    Backend, Dhcp, Firewall, FirewallError, Opening, Standing,
     firewalld::Admission,
     host::{self, Chain, Rule},
     nft::{self, Change, Path, Ruleset, Table},
@@ -29,6 +29,8 @@ pub struct Nftables {
     legacy: bool,
     open: BTreeMap<LeaseMark, Option<Found>>,
     admissions: BTreeMap<LeaseMark, Admission>,
+    /// When broadcasts were last let in for a raw socket.
+    heard: BTreeMap<LeaseMark, Instant>,
 }
 
 /// Which very chain the head rules of a lease were put into: its table and itself by their
@@ -135,6 +137,7 @@ impl Nftables {
             legacy: host::has_legacy_filter(),
             open: BTreeMap::new(),
             admissions: BTreeMap::new(),
+            heard: BTreeMap::new(),
         })
     }
 
@@ -252,6 +255,18 @@ impl Nftables {
         Ok(())
     }
 
+    /// Lets broadcasts in for some time more, where a raw socket hears them.
+    fn hear(&mut self, opening: &Opening) -> Result<(), FirewallError> {
+        let recent = |since: &Instant| since.elapsed() < limits::HEARING_RENEWAL;
+        if opening.dhcp != Dhcp::Raw || self.heard.get(&opening.mark).is_some_and(recent) {
+            return Ok(());
+        }
+        let renewed = self.ruleset.commit(&table::hear(opening), None);
+        renewed.map_err(kernel("keep UDP 67 open"))?;
+        self.heard.insert(opening.mark, Instant::now());
+        Ok(())
+    }
+
     /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
     /// Returns the number of rules deleted.
     fn tidy(&mut self) -> Result<usize, FirewallError> {
@@ -334,7 +349,8 @@ impl Firewall for Nftables {
             return Ok(());
         }
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
-        let closed = self.ruleset.commit(&[table::kill(opening.mark)], None);
+        let closed = self.ruleset.commit(&table::kill(opening), None);
+        self.heard.remove(&opening.mark);
         if let Some(Err(error)) = self.admissions.remove(&opening.mark).map(Admission::withdraw) {
             log::firewall("close", &error);
         }
@@ -348,6 +364,7 @@ impl Firewall for Nftables {
         let Some(found) = self.open.get(&opening.mark).copied() else {
             return Ok(Standing::Revoked);
         };
+        self.hear(opening)?;
         let identity = found.map(|found| found.identity);
         let (_, survey) = self.survey()?;
         let now = match self.judge(&survey.listing) {

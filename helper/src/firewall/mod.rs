@@ -26,6 +26,9 @@ pub enum Dhcp {
     Proxy,
     /// The same beside another server of this host: broadcasts alone are heard, and shared with it.
     Shared,
+    /// The same where that server keeps the port to itself: a raw socket hears, and the boot server's
+    /// socket answers.
+    Raw,
     /// Addresses, too: the output guard lets any `yiaddr` and DHCPNAK pass.
     Full,
 }

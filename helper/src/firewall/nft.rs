@@ -11,11 +11,11 @@
 //! | a table | 1 name, 2 flags, 4 handle, 7 owner |
 //! | a chain | 1 table, 2 handle, 3 name, 4 hook (1 number, 2 priority), 5 policy, 7 type |
 //! | a rule | 1 table, 2 chain, 3 handle, 4 expressions, 7 userdata |
-//! | a set | 1 table, 2 name, 4 type of its keys, 5 their length, 10 id, 13 userdata |
-//! | elements | 1 table, 2 set, 3 elements; of each: 1 key |
+//! | a set | 1 table, 2 name, 3 flags, 4 type of its keys, 5 their length, 10 id, 13 userdata |
+//! | elements | 1 table, 2 set, 3 elements; of each: 1 key, 4 its time, milliseconds |
 //! | a generation | 1 id |
 
-use std::io;
+use std::{io, time::Duration};
 
 use rustix::net::netlink::NETFILTER;
 
@@ -117,16 +117,27 @@ pub const TYPE_MARK: u32 = 19;
 /// See [`TYPE_MARK`].
 pub const TYPE_INTERFACE: u32 = 20;
 
+/// How long what is put into a set stays there, `enum nft_set_flags`: until it is taken out.
+pub const FOREVER: u32 = 0;
+/// For a time. See [`FOREVER`].
+pub const TIMED: u32 = 0x10;
+
 /// A set whose keys are numbers of 32 bits of these types; `id` tells it from others of the same
 /// transaction.
-pub fn add_set(family: Family, table: &str, set: &str, id: u32, types: &[u32]) -> Change {
+pub fn add_set(
+    family: Family,
+    table: &str,
+    (set, flags): (&str, u32),
+    id: u32,
+    types: &[u32],
+) -> Change {
     // nft writes the types of a joint key into one number, 6 bits each.
     let (kind, length) = types
         .iter()
         .fold((0, 0_u32), |(kind, length), one| (kind << 6 | one, length.saturating_add(4)));
     // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
     let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
-    let key = [number(4, kind), number(5, length)].concat();
+    let key = [number(3, flags), number(4, kind), number(5, length)].concat();
     let attributes = [text(1, table), text(2, set), key, number(10, id), bytes(13, &userdata)];
     message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
 }
@@ -147,14 +158,33 @@ pub fn add_mark_and_index(
     message(NEW_ELEMENT, CREATE, family, &element(table, set, &key))
 }
 
-/// Takes a mark out of a set.
-pub fn delete_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    message(DELETE_ELEMENT, 0, family, &element(table, set, &mark.to_ne_bytes()))
+/// Puts the index of an interface into a set for a time, anew if it is there.
+pub fn put_index(
+    family: Family,
+    table: &str,
+    set: &str,
+    index: u32,
+    time: Duration,
+) -> [Change; 3] {
+    let key = index.to_ne_bytes();
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let timed = [expr::data(1, &key), bytes(4, &milliseconds.to_be_bytes())];
+    let add = || message(NEW_ELEMENT, CREATE, family, &elements(table, set, &timed));
+    // Added twice is there once, and deletable; only what is new has its whole time.
+    [add(), delete_number(family, table, set, index), add()]
+}
+
+/// Takes a mark or the index of an interface out of a set.
+pub fn delete_number(family: Family, table: &str, set: &str, number: u32) -> Change {
+    message(DELETE_ELEMENT, 0, family, &element(table, set, &number.to_ne_bytes()))
 }
 
 fn element(table: &str, set: &str, key: &[u8]) -> [Vec<u8>; 3] {
-    let key = nested(expr::ELEMENT, &[expr::data(1, key)]);
-    [text(1, table), text(2, set), nested(3, &[key])]
+    elements(table, set, &[expr::data(1, key)])
+}
+
+fn elements(table: &str, set: &str, one: &[Vec<u8>]) -> [Vec<u8>; 3] {
+    [text(1, table), text(2, set), nested(3, &[nested(expr::ELEMENT, one)])]
 }
 
 /// Where in its chain a new rule is put.

@@ -6,9 +6,11 @@
 //! table inet portcullis {                # flags owner: dies with the helper, editable by nobody
 //!   set live { type mark; }              # leases that are open; taken out first when one ends
 //!   set shared { type mark; }            # leases beside another DHCP server, open or ended
+//!   set hearing { type iface_index; timeout; }  # where a raw socket hears, for ten seconds more
 //!   set homes { type mark . iface_index; }  # where each lease is, or was: its sockets' filter
 //!   chain input {                        # input, -5: before every firewall's own chain
 //!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
+//!     ipv4, iif @hearing, udp dport 67, to 255.255.255.255 -> packet mark TAG, accept
 //!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
 //!     udp|tcp, socket mark & MASK == TAG  jump admit
 //!     udp, socket mark @shared, dport 67  accept      # the other server's, too: as if we were not
@@ -24,7 +26,9 @@
 //!     socket mark & MASK == TAG  drop
 //!     per lease: ipv4, oif, udp dport 68, sport != 67  drop         # whoever sends it
 //!   }
-//!   chain leased     per lease: socket mark LEASE, in @live, ipv4, oif, no options, no fragment,
+//!   chain leased     beside a server that keeps UDP 67: socket mark LEASE, ipv4, oif, udp, from 4011 to
+//!                    255.255.255.255:68 -> from 67 (and then as whatever leaves from there)
+//!                    per lease: socket mark LEASE, in @live, ipv4, oif, no options, no fragment,
 //!                    a source address of that interface, and: from 67 to 67 or 68, from 4011 to
 //!                    67, 68 or 4011 -> boot_answer, yiaddr 0 (full DHCP: any from 67, and NAK); from 69, not to 68; from the HTTP port, no SYN
 //!   chain boot_answer  UDP length 248..479, BOOTREPLY, cookie, option 53 first: OFFER or ACK
@@ -44,6 +48,7 @@ use super::{
     nft::{self, At, Change, Family, Path, Place},
 };
 use crate::{
+    limits,
     mark::{LeaseMark, Marks},
     sockdiag::Protocol,
 };
@@ -56,6 +61,7 @@ pub const NAME: &str = "portcullis";
 const LIVE: &str = "live";
 const SHARED: &str = "shared";
 const HOMES: &str = "homes";
+const HEARING: &str = "hearing";
 const INPUT: &str = "input";
 const ADMIT: &str = "admit";
 const UNTRACK_IN: &str = "untrack_in";
@@ -97,15 +103,20 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let tagged = || expr::socket_is_tagged(marks);
     let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
     let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
+    let set = |name, stay, id, types: &[u32]| nft::add_set(FAMILY, NAME, (name, stay), id, types);
     let away = || expr::socket_mark_and_iif_not_in(HOMES);
     let not_live = || expr::socket_mark_in(LIVE, false);
     let udp_67 = || expr::dport(DHCP_PORT);
     let untag = || expr::set_tag_bits(marks, 0);
+    let tag = || expr::set_tag_bits(marks, marks.tag());
+    // What a raw socket hears is another's, or nobody's, to the look-up of a socket.
+    let heard = [expr::ipv4(), expr::iif_in(HEARING), expr::to_everybody(), tag(), expr::accept()];
     vec![
         nft::add_owned_table(FAMILY, NAME),
-        nft::add_set(FAMILY, NAME, LIVE, 1, &[nft::TYPE_MARK]),
-        nft::add_set(FAMILY, NAME, SHARED, 2, &[nft::TYPE_MARK]),
-        nft::add_set(FAMILY, NAME, HOMES, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
+        set(LIVE, nft::FOREVER, 1, &[nft::TYPE_MARK]),
+        set(SHARED, nft::FOREVER, 2, &[nft::TYPE_MARK]),
+        set(HOMES, nft::FOREVER, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
+        set(HEARING, nft::TIMED, 4, &[nft::TYPE_INTERFACE]),
         plain(ADMIT),
         plain(LEASED),
         plain(BOOT_ANSWER),
@@ -114,6 +125,7 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         base(UNTRACK_OUT, At::OUTPUT, RAW),
         base(GUARD, At::OUTPUT, LATE),
         rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
+        rule(INPUT, None, [vec![udp(), udp_67()], heard.into()].concat()),
         rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
         rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
         rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
@@ -144,7 +156,21 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
     ];
     if opening.dhcp != Dhcp::Shared {
         // The slot's last lease may have left it there: added twice is there once, and deletable.
-        out.push(nft::delete_mark(FAMILY, NAME, SHARED, mark));
+        out.push(nft::delete_number(FAMILY, NAME, SHARED, mark));
+    }
+    if opening.dhcp == Dhcp::Raw {
+        out.extend(hear(opening));
+        let from_the_shared_port = vec![
+            expr::socket_mark_is(mark),
+            expr::ipv4(),
+            expr::oif(index),
+            udp(),
+            expr::sport(BOOT_SERVER_PORT),
+            expr::dport(DHCP_CLIENT_PORT),
+            expr::to_everybody(),
+            expr::set_udp_sport(DHCP_PORT),
+        ];
+        out.push(rule(LEASED, from_the_shared_port));
     }
     for (protocol, port) in opening.ports() {
         let admitted = vec![
@@ -263,7 +289,17 @@ fn rule(
     nft::add_rule(path, Place::End, comment, &list)
 }
 
-/// Takes a lease out of `live`: nothing goes in or out for it any more.
-pub fn kill(mark: LeaseMark) -> Change {
-    nft::delete_mark(FAMILY, NAME, LIVE, mark.value())
+/// Lets the broadcasts in that a raw socket hears, for [`limits::HEARING`] from now on.
+pub fn hear(opening: &Opening) -> [Change; 3] {
+    nft::put_index(FAMILY, NAME, HEARING, opening.index, limits::HEARING)
+}
+
+/// Takes a lease out of `live` and `hearing`: nothing goes in or out for it any more.
+pub fn kill(opening: &Opening) -> Vec<Change> {
+    let mut out = vec![nft::delete_number(FAMILY, NAME, LIVE, opening.mark.value())];
+    if opening.dhcp == Dhcp::Raw {
+        out.extend(hear(opening));
+        out.push(nft::delete_number(FAMILY, NAME, HEARING, opening.index));
+    }
+    out
 }

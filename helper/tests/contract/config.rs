@@ -1,7 +1,10 @@
 //! The site's configuration: what it does not allow is refused before anybody is asked, and `Check`
 //! says so; it never allows more than polkit does.
 
+use std::net::Ipv4Addr;
+
 use portcullis_dbus::Error;
+use portcullis_helper::sockdiag::{Found, Protocol};
 use zbus::Variant;
 
 use crate::lab::{Client, Lab, Mood, request};
@@ -75,6 +78,58 @@ async fn addresses_are_handed_out_only_where_the_site_says_so() {
     let client = lab.client().await;
     lab.polkit.full_dhcp(Mood::Yes);
     allowed(&client, asking()).await;
+}
+
+/// A raw socket: only where the site says so, the port is to be shared and is not, and somebody can answer.
+#[tokio::test]
+async fn a_raw_socket_is_for_a_port_that_is_not_shared_where_the_site_says_so() {
+    let server = Found {
+        protocol: Protocol::Udp,
+        port: 67,
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        ifindex: 0,
+        uid: 0,
+        held: true,
+        mark: 0,
+    };
+    let asking = |boot_server: bool| {
+        let mut asking = with("eth0", "dhcp", "share");
+        asking.extend(with("eth0", "boot-server", boot_server));
+        asking
+    };
+    for (site, taken, boot_server, expected) in [
+        ("", false, true, Some("dhcp")),
+        ("", true, true, None),
+        ("raw-dhcp = true", false, true, Some("dhcp")),
+        ("raw-dhcp = true", true, false, None),
+        ("raw-dhcp = true", true, true, Some("dhcp-raw")),
+    ] {
+        let lab = Lab::start_with(site).await;
+        let client = lab.client().await;
+        if taken {
+            lab.helper.world().holders.push(server);
+        }
+        let case = format!("{site} {taken} {boot_server}");
+        match client.proxy.open(asking(boot_server)).await {
+            Ok((_, sockets, facts)) => {
+                let key = sockets.keys().find(|key| key.starts_with("dhcp")).map(String::as_str);
+                assert_eq!(key, expected, "{case}");
+                let mode = if taken { "shared-raw" } else { "shared" };
+                assert_eq!(*facts["dhcp-mode"], Variant::from(mode), "{case}");
+            }
+            Err(Error::AddressInUse(text)) => {
+                assert_eq!(expected, None, "{case}: {text}");
+                assert!(text.contains("bind-dynamic") && text.contains("raw-dhcp"), "{text}");
+            }
+            Err(error) => panic!("{case}: {error:?}"),
+        }
+    }
+    // Whoever does not want to share gets the port, or nothing.
+    let lab = Lab::start_with("raw-dhcp = true").await;
+    let client = lab.client().await;
+    lab.helper.world().holders.push(server);
+    let refused = client.open("eth0").await.unwrap_err();
+    assert!(matches!(refused, Error::AddressInUse(_)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -485,9 +485,11 @@ impl Kernel for Fake {
 
     fn bind(&mut self, opening: &Opening, _address: Ipv4Addr) -> Result<Bound, BindError> {
         let mut world = self.world();
-        let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new() };
+        let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new(), ear: None };
+        let raw = opening.dhcp == Dhcp::Raw;
+        let dhcp = if raw { keys::socket::DHCP_RAW } else { keys::socket::DHCP };
         let wanted = [
-            (opening.dhcp != Dhcp::None, keys::socket::DHCP, Protocol::Udp, 67),
+            (opening.dhcp != Dhcp::None, dhcp, Protocol::Udp, 67),
             (opening.tftp, keys::socket::TFTP, Protocol::Udp, 69),
             (opening.boot_server, keys::socket::BOOT_SERVER, Protocol::Udp, 4011),
             (opening.http.is_some(), keys::socket::HTTP, Protocol::Tcp, opening.http.unwrap_or(0)),
@@ -495,6 +497,7 @@ impl Kernel for Fake {
         for (_, key, protocol, port) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
             let taken = world.holders.iter().any(|holder| {
                 (holder.protocol, holder.port) == (protocol, port)
+                    && !(raw && port == 67)
                     && holder.address != IpAddr::from([127, 0, 0, 1])
             });
             let result = match taken {

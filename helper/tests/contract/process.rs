@@ -222,15 +222,22 @@ fn p10_the_helper_refuses_to_run_with_more_or_less_than_it_needs() {
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(format!("--inh-caps=-all{capabilities}"))
             .arg(format!("--ambient-caps=-all{capabilities}"))
-            .args([HELPER, "--sweep"]);
+            .arg(HELPER);
         command
     };
     let exact = ",+net_admin,+net_bind_service";
-    assert!(with(exact).status().unwrap().success());
-    for wrong in ["", ",+net_admin", ",+net_admin,+net_bind_service,+net_raw"] {
-        let said = refused(&mut with(wrong));
+    let raw = ",+net_admin,+net_bind_service,+net_raw";
+    // What sweeps after a helper has the same drop-in as that.
+    for enough in [exact, raw] {
+        assert!(with(enough).arg("--sweep").status().unwrap().success());
+    }
+    for wrong in ["", ",+net_admin", ",+net_admin,+net_raw", &format!("{exact},+sys_time")] {
+        let said = refused(with(wrong).arg("--sweep"));
         assert!(said.contains("exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"), "{said}");
     }
+    // The site has not said what it would be for.
+    let said = refused(&mut with(raw));
+    assert!(said.contains("raw-dhcp = true"), "{said}");
 }
 
 #[test]

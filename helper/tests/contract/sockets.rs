@@ -123,6 +123,51 @@ fn p8_sockets_are_marked_confined_and_locked() {
     );
 }
 
+/// Beside a server that has UDP 67 for itself.
+#[test]
+fn p8_a_raw_socket_hears_what_a_shared_one_would_and_nothing_after_its_lease() {
+    let Some(peer) = two_wires() else { return };
+    let _server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67)).unwrap();
+    let opening = Opening { dhcp: Dhcp::Raw, ..opening() };
+    let mut bound = sockets::bind(&opening, ADDRESS).unwrap();
+    let raw = take(&mut bound, "dhcp-raw");
+    let socket = SockRef::from(&raw);
+    // Of no lease: the guard knows nothing that it may send.
+    assert_eq!(socket.mark().unwrap(), 0x5a00_0000);
+    assert!(socket.detach_filter().is_err());
+    assert!(socket.attach_filter(&[SockFilter::new(6, 0, 0, u32::MAX)]).is_err());
+    let hears = |from, to, expected| {
+        send(&peer, from, to, 3);
+        received(&raw, expected)
+    };
+    let everybody = "255.255.255.255:67";
+    assert_eq!(hears("192.0.2.2", everybody, 3), 3);
+    for device in [Some(b"pc-svc0".as_slice()), None, Some(b"pc-svc1")] {
+        // Its holder's own affair, which gives it nothing more.
+        socket.bind_device(device).unwrap();
+        for (from, to) in [
+            ("192.0.2.2", "255.255.255.255:68"),
+            ("192.0.2.2", "192.0.2.1:67"),
+            ("198.51.100.2", everybody),
+        ] {
+            assert_eq!(hears(from, to, 0), 0, "{device:?} {from} {to}");
+        }
+        let home = if device == Some(b"pc-svc1") { 0 } else { 3 };
+        assert_eq!(hears("192.0.2.2", everybody, home), home, "{device:?}");
+    }
+    socket.bind_device(Some(b"pc-svc0")).unwrap();
+    let refused = raw.send_to(&[0; 300], "192.0.2.2:0").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+
+    // The lease ends, and its holder does what it likes with the socket.
+    drop(bound.ear.take().unwrap());
+    assert_eq!(hears("192.0.2.2", everybody, 0), 0);
+    socket.bind_device(Some(b"pc-svc0")).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67)).into()).unwrap();
+    rustix::net::connect_unspec(&raw).unwrap();
+    assert_eq!(hears("192.0.2.2", everybody, 0), 0);
+}
+
 #[test]
 fn packets_go_to_the_lease_and_never_to_the_placeholder() {
     let Some(peer) = two_wires() else { return };

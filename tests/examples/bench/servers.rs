@@ -109,8 +109,8 @@ pub struct Server {
 
 #[derive(Debug)]
 enum Body {
-    // Dropped in this order: the process, then where it runs.
-    Rival { _process: Process, netns: Netns },
+    // Dropped in this order: what keeps its processes together, then where they run.
+    Rival { keeper: Process, netns: Netns },
     Ours(Box<Ours>),
 }
 
@@ -168,15 +168,17 @@ impl Server {
         let netns = Netns::new(name)?;
         lan.attach(&netns, "eth0", Some("192.0.2.2/24"))?;
         plug_machines(&lan, &machines)?;
-        let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let process = netns.daemon(program, &words)?;
+        // A process namespace of its own: its workers end with it, even if this program is killed.
+        let alone = ["--fork", "--pid", "--kill-child", program];
+        let words: Vec<_> = alone.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let keeper = netns.daemon("unshare", &words)?;
         let ready =
             || netns.sh(&format!("ss -Hlntu {listens}")).is_ok_and(|lines| !lines.is_empty());
         let how = format!("{program} {}", arguments.join(" "));
         if !wait_until(SOON, ready) {
             return Err(LabError(format!("{name} does not listen: {how}")));
         }
-        Ok(Self { name, how, body: Body::Rival { _process: process, netns }, machines, lan })
+        Ok(Self { name, how, body: Body::Rival { keeper, netns }, machines, lan })
     }
 
     pub fn dnsmasq(images: &Images) -> Result<Self> {
@@ -251,7 +253,11 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
     /// The processes that serve.
     pub fn pids(&self) -> Result<Vec<u32>> {
         match &self.body {
-            Body::Rival { netns, .. } => netns.processes(),
+            Body::Rival { keeper, netns } => {
+                let mut pids = netns.processes()?;
+                pids.retain(|pid| *pid != keeper.pid());
+                Ok(pids)
+            }
             Body::Ours(ours) => {
                 let client = ours.client.as_ref().map(Client::pid).transpose()?;
                 Ok(client.into_iter().chain(ours.host.helpers()?).collect())

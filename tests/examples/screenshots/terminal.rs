@@ -174,7 +174,14 @@ impl Client<'_> {
         let file = self.offered(class, 0, false)?;
         let server = SocketAddrV4::new(HOST.into(), TFTP);
         let from = Ipv4Addr::UNSPECIFIED;
-        let request = tftp::Request { from, server, file: &file, block: 1428, window: 1 };
+        let request = tftp::Request {
+            from,
+            server,
+            file: &file,
+            block: 1428,
+            window: 1,
+            pause: Duration::ZERO,
+        };
         let loader = self.lab.run(|| tftp::fetch(&request, Enough::ALL, |_| {}).map(drop))?;
         loader.map_err(|error| LabError::of(&file, error))?;
         let script = self.offered(class, 0, true)?;
