@@ -73,7 +73,7 @@ struct Machine<'a> {
     vendor: Option<Option<&'a str>>,
 }
 
-/// `machine`, as a line: the event's own fields beside it, and who made the machine's network card.
+/// `machine`, as the text of a line: the event's own fields beside it, and who made the machine's network card.
 /// There is one for each step of each machine, so it is written without an object in between.
 #[must_use]
 pub fn machine(interface: &str, event: &Event, vendor: Option<&str>) -> String {
@@ -81,9 +81,7 @@ pub fn machine(interface: &str, event: &Event, vendor: Option<&str>) -> String {
     let vendor = seen.then_some(vendor);
     let machine = Machine { event: "machine", interface, what: event, vendor };
     // Every field of an event is a number, a text or a list of texts, which cannot fail.
-    let mut line = serde_json::to_string(&machine).unwrap_or_default();
-    line.push('\n');
-    line
+    serde_json::to_string(&machine).unwrap_or_default()
 }
 
 /// `note`.
@@ -249,7 +247,6 @@ mod tests {
             concat!(
                 r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
                 r#""fact":"seen","arch":7,"firmware":"pxe","vendor":"Maker"}"#,
-                "\n"
             )
         );
         assert_eq!(
@@ -257,7 +254,6 @@ mod tests {
             concat!(
                 r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
                 r#""fact":"ignored","why":"no-loader","arch":11}"#,
-                "\n"
             )
         );
         assert_eq!(
@@ -273,7 +269,6 @@ mod tests {
                 r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
                 r#""fact":"transfer-started","transfer":1,"protocol":"http","role":{"initrd":0},"#,
                 r#""file":"i","size":9,"sent":0}"#,
-                "\n"
             )
         );
         assert_eq!(
@@ -281,7 +276,6 @@ mod tests {
             concat!(
                 r#"{"event":"machine","interface":"eth0","at":12,"mac":"02:00:00:00:00:01","#,
                 r#""statement":"handed-over"}"#,
-                "\n"
             )
         );
     }

@@ -362,7 +362,8 @@ impl Report {
         drop(board);
         self.tell_page(|page| page.count(event));
         if self.json {
-            self.write(&json::machine(interface, event, vendor.as_deref()));
+            let object = json::machine(interface, event, vendor.as_deref());
+            self.write(&(object + "\n"));
         }
         if !lines {
             return;

@@ -165,7 +165,7 @@ pub fn terminal(octets: &[u8]) {
             let line = line.render(false);
             assert!(!line.chars().any(char::is_control), "{line:?}");
         }
-        let line = json::machine("eth0", &event, None).to_string();
+        let line = json::machine("eth0", &event, None);
         assert!(!line.contains('\n'), "{line}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"], "machine");
     }
