@@ -185,8 +185,9 @@ mod tests {
     fn on_a_terminal(script: &str) -> (Pty, Process) {
         let pty = Pty::open(Path::new("/")).unwrap();
         let mut command = mortal("setsid");
+        // A shell cannot trap what was ignored when it began, as what runs in the background does.
         command
-            .args(["--ctty", "sh", "-c", script])
+            .args(["--ctty", "env", "--default-signal=INT", "sh", "-c", script])
             .stdin(pty.line().unwrap())
             .stdout(pty.line().unwrap())
             .stderr(pty.line().unwrap());

@@ -86,6 +86,8 @@ pub fn storm(interface: &str, machines: u16, quiet: Duration) -> std::io::Result
     let ears = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     ears.bind_device(Some(interface.as_bytes()))?;
     ears.set_broadcast(true)?;
+    // A process that another thread is starting holds the last storm's socket for a moment.
+    ears.set_reuse_address(true)?;
     setsockopt(&ears, sockopt::RcvBufForce, &BUFFER)?;
     ears.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 68)).into())?;
     let ears = UdpSocket::from(ears);
