@@ -25,7 +25,7 @@ use crate::{
     image::{Cpu, EfiImage, Generation, Loader, MenuItem, NoEfiImage, menu_folder},
     mac::MacAddr,
     wire::{
-        dhcp::message_type,
+        dhcp::{Header, message_type},
         dhcp_reply::{self, BootFileTooLong, Item, Kind, Reply, Vendor},
     },
 };
@@ -241,7 +241,7 @@ pub fn screen(query: &Query, port: Port, policy: &Policy, memory: Memory) -> Res
 /// # Errors
 /// Why it gets nothing to boot.
 pub fn admit(query: &Query, policy: &Policy, memory: Memory) -> Result<(), Ignore> {
-    if !policy.admits(query.mac) {
+    if !policy.admits(query.ask.mac) {
         return Err(Ignore::Machine(Ignored::NotSelected));
     }
     if memory.local_boot {
@@ -333,27 +333,20 @@ fn reply(
     fact: Fact,
 ) -> Result<Decision, Ignore> {
     let destination = destination(query, port)?;
+    let ask = &query.ask;
+    let (kind, ciaddr) = match port {
+        Port::Dhcp => (Kind::Offer, Ipv4Addr::UNSPECIFIED),
+        Port::BootServer { .. } => (Kind::Ack, ask.header.ciaddr),
+    };
     let reply = Reply {
-        kind: match port {
-            Port::Dhcp => Kind::Offer,
-            Port::BootServer { .. } => Kind::Ack,
-        },
-        htype: query.htype,
-        hlen: query.hlen,
-        xid: query.xid,
-        flags: query.flags,
-        ciaddr: match port {
-            Port::Dhcp => Ipv4Addr::UNSPECIFIED,
-            Port::BootServer { .. } => query.ciaddr,
-        },
-        giaddr: query.giaddr,
-        chaddr: query.chaddr,
+        kind,
+        header: Header { ciaddr, ..ask.header },
         server: policy.address,
         lease: None,
         boot: Some(boot),
-        machine_id: query.machine_id.clone(),
-        client_id: query.client_id.clone(),
-        relay: query.relay.clone(),
+        machine_id: ask.machine_id.clone(),
+        client_id: ask.client_id.clone(),
+        relay: ask.relay.clone(),
     };
     let bytes = reply.emit()?;
     Ok(Decision::Reply { bytes, destination, fact })
@@ -401,13 +394,13 @@ pub fn boot_data(
 /// Whether the message is one that this port answers.
 fn asks_us(query: &Query, port: Port, policy: &Policy) -> Result<(), Ignore> {
     use message_type::{DISCOVER, INFORM, REQUEST};
-    match (port, query.message_type, query.client) {
+    match (port, query.ask.message_type, query.client) {
         (Port::Dhcp, DISCOVER, _) => return Ok(()),
         // UEFI HTTP boot has no boot server.
         (Port::BootServer { .. }, DISCOVER | REQUEST | INFORM, Client::Pxe) => {}
         (_, other, _) => return Err(Ignore::MessageType(other)),
     }
-    match (query.server_id, query.boot_item) {
+    match (query.ask.server_id, query.boot_item) {
         (Some(server), _) if server != policy.address => Err(Ignore::OtherServer(server)),
         (_, Some(item)) if item.number().is_none() => Err(Ignore::BootItem(item)),
         _ => Ok(()),
@@ -484,7 +477,7 @@ fn menu_boot(
     items: &[(usize, &MenuItem)],
     chosen: Option<BootItem>,
 ) -> Result<Boot, Ignore> {
-    let file = |number| Policy::item_name(query.mac, number);
+    let file = |number| Policy::item_name(query.ask.mac, number);
     if let Some(item) = chosen {
         let found = items.iter().find(|(number, _)| item.number() == Some(*number));
         let (number, _) = found.ok_or(Ignore::BootItem(item))?;
@@ -524,7 +517,7 @@ fn boot(
 fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Boot, Ignore> {
     let arch = row.arch;
     match efi {
-        Ok(_) if runs(efi, row) => Ok(Boot::of(policy.efi_url(query.mac), OfferForm::Http)),
+        Ok(_) if runs(efi, row) => Ok(Boot::of(policy.efi_url(query.ask.mac), OfferForm::Http)),
         Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
         Err(reason) => {
             let reason = reason.to_string();
@@ -544,8 +537,8 @@ fn boot_ipxe(
     let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
-        Some(loader) => Boot::of(Policy::loader_name(query.mac, loader), OfferForm::Complete),
-        None => Boot::of(policy.script_url(query.mac), OfferForm::Script),
+        Some(loader) => Boot::of(Policy::loader_name(query.ask.mac, loader), OfferForm::Complete),
+        None => Boot::of(policy.script_url(query.ask.mac), OfferForm::Script),
     }
 }
 
@@ -573,7 +566,7 @@ fn boot_firmware(
         && table::cpu(row.arch) == Some(*cpu)
         && !policy.loaders.contains(&given)
     {
-        let file = format!("{}/{file}", query.mac.hyphenated());
+        let file = format!("{}/{file}", query.ask.mac.hyphenated());
         return Ok(Boot::of(file, form));
     }
     // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
@@ -588,7 +581,7 @@ fn boot_firmware(
         // The files' names are the machine's own.
         return Ok(Boot::of(String::new(), row.offer));
     }
-    Ok(Boot::of(Policy::loader_name(query.mac, loader), form))
+    Ok(Boot::of(Policy::loader_name(query.ask.mac, loader), form))
 }
 
 /// The first loader that we have, or a later one after failures, in turn. Without any, the EFI
@@ -615,8 +608,9 @@ fn pick(
 
 /// Where the answer goes (RFC 2131 section 4.1; PXE 2.1 for 4011).
 fn destination(query: &Query, port: Port) -> Result<SocketAddrV4, Ignore> {
+    let relay = query.ask.header.giaddr;
     let destination = match port {
-        _ if !query.giaddr.is_unspecified() => SocketAddrV4::new(query.giaddr, DHCP_PORT),
+        _ if !relay.is_unspecified() => SocketAddrV4::new(relay, DHCP_PORT),
         Port::Dhcp => return Ok(SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT)),
         Port::BootServer { asker } => asker,
     };

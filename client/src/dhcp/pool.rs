@@ -15,7 +15,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use crate::wire::dhcp::CHADDR;
+use crate::wire::dhcp::{CHADDR, Header};
 
 /// Records kept: as many as machines are remembered.
 pub const MOST: usize = 4096;
@@ -101,6 +101,18 @@ pub struct Machine {
     pub length: u8,
     /// `chaddr`, zero beyond `length`.
     pub octets: [u8; CHADDR],
+}
+
+impl Machine {
+    /// Who asks.
+    #[must_use]
+    pub fn of(header: &Header) -> Self {
+        let mut octets = [0; CHADDR];
+        for (to, from) in octets.iter_mut().zip(header.hardware_address()) {
+            *to = *from;
+        }
+        Self { kind: header.htype, length: header.hlen, octets }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
