@@ -9,11 +9,9 @@
 // A test speaks by failing.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+
+use portcullis_lab::repository::{assert_made, read, script, workspace};
 
 /// A file, and tests in it.
 type Proofs = &'static [(&'static str, &'static [&'static str])];
@@ -517,19 +515,8 @@ const NFTABLES: (&str, &[&str]) =
 const IPTABLES: (&str, &[&str]) = ("iptables", &["Flavour::Iptables"]);
 const NO_FIREWALL: (&str, &[&str]) = ("", &["(None)", "two_wires()", "machine_with_user()"]);
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// Whether the pages are to be made right instead of being found wrong.
-fn updating() -> bool {
-    std::env::var_os("UPDATE").is_some_and(|value| value == "1")
-}
-
-fn read(path: &str) -> String {
-    let path: PathBuf = workspace().join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+/// What makes the pages right.
+const MAKE: &str = "cargo test -p portcullis-tests --test promises";
 
 /// The tests of a source file that are run, each with its body. Those that `both_flavours!` makes
 /// have the flavour before their names, as in the output of a run.
@@ -712,24 +699,13 @@ mod tests {
 fn the_readme_shows_this_table() {
     let readme = read("README.md");
     let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (shown, after) = rest.split_once(END).unwrap();
-    let table = table();
-    if shown != table && updating() {
-        let text = [before, BEGIN, &table, END, after].concat();
-        return fs::write(workspace().join("README.md"), text).unwrap();
-    }
-    assert!(shown == table, "README's table is not what this file says: UPDATE=1 writes it");
+    let (_, after) = rest.split_once(END).unwrap();
+    assert_made("README.md", &[before, BEGIN, &table(), END, after].concat(), MAKE);
 }
 
 #[test]
 fn the_page_of_promises_is_this() {
-    let path = workspace().join("docs/promises.md");
-    let page = page();
-    if updating() {
-        fs::write(&path, &page).unwrap();
-    }
-    let shown = fs::read_to_string(path).unwrap();
-    assert!(shown == page, "docs/promises.md is not what this file says: UPDATE=1 writes it");
+    assert_made("docs/promises.md", &page(), MAKE);
 }
 
 /// The anchors of a page: `[FILE:LINE](FILE#LLINE) `WORDS``, where exactly one line of the file, this
@@ -777,10 +753,7 @@ fn the_audit_names_lines_that_are_there() {
     let page = read("helper/README.md");
     let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
     assert!(count > 30, "{count} anchors are not all");
-    if right != page && updating() {
-        return fs::write(workspace().join("helper/README.md"), right).unwrap();
-    }
-    assert_eq!(page, right, "UPDATE=1 writes it");
+    assert_made("helper/README.md", &right, MAKE);
 }
 
 /// What is wrong with a page of faults: rows `| F1 | what | what happens | FILE: `TEST`, `TEST`; FILE: ... |`,
@@ -840,8 +813,7 @@ fn every_fault_and_mistake_has_a_test_or_a_reason() {
 /// What tests/scripts/helper-size counts is what the audit's page says.
 #[test]
 fn the_audit_says_how_long_the_helper_is() {
-    let script = workspace().join("tests/scripts/helper-size");
-    let output = std::process::Command::new(script).output().unwrap();
+    let output = script("helper-size").output().unwrap();
     let output = String::from_utf8(output.stdout).unwrap();
     let (mut firewall, mut all) = (0, 0);
     for line in output.lines() {
@@ -859,10 +831,7 @@ fn the_audit_says_how_long_the_helper_is() {
     let (_, after) = rest.split_once(" of them the firewall's").unwrap();
     let length = format!("lines it is **{all} lines**, {firewall} of them the firewall's");
     let right = [before, &length, after].concat();
-    if right != page && updating() {
-        return fs::write(workspace().join("helper/README.md"), right).unwrap();
-    }
-    assert_eq!(page, right, "UPDATE=1 writes it");
+    assert_made("helper/README.md", &right, MAKE);
 }
 
 /// Links in the repository's own pages lead to files that are there.

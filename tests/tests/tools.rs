@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 
 use portcullis_lab::{
     Needs, download::kernel_path, host::Site, lan::dissect, machine, need_host, netns::Netns,
-    nixos::Flavour, process::finish, scene::Scene,
+    nixos::Flavour, process::finish, repository::script, scene::Scene,
 };
 
 const LOADER: &str = "/usr/lib/ipxe/undionly.kpxe";
@@ -156,8 +156,7 @@ fn scapy_reads_the_offer_and_its_tftp_automaton_the_file() {
     );
     let (scene, machine) = scene_with_machine();
     let _client = scene.serve(&[]).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/scapy-client");
-    let mut command = Command::new(script);
+    let mut command = script("scapy-client");
     command.args(["02:00:00:00:00:07", "192.0.2.2", FILE]);
     let said = machine.finish(command).unwrap();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
