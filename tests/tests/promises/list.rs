@@ -1,35 +1,23 @@
-//! Which test proves which promise, on which firewall: README's table and docs/promises.md are made
-//! here. And the lines that the helper's audit rests on.
-//!
-//! Guarantees: every test that the table names is in the sources, is a test, is not ignored, is run
-//! by `tests/scripts/levels`, and runs behind the firewall of its column; README shows what is
-//! written here; each line that helper/README.md quotes is where it says. After a change: `UPDATE=1 cargo test -p portcullis-tests --test promises`.
-//! Trusts that a test shows what its name says.
-
-// A test speaks by failing.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-use std::collections::BTreeMap;
-
-use portcullis_lab::repository::{assert_made, read, script, workspace};
+//! The promises, the tests that prove each of them, and what is not proven. Trusts that a test shows
+//! what its name says.
 
 /// A file, and tests in it.
-type Proofs = &'static [(&'static str, &'static [&'static str])];
+pub type Proofs = &'static [(&'static str, &'static [&'static str])];
 
 /// One promise and what proves it.
-struct Promise {
+pub struct Promise {
     /// In one sentence.
-    text: &'static str,
+    pub text: &'static str,
     /// Behind NixOS' nftables firewall.
-    nftables: Proofs,
+    pub nftables: Proofs,
     /// Behind NixOS' iptables firewall.
-    iptables: Proofs,
+    pub iptables: Proofs,
     /// On a host without a firewall.
-    none: Proofs,
+    pub none: Proofs,
     /// Where no firewall has a part in it: fake kernel, or pure code.
-    apart: Proofs,
+    pub apart: Proofs,
     /// What is not proven yet, if anything.
-    gap: &'static str,
+    pub gap: &'static str,
 }
 
 const ATTACKS: &str = "tests/tests/attacks.rs";
@@ -38,7 +26,7 @@ const SECURE: &str = "tests/tests/secureboot.rs";
 const FIREWALL: &str = "tests/tests/firewall.rs";
 const INJECT: &str = "tests/tests/inject.rs";
 const KEEP: &str = "tests/tests/keep.rs";
-const KILL: &str = "tests/tests/kill.rs";
+pub const KILL: &str = "tests/tests/kill.rs";
 const RELOAD: &str = "tests/tests/reload.rs";
 const DEB: &str = "tests/tests/deb.rs";
 const VIA: &str = "tests/tests/once.rs";
@@ -93,7 +81,7 @@ const EVERY_FAULT: &[&str] = &[
 ];
 
 /// P1 to P12, in order.
-const PROMISES: [Promise; 12] = [
+pub const PROMISES: [Promise; 12] = [
     Promise {
         text: "No port opens without polkit's decision for this caller and this request; polkit absent, slow or gone: denied.",
         nftables: &[(SYSTEM, &["p1_what_polkit_does_not_grant_is_not_opened"])],
@@ -505,358 +493,3 @@ const PROMISES: [Promise; 12] = [
         gap: "",
     },
 ];
-
-const BEGIN: &str = "<!-- made by tests/tests/promises.rs; UPDATE=1 makes it again -->\n";
-const END: &str = "<!-- end of what is made -->\n";
-
-/// A flavour's name in the sources, and how else a test shows that it runs behind it.
-const NFTABLES: (&str, &[&str]) =
-    ("nftables", &["Flavour::Nftables", "NIXOS", "owned_nixos_table"]);
-const IPTABLES: (&str, &[&str]) = ("iptables", &["Flavour::Iptables"]);
-const NO_FIREWALL: (&str, &[&str]) = ("", &["(None)", "two_wires()", "machine_with_user()"]);
-
-/// What makes the pages right.
-const MAKE: &str = "cargo test -p portcullis-tests --test promises";
-
-/// The tests of a source file that are run, each with its body. Those that `both_flavours!` makes
-/// have the flavour before their names, as in the output of a run.
-fn tests(source: &str) -> BTreeMap<String, String> {
-    let body = |name: &str| {
-        let start = source.find(&format!("fn {name}("))?;
-        let rest = &source[start..];
-        // Ends at the next closing brace of the function's own depth.
-        let line = source[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let indent: String = source[line..].chars().take_while(|c| *c == ' ').collect();
-        let end = rest.find(&format!("\n{indent}}}\n")).unwrap_or(rest.len());
-        Some(rest[..end].to_owned())
-    };
-    let mut found = BTreeMap::new();
-    let mut lines = source.lines().map(str::trim);
-    while let Some(line) = lines.next() {
-        if line == "both_flavours!(" {
-            for name in lines.by_ref().take_while(|line| *line != ");") {
-                let name = name.trim_end_matches(',');
-                for (flavour, _) in [NFTABLES, IPTABLES] {
-                    found.extend(body(name).map(|body| (format!("{flavour}::{name}"), body)));
-                }
-            }
-        } else if line == "#[test]" || line.starts_with("#[tokio::test") {
-            let mut ignored = false;
-            let name = lines.by_ref().find_map(|line| {
-                ignored |= line.starts_with("#[ignore");
-                let name = line.trim_start_matches("async ").strip_prefix("fn ")?;
-                Some(name.split('(').next()?.to_owned())
-            });
-            let name = name.filter(|_| !ignored);
-            found.extend(name.and_then(|name| Some((name.clone(), body(&name)?))));
-        }
-    }
-    found
-}
-
-/// Why a file's tests are not run by `make test`, if so.
-fn left_out(path: &str) -> Option<String> {
-    let levels = read("tests/scripts/levels");
-    if let Some(name) = path.strip_prefix("helper/tests/contract/") {
-        let module = format!("mod {};", name.trim_end_matches(".rs"));
-        let main = read("helper/tests/contract/main.rs");
-        return (!main.contains(&module)).then(|| format!("{path} is in no module"));
-    }
-    // Of the test program: `firewall/named.rs` is a part of `firewall.rs`.
-    let name = path.strip_prefix("tests/tests/")?.split(['/', '.']).next()?;
-    // Level 4 runs all but those that other levels name.
-    let others = levels.lines().find(|line| line.contains(") ;; *) echo")).unwrap();
-    let elsewhere = others.split(['(', ')', '|', ' ']).any(|word| word == name);
-    let named = levels.lines().any(|line| {
-        line.contains(&format!("--test {name}"))
-            || line.trim_start().starts_with("laboratory ")
-                && line.split_whitespace().any(|word| word == name)
-    });
-    (elsewhere && !named).then(|| format!("{path} is on no level"))
-}
-
-/// What is wrong with one column of a promise.
-fn faults(number: usize, proofs: Proofs, column: Option<(&str, &[&str])>) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (path, names) in proofs {
-        let tests = tests(&read(path));
-        faults.extend(left_out(path));
-        for name in *names {
-            let place = format!("P{number}: {path}: {name}");
-            let plain = tests.get(*name);
-            let flavour = column.map_or("", |(flavour, _)| flavour);
-            let of_both = tests.get(&format!("{flavour}::{name}"));
-            match (plain, of_both, column) {
-                (None, None, _) => faults.push(format!("{place} is no test that is run")),
-                (Some(body), _, Some((_, signs)))
-                    if !signs.iter().any(|sign| body.contains(sign)) =>
-                {
-                    faults.push(format!("{place} has none of {signs:?}: wrong column?"));
-                }
-                _ => {}
-            }
-        }
-    }
-    faults
-}
-
-/// How many tests in which file, for a glance.
-fn cell(proofs: Proofs) -> String {
-    let files = proofs.iter().map(|(path, names)| {
-        let (_, file) = path.rsplit_once('/').unwrap();
-        format!("{} in [{file}]({path})", names.len())
-    });
-    let files: Vec<_> = files.collect();
-    if files.is_empty() { "-".to_owned() } else { files.join(", ") }
-}
-
-fn table() -> String {
-    let mut text = "\
-| | promise | NixOS nftables | NixOS iptables | no firewall | any firewall |
-|---|---|---|---|---|---|
-"
-    .to_owned();
-    for (number, promise) in (1..).zip(&PROMISES) {
-        let columns = [promise.nftables, promise.iptables, promise.none, promise.apart].map(cell);
-        let link = format!("[P{number}](docs/promises.md#p{number})");
-        text += &format!("| {link} | {} | {} |\n", promise.text, columns.join(" | "));
-    }
-    text
-}
-
-/// The page with every test by its name.
-fn page() -> String {
-    let mut text = "\
-# Promises
-
-Each promise, the tests that prove it behind each firewall, and what is not proven. Made by `tests/tests/promises.rs`
-(`UPDATE=1 cargo test -p portcullis-tests --test promises` makes it again), which also checks that each test is there and is run.
-"
-    .to_owned();
-    for (number, promise) in (1..).zip(&PROMISES) {
-        text += &format!("\n## P{number}\n\n{}\n\n", promise.text);
-        for (column, proofs) in [
-            ("NixOS nftables", promise.nftables),
-            ("NixOS iptables", promise.iptables),
-            ("no firewall", promise.none),
-            ("any firewall", promise.apart),
-        ] {
-            for (path, names) in proofs {
-                let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-                text += &format!("* {column}, [{path}](../{path}): {}\n", names.join(", "));
-            }
-        }
-        if !promise.gap.is_empty() {
-            text += &format!("* **What is open:** {}\n", promise.gap);
-        }
-    }
-    text
-}
-
-#[test]
-fn every_test_that_proves_a_promise_is_there_and_is_run() {
-    let mut wrong = Vec::new();
-    for (number, promise) in (1..).zip(&PROMISES) {
-        wrong.extend(faults(number, promise.nftables, Some(NFTABLES)));
-        wrong.extend(faults(number, promise.iptables, Some(IPTABLES)));
-        wrong.extend(faults(number, promise.none, Some(NO_FIREWALL)));
-        wrong.extend(faults(number, promise.apart, None));
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn what_is_no_test_is_not_taken_for_one() {
-    let source = "
-both_flavours!(
-    p1_twice,
-);
-fn p1_twice(flavour: Flavour) {}
-#[test]
-#[ignore = \"slow\"]
-fn p1_ignored() {}
-// #[test]
-fn p1_helper() {}
-mod tests {
-    #[tokio::test(flavor = \"current_thread\")]
-    async fn p1_inside() {
-        Flavour::Iptables
-    }
-    fn other() { Flavour::Nftables }
-}
-";
-    let found = tests(source);
-    let names: Vec<_> = found.keys().collect();
-    assert_eq!(names, ["iptables::p1_twice", "nftables::p1_twice", "p1_inside"]);
-    let body = &found["p1_inside"];
-    assert!(body.contains("Iptables") && !body.contains("Nftables"), "{body}");
-    assert_eq!(faults(1, &[(KILL, &["p1_absent"])], None).len(), 1);
-    let misplaced = faults(2, &[(KILL, &["p2_client_killed_iptables"])], Some(NFTABLES));
-    assert_eq!(misplaced.len(), 1, "{misplaced:?}");
-}
-
-#[test]
-fn the_readme_shows_this_table() {
-    let readme = read("README.md");
-    let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (_, after) = rest.split_once(END).unwrap();
-    assert_made("README.md", &[before, BEGIN, &table(), END, after].concat(), MAKE);
-}
-
-#[test]
-fn the_page_of_promises_is_this() {
-    assert_made("docs/promises.md", &page(), MAKE);
-}
-
-/// The anchors of a page: `[FILE:LINE](FILE#LLINE) `WORDS``, where exactly one line of the file, this
-/// one, has the words. Gives the page with the right numbers, and how many anchors it has.
-fn with_right_lines(page: &str, source: impl Fn(&str) -> String) -> (String, usize) {
-    let mut parts = page.split("#L");
-    let mut right = parts.next().unwrap().to_owned();
-    let mut count = 0;
-    for part in parts {
-        let (_, quote) = part.split_once(") `").unwrap();
-        let (quote, rest) = quote.split_once('`').unwrap();
-        let label = right.rfind('[').unwrap();
-        let (file, _) = right[label + 1..].split_once(':').unwrap();
-        let file = file.to_owned();
-        let text = source(&file);
-        let mut lines = (1..).zip(text.lines()).filter(|(_, line)| line.contains(quote));
-        let (line, _) = lines.next().unwrap_or_else(|| panic!("{file} has no line with {quote}"));
-        assert_eq!(lines.next(), None, "{file} has more than one line with {quote}");
-        right.truncate(label);
-        right += &format!("[{file}:{line}]({file}#L{line}) `{quote}`{rest}");
-        count += 1;
-    }
-    (right, count)
-}
-
-#[test]
-fn an_anchor_follows_its_words() {
-    let source = |file: &str| {
-        assert_eq!(file, "src/a.rs");
-        "one\ntwo\n".to_owned()
-    };
-    let page = "a [src/a.rs:9](src/a.rs#L8) `two`, b";
-    let (right, count) = with_right_lines(page, source);
-    assert_eq!((right.as_str(), count), ("a [src/a.rs:2](src/a.rs#L2) `two`, b", 1));
-    for wrong in ["`o`", "`three`"] {
-        let page = page.replace("`two`", wrong);
-        let result = std::panic::catch_unwind(|| with_right_lines(&page, source));
-        assert!(result.is_err(), "{wrong}");
-    }
-}
-
-/// The auditor's questions are answered by lines that are there and say what is quoted.
-#[test]
-fn the_audit_names_lines_that_are_there() {
-    let page = read("helper/README.md");
-    let (right, count) = with_right_lines(&page, |file| read(&format!("helper/{file}")));
-    assert!(count > 30, "{count} anchors are not all");
-    assert_made("helper/README.md", &right, MAKE);
-}
-
-/// What is wrong with a page of faults: rows `| F1 | what | what happens | FILE: `TEST`, `TEST`; FILE: ... |`,
-/// the last cell `-` where the third says why there is no test.
-fn wrong_rows(page: &str, source: impl Fn(&str) -> String) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut numbers = Vec::new();
-    for row in page.lines() {
-        let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let [_, number, _, outcome, proofs, _] = *cells else { continue };
-        if !number.starts_with(['F', 'M']) {
-            continue;
-        }
-        numbers.push(number.to_owned());
-        if proofs == "-" {
-            let reason = outcome.starts_with("no test: ");
-            wrong.extend((!reason).then(|| format!("{number}: neither test nor reason")));
-            continue;
-        }
-        for proof in proofs.split("; ") {
-            let Some((path, names)) = proof.split_once(": `") else {
-                wrong.push(format!("{number}: {proof}"));
-                continue;
-            };
-            wrong.extend(left_out(path));
-            let tests = tests(&source(path));
-            for name in names.trim_end_matches('`').split("`, `") {
-                let of_both = format!("nftables::{name}");
-                if !tests.contains_key(name) && !tests.contains_key(&of_both) {
-                    wrong.push(format!("{number}: {path}: {name} is no test that is run"));
-                }
-            }
-        }
-    }
-    let all = |letter, last| (1..=last).map(move |number| format!("{letter}{number}"));
-    let expected: Vec<_> = all('F', 36).chain(all('M', 33)).collect();
-    wrong.extend((numbers != expected).then(|| format!("not F1 to F36, M1 to M33: {numbers:?}")));
-    wrong
-}
-
-#[test]
-fn every_fault_and_mistake_has_a_test_or_a_reason() {
-    let page = read("docs/faults.md");
-    let wrong = wrong_rows(&page, read);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    // What is wrong is found.
-    for (right, wrong) in [
-        ("`p1_without_polkit_nothing_opens`, `p1_open", "`p1_absent`, `p1_open"),
-        ("no test: neither NixOS", "neither NixOS"),
-        ("| F7 |", "| F8 |"),
-    ] {
-        assert!(page.contains(right), "{right}");
-        assert!(!wrong_rows(&page.replacen(right, wrong, 1), read).is_empty(), "{wrong}");
-    }
-}
-
-/// What tests/scripts/helper-size counts is what the audit's page says.
-#[test]
-fn the_audit_says_how_long_the_helper_is() {
-    let output = script("helper-size").output().unwrap();
-    let output = String::from_utf8(output.stdout).unwrap();
-    let (mut firewall, mut all) = (0, 0);
-    for line in output.lines() {
-        let (lines, file) = line.trim().split_once(' ').unwrap();
-        let lines: usize = lines.parse().unwrap();
-        match file {
-            "in all" => all = lines,
-            file if file.starts_with("firewall/") => firewall += lines,
-            _ => {}
-        }
-    }
-    assert!(firewall > 0 && all > firewall, "{output}");
-    let page = read("helper/README.md");
-    let (before, rest) = page.split_once("lines it is **").unwrap();
-    let (_, after) = rest.split_once(" of them the firewall's").unwrap();
-    let length = format!("lines it is **{all} lines**, {firewall} of them the firewall's");
-    let right = [before, &length, after].concat();
-    assert_made("helper/README.md", &right, MAKE);
-}
-
-/// Links in the repository's own pages lead to files that are there.
-#[test]
-fn links_lead_somewhere() {
-    let mut seen = 0;
-    for page in [
-        "README.md",
-        "ARCHITECTURE.md",
-        "SECURITY.md",
-        "helper/README.md",
-        "helper/JOURNAL.md",
-        "docs/faults.md",
-        "docs/soak.md",
-    ] {
-        let text = read(page);
-        let folder = workspace().join(page).parent().unwrap().to_path_buf();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap();
-            if target.is_empty() || target.contains("://") {
-                continue;
-            }
-            assert!(folder.join(target).exists(), "{page}: {target}");
-            seen += 1;
-        }
-    }
-    assert!(seen > 50, "{seen} links are not all");
-}
