@@ -29,7 +29,8 @@ use tokio::{
 
 use super::{
     ask::Ask,
-    decide::{Decision, Ignore, admit, boot_data, decide, fits, leave, local_disk, screen},
+    choice::boot_data,
+    decide::{Decision, Ignore, admit, decide, fits, leave, local_disk, screen},
     probe::Prober,
     query::{NotBootClient, Port, Query},
     server::{Answer, Server, Verdict, answering_server},

@@ -36,9 +36,6 @@ const GUID: [u8; 17] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 
 fn policy() -> Policy {
     Policy {
-        for_mac: [].into(),
-        once: false,
-        count: None,
         initrds: 1,
         loaders: [
             Loader::Undionly,
@@ -50,11 +47,7 @@ fn policy() -> Policy {
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
-        uefi_offer: UefiOffer::Auto,
-        boot_server: true,
-        chain: None,
-        signed: true,
-        dhcp_server: false,
+        ..Policy::plain()
     }
 }
 
