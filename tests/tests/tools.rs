@@ -25,8 +25,7 @@ fn run(machine: &Netns, directory: &Path, words: &[&str]) {
 
 fn scene_with_machine() -> (Scene, Netns) {
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.70/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.70/24").unwrap();
     (scene, machine)
 }
 

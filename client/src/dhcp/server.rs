@@ -246,9 +246,9 @@ impl Server {
 mod tests {
     use super::*;
     use crate::{
-        dhcp::pool::Subnet,
+        dhcp::{pool::Subnet, tests::message_from},
         wire::{
-            dhcp::{COOKIE, HEADER},
+            dhcp::HEADER,
             dhcp_reply::{MAX, MIN, Vendor},
         },
     };
@@ -277,23 +277,8 @@ mod tests {
         server_of(24)
     }
 
-    fn message(mac: [u8; 6], options: &[(u8, &[u8])]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
-        bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
-        bytes[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
-        bytes[28..34].copy_from_slice(&mac);
-        bytes[236..].copy_from_slice(&COOKIE);
-        for (code, data) in options {
-            bytes.push(*code);
-            bytes.push(u8::try_from(data.len()).unwrap());
-            bytes.extend_from_slice(data);
-        }
-        bytes.push(255);
-        bytes
-    }
-
     fn ask(mac: [u8; 6], options: &[(u8, &[u8])]) -> Ask {
-        Ask::parse(&message(mac, options)).unwrap()
+        Ask::parse(&message_from(mac, options)).unwrap()
     }
 
     fn from(mac: [u8; 6], ciaddr: [u8; 4], options: &[(u8, &[u8])]) -> Ask {
@@ -486,7 +471,7 @@ mod tests {
         }
         // By its answer: told once.
         let mut server = fresh();
-        let mut offer = message(MACHINE, &[(53, &[2]), theirs]);
+        let mut offer = message_from(MACHINE, &[(53, &[2]), theirs]);
         assert_eq!(answering_server(&offer), None, "op 1 is no answer");
         offer[0] = 2;
         assert_eq!(answering_server(&offer), Some(OTHER));
@@ -494,7 +479,7 @@ mod tests {
         let mut server = fresh();
         assert!(!server.rival_answers(OURS) && !server.rival_answers(Ipv4Addr::UNSPECIFIED));
         assert_eq!(server.rival(), None);
-        let mut discover = message(MACHINE, &[(53, &[1]), theirs]);
+        let mut discover = message_from(MACHINE, &[(53, &[1]), theirs]);
         discover[0] = 2;
         assert_eq!(answering_server(&discover), None);
     }
