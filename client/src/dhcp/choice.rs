@@ -91,13 +91,13 @@ pub(super) fn row(query: &Query, policy: &Policy) -> Result<Row, Ignore> {
 }
 
 /// What the machine loads, and the form of an offer on 67.
-struct Boot {
+struct Choice {
     file: String,
     form: OfferForm,
     menu: Vec<Item>,
 }
 
-impl Boot {
+impl Choice {
     fn of(file: String, form: OfferForm) -> Self {
         Self { file, form, menu: Vec::new() }
     }
@@ -135,24 +135,24 @@ fn menu_boot(
     policy: &Policy,
     items: &[(usize, &MenuItem)],
     chosen: Option<BootItem>,
-) -> Result<Boot, Ignore> {
+) -> Result<Choice, Ignore> {
     let file = |number| Policy::item_name(query.ask.mac, number);
     if let Some(item) = chosen {
         let found = items.iter().find(|(number, _)| item.number() == Some(*number));
         let (number, _) = found.ok_or(Ignore::BootItem(item))?;
-        return Ok(Boot::of(file(*number), OfferForm::Complete));
+        return Ok(Choice::of(file(*number), OfferForm::Complete));
     }
     // Asked without a word of the menu, the boot server names the first one.
     if items.len() < 2 || !policy.boot_server || port != Port::Dhcp {
         let (first, _) =
             items.first().ok_or(Ignored::NoLoader { arch: row.arch }).map_err(Ignore::Machine)?;
-        return Ok(Boot::of(file(*first), form(row, policy)));
+        return Ok(Choice::of(file(*first), form(row, policy)));
     }
     let line = |(number, item): &(usize, &MenuItem)| {
         Some(Item { kind: BootItem::kind_of(*number)?, name: item.name.clone() })
     };
     let menu = items.iter().filter_map(line).collect();
-    Ok(Boot { file: String::new(), form: OfferForm::Menu, menu })
+    Ok(Choice { file: String::new(), form: OfferForm::Menu, menu })
 }
 
 fn boot(
@@ -161,7 +161,7 @@ fn boot(
     policy: &Policy,
     memory: Memory,
     efi: &Efi,
-) -> Result<Boot, Ignore> {
+) -> Result<Choice, Ignore> {
     let other = efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row);
     if other && !has_folder(row, policy) {
         return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
@@ -173,10 +173,10 @@ fn boot(
     }
 }
 
-fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Boot, Ignore> {
+fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Choice, Ignore> {
     let arch = row.arch;
     match efi {
-        Ok(_) if runs(efi, row) => Ok(Boot::of(policy.efi_url(query.ask.mac), OfferForm::Http)),
+        Ok(_) if runs(efi, row) => Ok(Choice::of(policy.efi_url(query.ask.mac), OfferForm::Http)),
         Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
         Err(reason) => {
             let reason = reason.to_string();
@@ -192,12 +192,12 @@ fn boot_ipxe(
     policy: &Policy,
     memory: Memory,
     efi: &Efi,
-) -> Boot {
+) -> Choice {
     let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
         .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
     match loader {
-        Some(loader) => Boot::of(Policy::loader_name(query.ask.mac, loader), OfferForm::Complete),
-        None => Boot::of(policy.script_url(query.ask.mac), OfferForm::Script),
+        Some(loader) => Choice::of(Policy::loader_name(query.ask.mac, loader), OfferForm::Complete),
+        None => Choice::of(policy.script_url(query.ask.mac), OfferForm::Script),
     }
 }
 
@@ -218,7 +218,7 @@ fn boot_firmware(
     policy: &Policy,
     memory: Memory,
     efi: &Efi,
-) -> Result<Boot, Ignore> {
+) -> Result<Choice, Ignore> {
     let given = Loader::Given(row.arch);
     let form = form(row, policy);
     if let Some((cpu, file)) = &policy.chain
@@ -226,7 +226,7 @@ fn boot_firmware(
         && !policy.loaders.contains(&given)
     {
         let file = format!("{}/{file}", query.ask.mac.hyphenated());
-        return Ok(Boot::of(file, form));
+        return Ok(Choice::of(file, form));
     }
     // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
     let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
@@ -238,9 +238,9 @@ fn boot_firmware(
         .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
     if loader == Loader::Folder {
         // The files' names are the machine's own.
-        return Ok(Boot::of(String::new(), row.offer));
+        return Ok(Choice::of(String::new(), row.offer));
     }
-    Ok(Boot::of(Policy::loader_name(query.ask.mac, loader), form))
+    Ok(Choice::of(Policy::loader_name(query.ask.mac, loader), form))
 }
 
 /// The first loader that we have, or a later one after failures, in turn. Without any, the EFI

@@ -13,7 +13,7 @@ use portcullis_dbus::DHCP_PORT;
 use super::{
     ask::Ask,
     decide::CLIENT_PORT,
-    pool::{Machine, Pool, Taken},
+    pool::{HardwareAddress, Pool, Taken},
 };
 use crate::wire::{
     dhcp::{Header, Message, message_type, option},
@@ -160,7 +160,7 @@ impl Server {
         if !giaddr.is_unspecified() && !self.pool.subnet().contains(giaddr) {
             return Verdict::Silence;
         }
-        let machine = Machine::of(&ask.header);
+        let machine = HardwareAddress::of(&ask.header);
         match ask.message_type {
             DISCOVER => match self.pool.offer(now, machine, ask.requested) {
                 Some(address) => self.give(ask, Kind::Offer, address),
@@ -186,7 +186,7 @@ impl Server {
     }
 
     /// RFC 2131 section 4.3.2; the states are told apart by table 4.
-    fn request(&mut self, now: u64, ask: &Ask, machine: Machine) -> Verdict {
+    fn request(&mut self, now: u64, ask: &Ask, machine: HardwareAddress) -> Verdict {
         let holds = Some(ask.header.ciaddr).filter(|address| !address.is_unspecified());
         let Some(wanted) = ask.requested.or(holds) else {
             return Verdict::Silence;
