@@ -214,7 +214,7 @@ impl Source for Fresh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{open::tests::bzimage, read_head};
+    use crate::source::{read_head, tests::bzimage};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);

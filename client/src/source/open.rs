@@ -259,6 +259,3 @@ pub(super) fn longest() -> Machine {
     let identity = Identity { uuid: said(), arch: said(), serial: said(), hostname: said() };
     Machine { identity, ..Machine::at(&"u".repeat(LONGEST_URL)) }
 }
-
-#[cfg(test)]
-pub(super) mod tests;
