@@ -18,6 +18,7 @@ use crate::{
     config::{self, NamedChain},
     limits,
     mark::LeaseMark,
+    request::word,
 };
 
 /// The chain of NixOS' nftables firewall that openings belong into, and the base chain before it.
@@ -32,8 +33,8 @@ pub const NIXOS_IPTABLES: Path<'_> = path(Family::IPV4, "filter", "nixos-fw");
 /// The base chain of firewalld, with its nftables back end.
 pub const FIREWALLD: Path<'_> = path(Family::INET, "firewalld", "filter_INPUT");
 
-const fn path<'a>(family: Family, table: &'a str, chain: &'a str) -> Path<'a> {
-    Path { family, table, chain }
+const fn path<'a>(family: Family, table: &'a str, name: &'a str) -> Path<'a> {
+    Path { family, table, name }
 }
 
 /// The chain that the configuration names. Its names live as long as the process, as those of
@@ -261,12 +262,12 @@ fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path<'_>) -> bool {
         }
         seen = seen.saturating_add(1);
     }
-    reached.contains(&path.chain)
+    reached.contains(&path.name)
 }
 
 fn place(path: Path<'_>) -> String {
     let family = if path.family == Family::INET { "inet" } else { "ip" };
-    format!("table {family} {}, chain {}", path.table, path.chain)
+    format!("table {family} {}, chain {}", path.table, path.name)
 }
 
 /// Why this chain may refuse packets, in words.
@@ -311,17 +312,13 @@ pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
 /// iptables and nft print, compare and save exactly: no sets, no conntrack state.
 pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
     let comment = table::comment(opening.mark);
+    let (interface, marks) = (&opening.interface, opening.mark.marks());
+    let (tag, mask) = (marks.tag(), marks.mask());
+    let family = if path.family == Family::INET { "nfproto ipv4, " } else { "" };
     let rule = |(protocol, port)| {
-        let inet = path.family == Family::INET;
-        let list = [
-            if inet { expr::ipv4() } else { Vec::new() },
-            expr::iifname(&opening.interface),
-            expr::protocol(protocol),
-            expr::dport(port),
-            expr::packet_is_tagged(opening.mark.marks()),
-            expr::accept(),
-        ];
-        nft::add_rule(path, Place::Head, Some(&comment), &list.concat())
+        let wanted = format!("iifname {interface}, protocol {}, dport {port}", word(protocol));
+        let phrases = format!("{family}{wanted}, mark & {mask} = {tag}, accept");
+        nft::add_rule(path, Place::Head, Some(&comment), &phrases)
     };
     opening.ports().map(rule).collect()
 }
@@ -359,7 +356,7 @@ mod tests {
         Chain {
             family: path.family,
             table: path.table.to_owned(),
-            name: path.chain.to_owned(),
+            name: path.name.to_owned(),
             handle: 1,
             hook: input.then_some(At::INPUT),
             drops,

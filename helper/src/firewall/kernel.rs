@@ -443,10 +443,7 @@ impl Firewall for Nftables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::{
-        expr,
-        nft::{Family, Place},
-    };
+    use crate::firewall::nft::{Family, Place};
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
@@ -458,25 +455,25 @@ mod tests {
         }
         let mut ruleset = Ruleset::open().unwrap();
         let (family, table) = (Family::INET, "t");
-        let rule = |expressions: Vec<expr::Expr>| {
+        let chain = Path { family, table, name: "c" };
+        let mut rule = |phrases| {
             let changes = [
                 nft::add_owned_table(family, table),
-                nft::add_chain(family, table, "c", None),
-                nft::add_rule(Path { family, table, chain: "c" }, Place::End, None, &expressions),
+                nft::add_chain(chain, None),
+                nft::add_rule(chain, Place::End, None, phrases),
             ];
             ruleset.commit(&changes, None).map_err(kernel("open the ports"))
         };
-        let mut rule = rule;
-        let refused = rule(expr::unknown()).unwrap_err();
+        let refused = rule("no such phrase").unwrap_err();
         let FirewallError::Unsupported(text) = name_modules(refused) else {
             panic!("the modules are not named");
         };
         for part in ["open the ports", "nft_socket", "nft_fib_inet", "modules-load.d"] {
             assert!(text.contains(part), "{text}");
         }
-        rule(expr::notrack()).unwrap();
+        rule("notrack").unwrap();
         // Any other refusal keeps its own words.
-        let refused = rule(expr::notrack()).unwrap_err();
+        let refused = rule("notrack").unwrap_err();
         assert!(matches!(name_modules(refused), FirewallError::Kernel { .. }));
     }
 }

@@ -19,7 +19,7 @@ use std::{io, time::Duration};
 
 use rustix::net::netlink::NETFILTER;
 
-use super::expr::{self, Expr};
+use super::expr;
 use crate::{
     attribute::{Attributes, bytes, field, malformed, nested, number, text},
     netlink::{Message, NLM_F_ACK, Socket},
@@ -72,15 +72,15 @@ impl At {
     pub const OUTPUT: Self = Self(3);
 }
 
-/// Where a chain is: family, table, name.
+/// Where a chain or a set is: family, table, name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
-    /// Family.
+    /// Family of the table.
     pub family: Family,
     /// Table.
     pub table: &'a str,
-    /// Chain.
-    pub chain: &'a str,
+    /// Its name.
+    pub name: &'a str,
 }
 
 /// One change of the ruleset.
@@ -89,12 +89,8 @@ pub type Change = Message;
 /// A table that dies with the socket that makes it, and that nobody else can edit.
 pub fn add_owned_table(family: Family, table: &str) -> Change {
     const NFT_TABLE_F_OWNER: u32 = 2;
-    message(
-        NEW_TABLE,
-        CREATE | EXCLUSIVELY,
-        family,
-        &[text(1, table), number(2, NFT_TABLE_F_OWNER)],
-    )
+    let attributes = [text(1, table), number(2, NFT_TABLE_F_OWNER)];
+    message(NEW_TABLE, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
 /// Deletes a table with all that is in it.
@@ -103,13 +99,13 @@ pub fn delete_table(family: Family, table: &str) -> Change {
 }
 
 /// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
-pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32)>) -> Change {
-    let mut attributes = vec![text(1, table), text(3, chain)];
+pub fn add_chain(chain: Path<'_>, hook: Option<(At, i32)>) -> Change {
+    let mut attributes = vec![text(1, chain.table), text(3, chain.name)];
     if let Some((At(hook), priority)) = hook {
         let hook = nested(4, &[number(1, hook), number(2, priority.cast_unsigned())]);
         attributes.extend([hook, text(7, "filter"), number(5, expr::NF_ACCEPT)]);
     }
-    message(NEW_CHAIN, CREATE | EXCLUSIVELY, family, &attributes)
+    message(NEW_CHAIN, CREATE | EXCLUSIVELY, chain.family, &attributes)
 }
 
 /// A type of nft, for its listings: of a mark, and of the index of an interface.
@@ -124,13 +120,7 @@ pub const TIMED: u32 = 0x10;
 
 /// A set whose keys are numbers of 32 bits of these types; `id` tells it from others of the same
 /// transaction.
-pub fn add_set(
-    family: Family,
-    table: &str,
-    (set, flags): (&str, u32),
-    id: u32,
-    types: &[u32],
-) -> Change {
+pub fn add_set(set: Path<'_>, id: u32, flags: u32, types: &[u32]) -> Change {
     // nft writes the types of a joint key into one number, 6 bits each.
     let (kind, length) = types
         .iter()
@@ -138,53 +128,30 @@ pub fn add_set(
     // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
     let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
     let key = [number(3, flags), number(4, kind), number(5, length)].concat();
-    let attributes = [text(1, table), text(2, set), key, number(10, id), bytes(13, &userdata)];
-    message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
+    let name = [text(1, set.table), text(2, set.name)].concat();
+    let attributes = [name, key, number(10, id), bytes(13, &userdata)];
+    message(NEW_SET, CREATE | EXCLUSIVELY, set.family, &attributes)
 }
 
-/// Puts a mark into a set.
-pub fn add_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    message(NEW_ELEMENT, CREATE, family, &element(table, set, &mark.to_ne_bytes()))
+/// Puts a key into a set; what is there already keeps its time.
+pub fn put(set: Path<'_>, key: &[u32], time: Option<Duration>) -> Change {
+    element(NEW_ELEMENT, CREATE, set, key, time)
 }
 
-/// Puts a mark together with the index of an interface into a set.
-pub fn add_mark_and_index(
-    family: Family,
-    table: &str,
-    set: &str,
-    (mark, index): (u32, u32),
-) -> Change {
-    let key = [mark.to_ne_bytes(), index.to_ne_bytes()].concat();
-    message(NEW_ELEMENT, CREATE, family, &element(table, set, &key))
+/// Takes a key out of a set.
+pub fn take(set: Path<'_>, key: &[u32]) -> Change {
+    element(DELETE_ELEMENT, 0, set, key, None)
 }
 
-/// Puts the index of an interface into a set for a time, anew if it is there.
-pub fn put_index(
-    family: Family,
-    table: &str,
-    set: &str,
-    index: u32,
-    time: Duration,
-) -> [Change; 3] {
-    let key = index.to_ne_bytes();
-    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let timed = [expr::data(1, &key), bytes(4, &milliseconds.to_be_bytes())];
-    let add = || message(NEW_ELEMENT, CREATE, family, &elements(table, set, &timed));
-    // Added twice is there once, and deletable; only what is new has its whole time.
-    [add(), delete_number(family, table, set, index), add()]
-}
-
-/// Takes a mark or the index of an interface out of a set.
-pub fn delete_number(family: Family, table: &str, set: &str, number: u32) -> Change {
-    message(DELETE_ELEMENT, 0, family, &element(table, set, &number.to_ne_bytes()))
-}
-
-fn element(table: &str, set: &str, key: &[u8]) -> [Vec<u8>; 3] {
-    elements(table, set, &[expr::data(1, key)])
-}
-
-fn elements(table: &str, set: &str, one: &[Vec<u8>]) -> [Vec<u8>; 3] {
-    [text(1, table), text(2, set), nested(3, &[nested(expr::ELEMENT, one)])]
+fn element(kind: u8, flags: u16, set: Path<'_>, key: &[u32], time: Option<Duration>) -> Change {
+    let key: Vec<u8> = key.iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let mut one = vec![expr::data(1, &key)];
+    one.extend(time.map(|time| {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        bytes(4, &milliseconds.to_be_bytes())
+    }));
+    let elements = nested(3, &[nested(expr::ELEMENT, &one)]);
+    message(kind, flags, set.family, &[text(1, set.table), text(2, set.name), elements])
 }
 
 /// Where in its chain a new rule is put.
@@ -196,22 +163,23 @@ pub enum Place {
     End,
 }
 
-/// A rule, with a comment by which it is found again.
-pub fn add_rule(path: Path<'_>, place: Place, comment: Option<&str>, list: &[Expr]) -> Change {
-    let mut attributes = vec![text(1, path.table), text(2, path.chain), nested(4, list)];
+/// A rule, in the phrases of [`expr::rule`], with a comment by which it is found again.
+pub fn add_rule(chain: Path<'_>, place: Place, comment: Option<&str>, phrases: &str) -> Change {
+    let list = nested(4, &expr::rule(phrases));
+    let mut attributes = vec![text(1, chain.table), text(2, chain.name), list];
     // nft's own form of a comment: type 0, length with the NUL, text, NUL.
     attributes.extend(comment.map(|comment| {
         let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
         bytes(7, &[[0, length].as_slice(), comment.as_bytes(), &[0]].concat())
     }));
     let at_the_end = if place == Place::End { APPEND } else { 0 };
-    message(NEW_RULE, CREATE | at_the_end, path.family, &attributes)
+    message(NEW_RULE, CREATE | at_the_end, chain.family, &attributes)
 }
 
 /// Deletes a rule by the handle that was just read.
-pub fn delete_rule(path: Path<'_>, handle: u64) -> Change {
-    let attributes = [text(1, path.table), text(2, path.chain), bytes(3, &handle.to_be_bytes())];
-    message(DELETE_RULE, 0, path.family, &attributes)
+pub fn delete_rule(chain: Path<'_>, handle: u64) -> Change {
+    let attributes = [text(1, chain.table), text(2, chain.name), bytes(3, &handle.to_be_bytes())];
+    message(DELETE_RULE, 0, chain.family, &attributes)
 }
 
 fn message(kind: u8, flags: u16, family: Family, attributes: &[Vec<u8>]) -> Message {
@@ -341,7 +309,8 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_element_has_the_kernels_form() {
-        let Message { kind, body, .. } = add_mark(Family::INET, "portcullis", "live", 0x5a00_0001);
+        let live = Path { family: Family::INET, table: "portcullis", name: "live" };
+        let Message { kind, body, .. } = put(live, &[0x5a00_0001], None);
         assert_eq!(kind, 0x0a0c);
         let expected = [
             // struct nfgenmsg; NFTA_SET_ELEM_LIST_TABLE, _SET, padded to 4 octets each.
@@ -356,8 +325,8 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn a_rule_has_the_kernels_form_and_its_place() {
         let rule = |place| {
-            let path = Path { family: Family::INET, table: "t", chain: "c" };
-            add_rule(path, place, Some("ab"), &expr::notrack())
+            let path = Path { family: Family::INET, table: "t", name: "c" };
+            add_rule(path, place, Some("ab"), "notrack")
         };
         let (head, end) = (rule(Place::Head), rule(Place::End));
         // NLM_F_CREATE, and NLM_F_APPEND for the end.
