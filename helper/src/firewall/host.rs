@@ -94,11 +94,6 @@ impl Chain {
         self.family == table::FAMILY && self.table == table::NAME
     }
 
-    /// Whether what it does not name is dropped.
-    pub fn is_closed(&self) -> bool {
-        self.hook.is_some() && self.drops && !self.is_ours()
-    }
-
     /// Whether it is in the table of this place.
     fn is_beside(&self, path: Path<'_>) -> bool {
         self.family == path.family && self.table == path.table
@@ -297,11 +292,12 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
     ))
 }
 
-/// Of chains that are closed, those that an opening does not open, in words: what they do not name is
+/// Of base chains that drop what they do not name, those that an opening does not open, in words: it is
 /// dropped there all the same. `opened`: the chain that our rules go into. Without one, an input chain is
 /// an obstacle already, of which `judge` tells.
-pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
-    let told = closed.iter().filter(|chain| match opened {
+pub fn other_drops(chains: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
+    let closed = chains.iter().filter(|chain| chain.hook.is_some() && chain.drops);
+    let told = closed.filter(|chain| !chain.is_ours()).filter(|chain| match opened {
         Some(path) => !chain.is_beside(path) || chain.hook == Some(At::OUTPUT),
         None => !chain.is_input(),
     });
@@ -507,7 +503,6 @@ mod tests {
             at(Family::INET, "vpn", "output", At::OUTPUT),
             at(Family::IPV4, "filter", "INPUT", At::INPUT),
         ];
-        assert!(closed.iter().all(Chain::is_closed));
         assert_eq!(
             other_drops(&closed, Some(NIXOS_NFTABLES)),
             [
@@ -518,7 +513,10 @@ mod tests {
         );
         // Without a chain to open, those at input are the obstacle that is told of.
         assert_eq!(other_drops(&closed, None).len(), 3);
-        assert!(!at(table::FAMILY, table::NAME, "guard", At::OUTPUT).is_closed());
+        let ours = at(table::FAMILY, table::NAME, "guard", At::OUTPUT);
+        let open = Chain { drops: false, ..at(Family::INET, "vpn", "output", At::OUTPUT) };
+        let elsewhere = chain(path(Family::INET, "vpn", "rules"), false, true);
+        assert!(other_drops(&[ours, open, elsewhere], None).is_empty());
         let many = vec![at(Family::INET, "vpn", "output", At::OUTPUT); 100];
         assert_eq!(other_drops(&many, None).len(), limits::DROPS);
     }

@@ -11,7 +11,7 @@ use super::{
     Backend, Dhcp, Firewall, FirewallError, Opening, Standing,
     firewalld::Admission,
     host::{self, Chain, Rule},
-    nft::{self, Change, Path, Ruleset, Table},
+    nft::{self, Change, Family, Path, Ruleset, Table},
     table,
 };
 use crate::{
@@ -27,57 +27,56 @@ pub struct Nftables {
     marks: Marks,
     named: Option<Path<'static>>,
     legacy: bool,
-    open: BTreeMap<LeaseMark, Option<Found>>,
-    admissions: BTreeMap<LeaseMark, Admission>,
+    open: BTreeMap<LeaseMark, Open>,
+}
+
+/// What stands outside of our table for an open lease.
+struct Open {
+    /// The chain that its rules were put into; none where there was no firewall.
+    found: Option<Found>,
+    /// What firewalld was asked for.
+    admission: Option<Admission>,
     /// When broadcasts were last let in for a raw socket.
-    heard: BTreeMap<LeaseMark, Instant>,
+    heard: Instant,
 }
 
-/// Which very chain the head rules of a lease were put into: its table and itself by their
-/// handles, which are never used again. A reload makes others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    path: Path<'static>,
-    table: u64,
-    chain: u64,
-}
-
-/// The chain as it was when it was last found whole, or the head rules of a lease were put into it.
-#[derive(Clone, Copy, Debug)]
+/// A chain as it was when it was last found whole, or the rules of a lease were put into it.
+#[derive(Clone, Copy)]
 struct Found {
-    identity: Identity,
+    path: Path<'static>,
+    /// Which very chain it is: the handles of its table and its own, which are never used again. A
+    /// reload makes others.
+    handles: (u64, u64),
     /// The highest handle of the host's own rules: those that came later have higher ones. Rules of
     /// leases come and go as users like, and say nothing about the host's firewall.
     newest: u64,
 }
 
-/// Who holds the table `inet portcullis`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
-    Nobody,
-    /// A table without owner: restored from a listing, of no use to anybody.
-    Leftover,
-    Ourselves,
-    AnotherHelper,
+impl Found {
+    fn is_same(now: Option<Self>, before: Option<Self>) -> bool {
+        now.map(|one| (one.path, one.handles)) == before.map(|one| (one.path, one.handles))
+    }
 }
 
 /// What was found in one reading of the ruleset.
 struct Survey {
     tables: Vec<Table>,
-    holder: Holder,
     listing: Vec<(Chain, Vec<Rule>)>,
-    /// Base chains that drop what they do not name.
-    closed: Vec<Chain>,
 }
 
 impl Survey {
-    fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
-        self.listing.iter().find(|(chain, _)| chain.path() == path)
+    fn table(&self, family: Family, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.family == family && table.name == name)
     }
 
-    fn found(&self, path: Path<'static>) -> Option<Found> {
-        let newest = self.hosts_own(path).map(|rule| rule.handle).max().unwrap_or(0);
-        self.identity(path).map(|identity| Found { identity, newest })
+    /// The socket that owns our table, if that is there and has an owner: one that was restored from
+    /// a listing has none, and is of no use to anybody.
+    fn owner(&self) -> Option<Option<u32>> {
+        self.table(table::FAMILY, table::NAME).map(|table| table.owner)
+    }
+
+    fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
+        self.listing.iter().find(|(chain, _)| chain.path() == path)
     }
 
     fn rules(&self, path: Path<'_>) -> &[Rule] {
@@ -88,19 +87,16 @@ impl Survey {
         self.rules(path).iter().filter(|rule| rule.lease.is_none())
     }
 
-    fn identity(&self, path: Path<'static>) -> Option<Identity> {
+    fn found(&self, path: Path<'static>) -> Option<Found> {
+        let table = self.table(path.family, path.table)?.handle;
         let (chain, _) = self.find(path)?;
-        let its = |table: &&Table| table.family == path.family && table.name == path.table;
-        let table = self.tables.iter().find(its)?;
-        Some(Identity { path, table: table.handle, chain: chain.handle })
+        let newest = self.hosts_own(path).map(|rule| rule.handle).max().unwrap_or(0);
+        Some(Found { path, handles: (table, chain.handle), newest })
     }
 }
 
 fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
-    move |source| match source.kind() {
-        io::ErrorKind::InvalidData => FirewallError::Protocol { step },
-        _ => FirewallError::Kernel { step, source },
-    }
+    move |source| FirewallError::Kernel { step, source }
 }
 
 fn busy() -> io::Error {
@@ -115,7 +111,7 @@ fn name_modules(error: FirewallError) -> FirewallError {
             if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) =>
         {
             FirewallError::Unsupported(format!(
-                "the kernel refused to {step} ({source}): it lacks a part of nf_tables. Load the \
+                "the kernel did not {step} ({source}): it lacks a part of nf_tables. Load the \
                  modules nft_socket, nf_socket_ipv4, nft_fib_inet, nft_ct and nft_reject_inet, at \
                  each start of this host (modules-load.d(5); on NixOS boot.kernelModules)"
             ))
@@ -136,8 +132,6 @@ impl Nftables {
             named: config.chain.as_ref().map(host::named),
             legacy: host::has_legacy_filter(),
             open: BTreeMap::new(),
-            admissions: BTreeMap::new(),
-            heard: BTreeMap::new(),
         })
     }
 
@@ -173,29 +167,19 @@ impl Nftables {
 
     fn read(&mut self) -> io::Result<Survey> {
         let tables = self.ruleset.tables()?;
-        let (mut listing, mut closed) = (Vec::new(), Vec::new());
+        let mut listing = Vec::new();
         for chain in self.ruleset.chains(Chain::read)? {
-            closed.extend(chain.is_closed().then(|| chain.clone()));
             if host::decisive(&chain, self.named) {
                 let (family, table, name) = (chain.family, &chain.table, Some(&*chain.name));
                 let rules = self.ruleset.rules(family, table, name, Rule::read)?;
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey { holder: self.holder(&tables), tables, listing, closed })
+        Ok(Survey { tables, listing })
     }
 
-    fn holder(&self, tables: &[Table]) -> Holder {
-        let ours = |table: &&Table| table.family == table::FAMILY && table.name == table::NAME;
-        match tables.iter().find(ours).map(|table| table.owner) {
-            None => Holder::Nobody,
-            Some(None) => Holder::Leftover,
-            Some(Some(port)) if port == self.ruleset.owner => Holder::Ourselves,
-            Some(Some(_)) => Holder::AnotherHelper,
-        }
-    }
-
-    /// Reads, plans and commits, again and again while others change the ruleset in between.
+    /// Reads, plans and commits, again and again while others change the ruleset in between; never
+    /// while another helper holds our table.
     fn transact<T>(
         &mut self,
         step: &'static str,
@@ -204,6 +188,9 @@ impl Nftables {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
             let (generation, survey) = self.survey()?;
+            if survey.owner().flatten().is_some_and(|owner| owner != self.ruleset.owner) {
+                return Err(FirewallError::AnotherHelper);
+            }
             let (changes, outcome) = plan(self, &survey)?;
             if changes.is_empty() {
                 return Ok(outcome);
@@ -228,65 +215,26 @@ impl Nftables {
         changes
     }
 
-    /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
-    /// before the rest, so that the time between reading and committing is short.
+    /// The rules of our table, if it is there. Nobody else can change it: it is read before the
+    /// rest, so that the time between reading and committing is short.
     fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
-        let mut read = || {
-            let tables = self.ruleset.tables()?;
-            if self.holder(&tables) != Holder::Ourselves {
-                return Ok(Vec::new());
-            }
-            self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read)
-        };
-        read().map_err(kernel("list its own table"))
+        let rules = self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read);
+        rules.map_err(kernel("list its own table"))
     }
 
     /// Has firewalld let a lease's ports in (again), if it is what decides.
     fn ask_firewalld(&mut self, backend: Backend, opening: &Opening) -> Result<(), FirewallError> {
+        let Some(open) = self.open.get_mut(&opening.mark) else {
+            return Ok(());
+        };
         // Those that stand are kept, to be closed or asked for again, if the next are not granted.
-        let last = if backend == Backend::Firewalld {
-            let new = Admission::ask(opening, self.admissions.get(&opening.mark))?;
-            self.admissions.insert(opening.mark, new)
-        } else {
-            self.admissions.remove(&opening.mark)
+        let new = match backend {
+            Backend::Firewalld => Some(Admission::ask(opening, open.admission.as_ref())?),
+            _ => None,
         };
         // They may have gone already, with a reload, and have their time in any case.
-        let _ = last.map(Admission::withdraw);
+        let _ = std::mem::replace(&mut open.admission, new).map(Admission::withdraw);
         Ok(())
-    }
-
-    /// Lets broadcasts in for some time more, where a raw socket hears them.
-    fn hear(&mut self, opening: &Opening) -> Result<(), FirewallError> {
-        let recent = |since: &Instant| since.elapsed() < limits::HEARING_RENEWAL;
-        if opening.dhcp != Dhcp::Raw || self.heard.get(&opening.mark).is_some_and(recent) {
-            return Ok(());
-        }
-        let renewed = self.ruleset.commit(&table::hear(opening), None);
-        renewed.map_err(kernel("keep UDP 67 open"))?;
-        self.heard.insert(opening.mark, Instant::now());
-        Ok(())
-    }
-
-    /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
-    /// Returns the number of rules deleted.
-    fn tidy(&mut self) -> Result<usize, FirewallError> {
-        let own = self.own_rules()?;
-        // Asked once and first: only the helper makes such sockets. Without a table of ours there
-        // is nothing to ask for.
-        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held(self.marks));
-        self.transact("remove rules that are no longer needed", |this, survey| {
-            let mut changes = this.leftovers(survey, &own);
-            let rules = changes.len();
-            let needless = match survey.holder {
-                Holder::Ourselves => !needed,
-                Holder::Leftover => true,
-                Holder::Nobody | Holder::AnotherHelper => false,
-            };
-            if needless {
-                changes.push(nft::delete_table(table::FAMILY, table::NAME));
-            }
-            Ok((changes, rules))
-        })
     }
 }
 
@@ -309,8 +257,9 @@ impl Firewall for Nftables {
 
     fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
         let (_, survey) = self.survey()?;
-        let judged = self.judge(&survey.listing).ok();
-        Ok(host::other_drops(&survey.closed, judged.and_then(|(_, path)| path)))
+        let chains = self.ruleset.chains(Chain::read).map_err(kernel("list the firewall"))?;
+        let opened = self.judge(&survey.listing).ok().and_then(|(_, path)| path);
+        Ok(host::other_drops(&chains, opened))
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
@@ -322,12 +271,10 @@ impl Firewall for Nftables {
         let opened = self.transact(step, |this, survey| {
             let (backend, path) = this.judge(&survey.listing)?;
             let mut changes = this.leftovers(survey, &own);
-            match survey.holder {
-                Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
-                Holder::Leftover => changes.push(nft::delete_table(table::FAMILY, table::NAME)),
-                Holder::Ourselves | Holder::Nobody => {}
+            if survey.owner() == Some(None) {
+                changes.push(nft::delete_table(table::FAMILY, table::NAME));
             }
-            if survey.holder != Holder::Ourselves {
+            if survey.owner().flatten().is_none() {
                 changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
@@ -336,7 +283,8 @@ impl Firewall for Nftables {
             Ok((changes, (backend, found)))
         });
         let (backend, found) = opened.map_err(name_modules)?;
-        self.open.insert(opening.mark, found);
+        let heard = Instant::now();
+        self.open.insert(opening.mark, Open { found, admission: None, heard });
         if let Err(error) = self.ask_firewalld(backend, opening) {
             self.close(opening)?;
             return Err(error);
@@ -345,81 +293,80 @@ impl Firewall for Nftables {
     }
 
     fn close(&mut self, opening: &Opening) -> Result<(), FirewallError> {
-        if self.open.remove(&opening.mark).is_none() {
+        let Some(open) = self.open.remove(&opening.mark) else {
             return Ok(());
-        }
+        };
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
         let closed = self.ruleset.commit(&table::kill(opening), None);
-        self.heard.remove(&opening.mark);
-        if let Some(Err(error)) = self.admissions.remove(&opening.mark).map(Admission::withdraw) {
+        if let Some(Err(error)) = open.admission.map(Admission::withdraw) {
             log::firewall("close", &error);
         }
-        match self.tidy() {
+        match self.sweep() {
             Ok(_) => Ok(()),
             Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
         }
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
-        let Some(found) = self.open.get(&opening.mark).copied() else {
+        let Some(open) = self.open.get_mut(&opening.mark) else {
             return Ok(Standing::Revoked);
         };
-        self.hear(opening)?;
-        let identity = found.map(|found| found.identity);
+        // Lets broadcasts in for some time more, where a raw socket hears them.
+        if opening.dhcp == Dhcp::Raw && open.heard.elapsed() >= limits::HEARING_RENEWAL {
+            let renewed = self.ruleset.commit(&table::hear(opening), None);
+            renewed.map_err(kernel("keep UDP 67 open"))?;
+            open.heard = Instant::now();
+        }
+        let before = open.found;
         let (_, survey) = self.survey()?;
-        let now = match self.judge(&survey.listing) {
-            Ok((_, path)) => path.and_then(|path| survey.identity(path)),
-            Err(_) => return Ok(Standing::ChainGone),
+        let Ok((_, path)) = self.judge(&survey.listing) else {
+            return Ok(Standing::ChainGone);
         };
-        if identity != now {
+        let now = path.and_then(|path| survey.found(path));
+        if !Found::is_same(now, before) {
             return Ok(Standing::ChainGone);
         }
-        let Some(Identity { path, .. }) = identity else {
+        let Some((open, before)) = self.open.get_mut(&opening.mark).zip(before) else {
             // There was no firewall, and still is none.
             return Ok(Standing::Whole);
         };
-        if let Some(admission) = self.admissions.get(&opening.mark) {
+        if let Some(admission) = &open.admission {
             return Ok(match admission.is_due() {
                 false => Standing::Whole,
                 true if admission.stands()? => Standing::ChainGone,
                 true => Standing::Revoked,
             });
         }
-        let ours = host::count(survey.rules(path), opening.mark);
+        let ours = host::count(survey.rules(before.path), opening.mark);
         if ours >= opening.ports().count() {
-            self.open.insert(opening.mark, survey.found(path));
+            open.found = now;
             return Ok(Standing::Whole);
         }
         // Emptied, and perhaps filled again, without having been made anew: as a reload (ufw).
-        let later = |rule: &Rule| found.is_some_and(|found| rule.handle > found.newest);
-        let refilled = ours == 0 && survey.hosts_own(path).all(later);
+        let mut hosts_own = survey.hosts_own(before.path);
+        let refilled = ours == 0 && hosts_own.all(|rule| rule.handle > before.newest);
         Ok(if refilled { Standing::ChainGone } else { Standing::Revoked })
     }
 
     fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError> {
-        let Some(before) = self.open.get(&opening.mark).copied() else {
+        let Some(before) = self.open.get(&opening.mark).map(|open| open.found) else {
             return Ok(false);
         };
         let slot = opening.mark.slot().get();
         let restored = self.transact("open the ports again", |this, survey| {
-            let (backend, path) = match this.judge(&survey.listing) {
-                Ok((backend, Some(path))) => (backend, path),
-                Ok((backend, None)) if before.is_none() => {
-                    return Ok((Vec::new(), Some((backend, None))));
-                }
-                Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {
-                    return Ok((Vec::new(), None));
-                }
-                Err(error) => return Err(error),
+            let Ok((backend, path)) = this.judge(&survey.listing) else {
+                return Ok((Vec::new(), None));
             };
-            let rules = survey.rules(path);
+            let Some(path) = path else {
+                return Ok((Vec::new(), before.is_none().then_some((backend, None))));
+            };
             let found = survey.found(path);
-            let same = before.map(|found| found.identity) == found.map(|found| found.identity);
             // Emptied: perhaps it is being filled again. One that was made anew may be empty.
-            if survey.hosts_own(path).next().is_none() && same {
+            if survey.hosts_own(path).next().is_none() && Found::is_same(found, before) {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
+            let rules = survey.rules(path);
             let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
             changes.extend(rules_for(opening, backend, Some(path)));
             Ok((changes, Some((backend, found))))
@@ -428,22 +375,32 @@ impl Firewall for Nftables {
             return Ok(false);
         };
         self.ask_firewalld(backend, opening)?;
-        self.open.insert(opening.mark, found);
+        if let Some(open) = self.open.get_mut(&opening.mark) {
+            open.found = found;
+        }
         Ok(true)
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
-        if self.survey()?.1.holder == Holder::AnotherHelper {
-            return Err(FirewallError::AnotherHelper);
-        }
-        self.tidy()
+        let own = self.own_rules()?;
+        // Asked once and first: only the helper makes such sockets. Without a table of ours there
+        // is nothing to ask for.
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held(self.marks));
+        self.transact("remove rules that are no longer needed", |this, survey| {
+            let mut changes = this.leftovers(survey, &own);
+            let rules = changes.len();
+            if survey.owner().is_some_and(|owner| owner.is_none() || !needed) {
+                changes.push(nft::delete_table(table::FAMILY, table::NAME));
+            }
+            Ok((changes, rules))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::nft::{Family, Place};
+    use crate::firewall::nft::Place;
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
