@@ -308,7 +308,7 @@ pub fn other_drops(chains: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
 /// iptables and nft print, compare and save exactly: no sets, no conntrack state.
 pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
     let comment = table::comment(opening.mark);
-    let (interface, marks) = (&opening.interface, opening.mark.marks());
+    let (interface, marks) = (&opening.interface, opening.mark.marks);
     let (tag, mask) = (marks.tag(), marks.mask());
     let family = if path.family == Family::INET { "nfproto ipv4, " } else { "" };
     let rule = |(protocol, port)| {
@@ -332,7 +332,7 @@ pub fn delete_rules(
 
 /// How many rules carry a lease's comment.
 pub fn count(rules: &[Rule], mark: LeaseMark) -> usize {
-    let slot = Some(mark.slot().get());
+    let slot = Some(mark.slot.get());
     rules.iter().filter(|rule| rule.lease == slot).count()
 }
 

@@ -207,7 +207,7 @@ impl Nftables {
     /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
-        let ended = |slot| self.open.keys().all(|mark| mark.slot().get() != slot);
+        let ended = |slot| self.open.keys().all(|mark| mark.slot.get() != slot);
         let mut changes = host::delete_rules(table::FAMILY, table::NAME, own, ended);
         for (chain, rules) in &survey.listing {
             changes.extend(host::delete_rules(chain.family, &chain.table, rules, ended));
@@ -352,7 +352,7 @@ impl Firewall for Nftables {
         let Some(before) = self.open.get(&opening.mark).map(|open| open.found) else {
             return Ok(false);
         };
-        let slot = opening.mark.slot().get();
+        let slot = opening.mark.slot.get();
         let restored = self.transact("open the ports again", |this, survey| {
             let Ok((backend, path)) = this.judge(&survey.listing) else {
                 return Ok((Vec::new(), None));

@@ -102,7 +102,7 @@ const NO_SYN: &str = "tcp-flags & 0x02 = 0";
 
 /// The comment of every rule that belongs to a lease.
 pub fn comment(mark: LeaseMark) -> String {
-    format!("portcullis lease {}", mark.slot())
+    format!("portcullis lease {}", mark.slot)
 }
 
 /// The table without any lease.
@@ -170,7 +170,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
 /// The rules of one opening. In each, the conditions that most packets fail come first.
 fn rules(opening: &Opening) -> Vec<(Path<'static>, String)> {
     let (mark, index) = (opening.mark.value(), opening.index);
-    let admit = admit(opening.mark.marks());
+    let admit = admit(opening.mark.marks);
     let mut out = Vec::new();
     if opening.dhcp == Dhcp::Raw {
         let leaves = format!("socket-mark {mark}, nfproto ipv4, oif {index}, protocol udp");
@@ -288,7 +288,7 @@ mod tests {
                 tftp: true,
                 http: Some(64172),
             };
-            let rules = [skeleton(mark.marks()), lease(&opening)].concat();
+            let rules = [skeleton(mark.marks), lease(&opening)].concat();
             for change in rules {
                 let known = !change.body.windows(unknown[0].len()).any(|part| part == unknown[0]);
                 assert!(known, "{change:?}");
