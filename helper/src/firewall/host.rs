@@ -8,7 +8,7 @@
 use std::{fs, io, path::PathBuf};
 
 use super::{
-    Backend, FirewallError, Opening,
+    Backend, Opening,
     expr::{self, NF_ACCEPT, NF_DROP},
     nft::{self, At, Change, Family, Path, Place},
     table,
@@ -117,7 +117,7 @@ pub struct Rule {
 
 impl Rule {
     /// From the kernel's attributes.
-    pub fn read(attributes: &Attributes<'_>) -> io::Result<Self> {
+    pub fn read(_: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
         let mut rule = Self {
             chain: attributes.text(2),
             handle: attributes.array(3)?.map_or(0, u64::from_be_bytes),
@@ -198,19 +198,20 @@ pub fn decisive(chain: &Chain, named: Option<Path<'_>>) -> bool {
 }
 
 /// Which firewall this is: the back end, and the chain that our rules go into. A named chain is the
-/// administrator's word, and counts alone.
+/// administrator's word, and counts alone. `legacy`: [`has_legacy_filter`].
 ///
 /// # Errors
-/// `Unsupported`, with what was found.
+/// Why it cannot be opened, with what was found.
 pub fn judge(
     listing: &[(Chain, Vec<Rule>)],
     named: Option<Path<'static>>,
-) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
-    let unsupported = |text: &str| Err(FirewallError::Unsupported(text.to_owned()));
+    legacy: bool,
+) -> Result<(Backend, Option<Path<'static>>), String> {
+    let unsupported = |text: &str| Err(text.to_owned());
     if let Some(path) = named {
         return match is_reached(listing, path) {
             true => Ok((Backend::NamedChain, Some(path))),
-            false => unsupported(&format!(
+            false => Err(format!(
                 "no input chain leads to {}, which [firewall] in {} names: it is not there, or no \
                  rule jumps to it (jumps in a verdict map do not count)",
                 place(path),
@@ -234,8 +235,13 @@ pub fn judge(
         (true, false) => Ok((Backend::NixosNftables, Some(NIXOS_NFTABLES))),
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {
-            Some(text) => unsupported(&text),
+            Some(text) => Err(text),
             None if is(FIREWALLD, Chain::is_input) => Ok((Backend::Firewalld, Some(FIREWALLD))),
+            None if legacy => unsupported(
+                "legacy iptables (iptables-legacy) filters on this host, and this version cannot \
+                 open that: use its nf_tables variant, or name the chain that decides under \
+                 [firewall] in the configuration",
+            ),
             None => Ok((Backend::None, None)),
         },
     }
@@ -362,7 +368,7 @@ mod tests {
     /// A rule of one expression, from the bytes that the kernel lists.
     fn rule(name: &str, data: &[Vec<u8>]) -> Rule {
         let expression = nested(1, &[text(1, name), nested(2, data)]);
-        Rule::read(&Attributes::read(&nested(4, &[expression])).unwrap()).unwrap()
+        Rule::read(Family::INET, &Attributes::read(&nested(4, &[expression])).unwrap()).unwrap()
     }
 
     fn verdict(code: i32) -> Rule {
@@ -433,9 +439,9 @@ mod tests {
                 (chain(NIXOS_IPTABLES, false, false), vec![]),
             ]
         };
-        let found = judge(&listing(vec![jump]), None).unwrap();
+        let found = judge(&listing(vec![jump]), None, false).unwrap();
         assert_eq!(found, (Backend::NixosIptables, Some(NIXOS_IPTABLES)));
-        let stopped = judge(&listing(vec![]), None).unwrap();
+        let stopped = judge(&listing(vec![]), None, false).unwrap();
         assert_eq!(stopped, (Backend::None, None));
     }
 
@@ -443,10 +449,10 @@ mod tests {
     fn an_nftables_firewall_counts_only_with_its_base_chain() {
         let allow = (chain(NIXOS_NFTABLES, false, false), vec![]);
         let base = (chain(NIXOS_NFTABLES_BASE, true, true), vec![]);
-        let found = judge(&[base.clone(), allow.clone()], None).unwrap();
+        let found = judge(&[base.clone(), allow.clone()], None, false).unwrap();
         assert_eq!(found, (Backend::NixosNftables, Some(NIXOS_NFTABLES)));
-        assert_eq!(judge(&[allow], None).unwrap(), (Backend::None, None));
-        let Err(FirewallError::Unsupported(text)) = judge(&[base], None) else {
+        assert_eq!(judge(&[allow], None, false).unwrap(), (Backend::None, None));
+        let Err(text) = judge(&[base], None, false) else {
             panic!("a base chain that drops was taken for none");
         };
         assert!(text.contains("inet nixos-fw, chain input drops by policy"), "{text}");
@@ -466,7 +472,7 @@ mod tests {
                 (chain(path(Family::INET, "filter", "before"), true, true), to("user")),
             ]
         };
-        let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)));
+        let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)), false);
         let through = || [to("before"), to("user"), to("before")];
         for name in ["INPUT", "before", "user"] {
             let found = judged(through(), name).unwrap();
@@ -477,7 +483,7 @@ mod tests {
             ([to("before"), vec![], vec![]], "user"),
             ([vec![], to("user"), vec![]], "user"),
         ] {
-            let Err(FirewallError::Unsupported(text)) = judged(rules, name) else {
+            let Err(text) = judged(rules, name) else {
                 panic!("{name} is not reached");
             };
             assert!(text.contains(&format!("table ip filter, chain {name}, which [firewall]")));
@@ -487,7 +493,7 @@ mod tests {
             (chain(NIXOS_NFTABLES, false, false), vec![]),
             (chain(NIXOS_NFTABLES_BASE, true, true), vec![]),
         ];
-        assert!(judge(&nixos, Some(in_filter("INPUT"))).is_err());
+        assert!(judge(&nixos, Some(in_filter("INPUT")), false).is_err());
     }
 
     #[test]

@@ -60,39 +60,23 @@ impl Found {
 
 /// What was found in one reading of the ruleset.
 struct Survey {
-    tables: Vec<Table>,
+    /// The socket that owns our table, if that is there and has an owner: one that was restored from
+    /// a listing has none, and is of no use to anybody.
+    owner: Option<Option<u32>>,
     listing: Vec<(Chain, Vec<Rule>)>,
+    /// Which firewall this is, and the chain that rules go into; or why it cannot be opened.
+    judged: Result<(Backend, Option<Found>), String>,
 }
 
 impl Survey {
-    fn table(&self, family: Family, name: &str) -> Option<&Table> {
-        self.tables.iter().find(|table| table.family == family && table.name == name)
-    }
-
-    /// The socket that owns our table, if that is there and has an owner: one that was restored from
-    /// a listing has none, and is of no use to anybody.
-    fn owner(&self) -> Option<Option<u32>> {
-        self.table(table::FAMILY, table::NAME).map(|table| table.owner)
-    }
-
-    fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
-        self.listing.iter().find(|(chain, _)| chain.path() == path)
-    }
-
     fn rules(&self, path: Path<'_>) -> &[Rule] {
-        self.find(path).map_or(&[], |(_, rules)| rules)
+        let found = self.listing.iter().find(|(chain, _)| chain.path() == path);
+        found.map_or(&[], |(_, rules)| rules)
     }
+}
 
-    fn hosts_own(&self, path: Path<'_>) -> impl Iterator<Item = &Rule> {
-        self.rules(path).iter().filter(|rule| rule.lease.is_none())
-    }
-
-    fn found(&self, path: Path<'static>) -> Option<Found> {
-        let table = self.table(path.family, path.table)?.handle;
-        let (chain, _) = self.find(path)?;
-        let newest = self.hosts_own(path).map(|rule| rule.handle).max().unwrap_or(0);
-        Some(Found { path, handles: (table, chain.handle), newest })
-    }
+fn hosts_own(rules: &[Rule]) -> impl Iterator<Item = &Rule> {
+    rules.iter().filter(|rule| rule.lease.is_none())
 }
 
 fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
@@ -135,22 +119,6 @@ impl Nftables {
         })
     }
 
-    /// Which firewall this is, legacy iptables included.
-    fn judge(
-        &self,
-        listing: &[(Chain, Vec<Rule>)],
-    ) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
-        match host::judge(listing, self.named)? {
-            (Backend::None, _) if self.legacy => Err(FirewallError::Unsupported(
-                "legacy iptables (iptables-legacy) filters on this host, and this version cannot \
-                 open that: use its nf_tables variant, or name the chain that decides under \
-                 [firewall] in the configuration"
-                    .to_owned(),
-            )),
-            found => Ok(found),
-        }
-    }
-
     /// The ruleset at one moment, and the generation that it had: read again while it changes,
     /// since a reload that is half read looks like a revocation.
     fn survey(&mut self) -> Result<(u32, Survey), FirewallError> {
@@ -166,16 +134,28 @@ impl Nftables {
     }
 
     fn read(&mut self) -> io::Result<Survey> {
-        let tables = self.ruleset.tables()?;
+        let tables = self.ruleset.list(nft::GET_TABLE, Family::ALL, &[], Table::read)?;
         let mut listing = Vec::new();
-        for chain in self.ruleset.chains(Chain::read)? {
+        for chain in self.ruleset.list(nft::GET_CHAIN, Family::ALL, &[], Chain::read)? {
             if host::decisive(&chain, self.named) {
-                let (family, table, name) = (chain.family, &chain.table, Some(&*chain.name));
-                let rules = self.ruleset.rules(family, table, name, Rule::read)?;
+                let of = [chain.table.as_str(), &chain.name];
+                let rules = self.ruleset.list(nft::GET_RULE, chain.family, &of, Rule::read)?;
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey { tables, listing })
+        let table = |family, name: &str| {
+            tables.iter().find(move |table| table.family == family && table.name == name)
+        };
+        let found = |path: Path<'static>| {
+            let (chain, rules) = listing.iter().find(|(chain, _)| chain.path() == path)?;
+            let handles = (table(path.family, path.table)?.handle, chain.handle);
+            let newest = hosts_own(rules).map(|rule| rule.handle).max().unwrap_or(0);
+            Some(Found { path, handles, newest })
+        };
+        let judged = host::judge(&listing, self.named, self.legacy);
+        let judged = judged.map(|(backend, path)| (backend, path.and_then(found)));
+        let owner = table(table::FAMILY, table::NAME).map(|table| table.owner);
+        Ok(Survey { owner, listing, judged })
     }
 
     /// Reads, plans and commits, again and again while others change the ruleset in between; never
@@ -188,7 +168,7 @@ impl Nftables {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
             let (generation, survey) = self.survey()?;
-            if survey.owner().flatten().is_some_and(|owner| owner != self.ruleset.owner) {
+            if survey.owner.flatten().is_some_and(|owner| owner != self.ruleset.owner) {
                 return Err(FirewallError::AnotherHelper);
             }
             let (changes, outcome) = plan(self, &survey)?;
@@ -218,7 +198,7 @@ impl Nftables {
     /// The rules of our table, if it is there. Nobody else can change it: it is read before the
     /// rest, so that the time between reading and committing is short.
     fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
-        let rules = self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read);
+        let rules = self.ruleset.list(nft::GET_RULE, table::FAMILY, &[table::NAME], Rule::read);
         rules.map_err(kernel("list its own table"))
     }
 
@@ -239,9 +219,11 @@ impl Nftables {
 }
 
 /// Our rules for the host's chain; firewalld writes its own.
-fn rules_for(opening: &Opening, backend: Backend, path: Option<Path<'_>>) -> Vec<Change> {
-    let path = path.filter(|_| backend != Backend::Firewalld);
-    path.map_or(Vec::new(), |path| host::head_rules(opening, path))
+fn rules_for(opening: &Opening, judged: (Backend, Option<Found>)) -> Vec<Change> {
+    match judged {
+        (Backend::Firewalld, _) | (_, None) => Vec::new(),
+        (_, Some(found)) => host::head_rules(opening, found.path),
+    }
 }
 
 /// Whether some process holds a socket with our tag. When the kernel does not say: yes.
@@ -252,14 +234,15 @@ fn is_any_held(marks: Marks) -> bool {
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
         let (_, survey) = self.survey()?;
-        self.judge(&survey.listing).map(|(backend, _)| backend)
+        survey.judged.map(|(backend, _)| backend).map_err(FirewallError::Unsupported)
     }
 
     fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
         let (_, survey) = self.survey()?;
-        let chains = self.ruleset.chains(Chain::read).map_err(kernel("list the firewall"))?;
-        let opened = self.judge(&survey.listing).ok().and_then(|(_, path)| path);
-        Ok(host::other_drops(&chains, opened))
+        let chains = self.ruleset.list(nft::GET_CHAIN, Family::ALL, &[], Chain::read);
+        let chains = chains.map_err(kernel("list the firewall"))?;
+        let opened = survey.judged.ok().and_then(|(_, found)| found);
+        Ok(host::other_drops(&chains, opened.map(|found| found.path)))
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
@@ -269,18 +252,17 @@ impl Firewall for Nftables {
         }
         let own = self.own_rules()?;
         let opened = self.transact(step, |this, survey| {
-            let (backend, path) = this.judge(&survey.listing)?;
+            let judged = survey.judged.clone().map_err(FirewallError::Unsupported)?;
             let mut changes = this.leftovers(survey, &own);
-            if survey.owner() == Some(None) {
+            if survey.owner == Some(None) {
                 changes.push(nft::delete_table(table::FAMILY, table::NAME));
             }
-            if survey.owner().flatten().is_none() {
+            if survey.owner.flatten().is_none() {
                 changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
-            changes.extend(rules_for(opening, backend, path));
-            let found = path.and_then(|path| survey.found(path));
-            Ok((changes, (backend, found)))
+            changes.extend(rules_for(opening, judged));
+            Ok((changes, judged))
         });
         let (backend, found) = opened.map_err(name_modules)?;
         let heard = Instant::now();
@@ -301,10 +283,8 @@ impl Firewall for Nftables {
         if let Some(Err(error)) = open.admission.map(Admission::withdraw) {
             log::firewall("close", &error);
         }
-        match self.sweep() {
-            Ok(_) => Ok(()),
-            Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
-        }
+        let swept = self.sweep().map(drop);
+        swept.or_else(|error| closed.map_err(kernel("close the ports")).and(Err(error)))
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
@@ -319,10 +299,9 @@ impl Firewall for Nftables {
         }
         let before = open.found;
         let (_, survey) = self.survey()?;
-        let Ok((_, path)) = self.judge(&survey.listing) else {
+        let Ok((_, now)) = survey.judged else {
             return Ok(Standing::ChainGone);
         };
-        let now = path.and_then(|path| survey.found(path));
         if !Found::is_same(now, before) {
             return Ok(Standing::ChainGone);
         }
@@ -337,14 +316,14 @@ impl Firewall for Nftables {
                 true => Standing::Revoked,
             });
         }
-        let ours = host::count(survey.rules(before.path), opening.mark);
+        let rules = survey.rules(before.path);
+        let ours = host::count(rules, opening.mark);
         if ours >= opening.ports().count() {
             open.found = now;
             return Ok(Standing::Whole);
         }
         // Emptied, and perhaps filled again, without having been made anew: as a reload (ufw).
-        let mut hosts_own = survey.hosts_own(before.path);
-        let refilled = ours == 0 && hosts_own.all(|rule| rule.handle > before.newest);
+        let refilled = ours == 0 && hosts_own(rules).all(|rule| rule.handle > before.newest);
         Ok(if refilled { Standing::ChainGone } else { Standing::Revoked })
     }
 
@@ -353,23 +332,22 @@ impl Firewall for Nftables {
             return Ok(false);
         };
         let slot = opening.mark.slot.get();
-        let restored = self.transact("open the ports again", |this, survey| {
-            let Ok((backend, path)) = this.judge(&survey.listing) else {
+        let restored = self.transact("open the ports again", |_, survey| {
+            let Ok(judged) = survey.judged else {
                 return Ok((Vec::new(), None));
             };
-            let Some(path) = path else {
-                return Ok((Vec::new(), before.is_none().then_some((backend, None))));
+            let Some(Found { path, .. }) = judged.1 else {
+                return Ok((Vec::new(), before.is_none().then_some(judged)));
             };
-            let found = survey.found(path);
             // Emptied: perhaps it is being filled again. One that was made anew may be empty.
-            if survey.hosts_own(path).next().is_none() && Found::is_same(found, before) {
+            if hosts_own(survey.rules(path)).next().is_none() && Found::is_same(judged.1, before) {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
             let rules = survey.rules(path);
             let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
-            changes.extend(rules_for(opening, backend, Some(path)));
-            Ok((changes, Some((backend, found))))
+            changes.extend(rules_for(opening, judged));
+            Ok((changes, Some(judged)))
         })?;
         let Some((backend, found)) = restored else {
             return Ok(false);
@@ -389,7 +367,7 @@ impl Firewall for Nftables {
         self.transact("remove rules that are no longer needed", |this, survey| {
             let mut changes = this.leftovers(survey, &own);
             let rules = changes.len();
-            if survey.owner().is_some_and(|owner| owner.is_none() || !needed) {
+            if survey.owner.is_some_and(|owner| owner.is_none() || !needed) {
                 changes.push(nft::delete_table(table::FAMILY, table::NAME));
             }
             Ok((changes, rules))

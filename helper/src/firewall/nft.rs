@@ -31,12 +31,15 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 /// `enum nf_tables_msg_types`
 const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
+/// What is listed: tables.
+pub const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
-const GET_CHAIN: u8 = 4;
+/// What is listed: chains.
+pub const GET_CHAIN: u8 = 4;
 const NEW_RULE: u8 = 6;
-const GET_RULE: u8 = 7;
+/// What is listed: rules.
+pub const GET_RULE: u8 = 7;
 const DELETE_RULE: u8 = 8;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENT: u8 = 12;
@@ -56,7 +59,8 @@ impl Family {
     pub const INET: Self = Self(1);
     /// IPv4, and what iptables makes.
     pub const IPV4: Self = Self(2);
-    const ALL: Self = Self(0);
+    /// Of whatever family.
+    pub const ALL: Self = Self(0);
 }
 
 /// A hook of the families ip and inet, `enum nf_inet_hooks`.
@@ -197,7 +201,7 @@ fn batch(kind: u16, generation: Option<u32>) -> Message {
     Message { kind, flags: 0, body }
 }
 
-/// A table as the kernel lists it.
+/// A table as the kernel lists it ([`GET_TABLE`]).
 pub struct Table {
     /// Family.
     pub family: Family,
@@ -207,6 +211,14 @@ pub struct Table {
     pub handle: u64,
     /// The socket whose end is its end, if any.
     pub owner: Option<u32>,
+}
+
+impl Table {
+    /// From the kernel's attributes.
+    pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
+        let handle = attributes.array(4)?.map_or(0, u64::from_be_bytes);
+        Ok(Self { family, name: attributes.text(1), handle, owner: attributes.number(7)? })
+    }
 }
 
 /// The kernel's ruleset of this network namespace.
@@ -247,43 +259,16 @@ impl Ruleset {
         self.socket.transact(&messages).map(drop)
     }
 
-    /// Lists all tables.
-    pub fn tables(&mut self) -> io::Result<Vec<Table>> {
-        self.list(GET_TABLE, Family::ALL, &[], |family, table| {
-            let handle = table.array(4)?.map_or(0, u64::from_be_bytes);
-            Ok(Table { family, name: table.text(1), handle, owner: table.number(7)? })
-        })
-    }
-
-    /// Lists all chains.
-    pub fn chains<T>(
-        &mut self,
-        read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
-    ) -> io::Result<Vec<T>> {
-        self.list(GET_CHAIN, Family::ALL, &[], read)
-    }
-
-    /// Lists the rules of a chain, or of a whole table, in their order.
-    pub fn rules<T>(
-        &mut self,
-        family: Family,
-        table: &str,
-        chain: Option<&str>,
-        read: impl Fn(&Attributes<'_>) -> io::Result<T>,
-    ) -> io::Result<Vec<T>> {
-        let mut place = vec![text(1, table)];
-        place.extend(chain.map(|name| text(2, name)));
-        self.list(GET_RULE, family, &place, |_, rule| read(rule))
-    }
-
-    fn list<T>(
+    /// Lists what is of a kind, of a family, in what is named (a table, then a chain), in its order.
+    pub fn list<T>(
         &mut self,
         kind: u8,
         family: Family,
-        of: &[Vec<u8>],
+        of: &[&str],
         read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
     ) -> io::Result<Vec<T>> {
-        let request = message(kind, 0, family, of);
+        let names: Vec<_> = (1..).zip(of).map(|(number, name)| text(number, name)).collect();
+        let request = message(kind, 0, family, &names);
         let answers = self.socket.dump(request.kind, request.body)?;
         let read = |answer| {
             let (family, attributes) = parse(answer)?;
@@ -362,6 +347,9 @@ mod tests {
             );
             return;
         }
+        let tables = |ruleset: &mut Ruleset| {
+            ruleset.list(GET_TABLE, Family::ALL, &[], Table::read).unwrap().len()
+        };
         let mut ruleset = Ruleset::open().unwrap();
         let before = ruleset.generation().unwrap();
         let table = |name| add_owned_table(Family::INET, name);
@@ -373,8 +361,8 @@ mod tests {
         // One that the kernel refuses takes those before it along.
         let refused = ruleset.commit(&[table("second"), table("first")], Some(now));
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EEXIST));
-        assert_eq!(ruleset.tables().unwrap().len(), 1);
+        assert_eq!(tables(&mut ruleset), 1);
         ruleset.commit(&[table("second")], Some(now)).unwrap();
-        assert_eq!(ruleset.tables().unwrap().len(), 2);
+        assert_eq!(tables(&mut ruleset), 2);
     }
 }

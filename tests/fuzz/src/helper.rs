@@ -111,12 +111,14 @@ pub fn nftables(octets: &[u8]) {
         };
         if message.kind == NEW_CHAIN {
             listing.extend(Chain::read(family, &attributes).map(|chain| (chain, Vec::new())));
-        } else if let (Ok(rule), Some((_, rules))) = (Rule::read(&attributes), listing.last_mut()) {
+        } else if let (Ok(rule), Some((_, rules))) =
+            (Rule::read(family, &attributes), listing.last_mut())
+        {
             rules.push(rule);
         }
     }
     listing.retain(|(chain, _)| host::decisive(chain, None));
-    if let Ok((backend, path)) = host::judge(&listing, None) {
+    if let Ok((backend, path)) = host::judge(&listing, None, false) {
         assert_eq!(path.is_none(), backend == Backend::None);
         if backend == Backend::None {
             let refusing = listing.iter().find(|(chain, rules)| {
@@ -127,7 +129,7 @@ pub fn nftables(octets: &[u8]) {
         }
     }
     let named = host::NIXOS_IPTABLES;
-    if let Ok((backend, path)) = host::judge(&listing, Some(named)) {
+    if let Ok((backend, path)) = host::judge(&listing, Some(named), false) {
         assert_eq!((backend, path), (Backend::NamedChain, Some(named)));
         assert!(listing.iter().any(|(chain, _)| chain.is_input()));
     }
