@@ -10,7 +10,7 @@ use std::{fs, io, path::PathBuf};
 use super::{
     Backend, Opening,
     expr::{self, NF_ACCEPT, NF_DROP},
-    nft::{self, At, Change, Family, Path, Place},
+    nft::{self, AT_HEAD, Change, Family, INPUT, OUTPUT, Path},
     table,
 };
 use crate::{
@@ -60,7 +60,7 @@ pub struct Chain {
     /// Its handle: another one after it was deleted and made again in the same table.
     pub handle: u64,
     /// The hook that it is a base chain at, if IPv4 passes there.
-    pub hook: Option<At>,
+    pub hook: Option<u32>,
     /// Whether its policy is to drop.
     pub drops: bool,
 }
@@ -68,7 +68,7 @@ pub struct Chain {
 impl Chain {
     /// From the kernel's attributes.
     pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
-        let hook = attributes.nested(4)?.number(1)?.map(At);
+        let hook = attributes.nested(4)?.number(1)?;
         Ok(Self {
             family,
             table: attributes.text(1),
@@ -86,7 +86,7 @@ impl Chain {
 
     /// Whether it is a base chain at hook input.
     pub fn is_input(&self) -> bool {
-        self.hook == Some(At::INPUT)
+        self.hook == Some(INPUT)
     }
 
     /// Whether it is in our own table.
@@ -103,6 +103,10 @@ impl Chain {
 /// A rule as the kernel lists it, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
+    /// Family of its table.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
     /// Its chain.
     pub chain: String,
     /// Its handle, good for this listing only.
@@ -117,8 +121,10 @@ pub struct Rule {
 
 impl Rule {
     /// From the kernel's attributes.
-    pub fn read(_: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
+    pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
         let mut rule = Self {
+            family,
+            table: attributes.text(1),
             chain: attributes.text(2),
             handle: attributes.array(3)?.map_or(0, u64::from_be_bytes),
             lease: lease_in_userdata(attributes.get(7).unwrap_or_default()),
@@ -304,7 +310,7 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
 pub fn other_drops(chains: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
     let closed = chains.iter().filter(|chain| chain.hook.is_some() && chain.drops);
     let told = closed.filter(|chain| !chain.is_ours()).filter(|chain| match opened {
-        Some(path) => !chain.is_beside(path) || chain.hook == Some(At::OUTPUT),
+        Some(path) => !chain.is_beside(path) || chain.hook == Some(OUTPUT),
         None => !chain.is_input(),
     });
     told.take(limits::DROPS).map(|chain| place(chain.path())).collect()
@@ -320,20 +326,19 @@ pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
     let rule = |(protocol, port)| {
         let wanted = format!("iifname {interface}, protocol {}, dport {port}", word(protocol));
         let phrases = format!("{family}{wanted}, mark & {mask} = {tag}, accept");
-        nft::add_rule(path, Place::Head, Some(&comment), &phrases)
+        nft::add_rule(path, AT_HEAD, Some(&comment), &phrases)
     };
     opening.ports().map(rule).collect()
 }
 
-/// Deletes those rules of a chain or table that carry the comment of a lease that `ended` names.
-pub fn delete_rules(
-    family: Family,
-    table: &str,
-    rules: &[Rule],
+/// Deletes those rules that carry the comment of a lease that `ended` names.
+pub fn delete_rules<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
     ended: impl Fn(u8) -> bool,
 ) -> Vec<Change> {
-    let ours = rules.iter().filter(|rule| rule.lease.is_some_and(&ended));
-    ours.map(|rule| nft::delete_rule(path(family, table, &rule.chain), rule.handle)).collect()
+    let ours = rules.into_iter().filter(|rule| rule.lease.is_some_and(&ended));
+    let place = |rule: &'a Rule| path(rule.family, &rule.table, &rule.chain);
+    ours.map(|rule| nft::delete_rule(place(rule), rule.handle)).collect()
 }
 
 /// How many rules carry a lease's comment.
@@ -349,6 +354,7 @@ mod tests {
     use super::*;
     use crate::{
         attribute::{bytes, nested, number, text},
+        firewall::nft::PREROUTING,
         mark::Marks,
     };
 
@@ -360,7 +366,7 @@ mod tests {
             table: path.table.to_owned(),
             name: path.name.to_owned(),
             handle: 1,
-            hook: input.then_some(At::INPUT),
+            hook: input.then_some(INPUT),
             drops,
         }
     }
@@ -503,11 +509,11 @@ mod tests {
             Chain { hook: Some(hook), ..chain }
         };
         let closed = [
-            at(Family::INET, "nixos-fw", "input", At::INPUT),
-            at(Family::INET, "nixos-fw", "rpfilter", At::PREROUTING),
-            at(Family::INET, "nixos-fw", "output", At::OUTPUT),
-            at(Family::INET, "vpn", "output", At::OUTPUT),
-            at(Family::IPV4, "filter", "INPUT", At::INPUT),
+            at(Family::INET, "nixos-fw", "input", INPUT),
+            at(Family::INET, "nixos-fw", "rpfilter", PREROUTING),
+            at(Family::INET, "nixos-fw", "output", OUTPUT),
+            at(Family::INET, "vpn", "output", OUTPUT),
+            at(Family::IPV4, "filter", "INPUT", INPUT),
         ];
         assert_eq!(
             other_drops(&closed, Some(NIXOS_NFTABLES)),
@@ -519,19 +525,22 @@ mod tests {
         );
         // Without a chain to open, those at input are the obstacle that is told of.
         assert_eq!(other_drops(&closed, None).len(), 3);
-        let ours = at(table::FAMILY, table::NAME, "guard", At::OUTPUT);
-        let open = Chain { drops: false, ..at(Family::INET, "vpn", "output", At::OUTPUT) };
+        let ours = at(table::FAMILY, table::NAME, "guard", OUTPUT);
+        let open = Chain { drops: false, ..at(Family::INET, "vpn", "output", OUTPUT) };
         let elsewhere = chain(path(Family::INET, "vpn", "rules"), false, true);
         assert!(other_drops(&[ours, open, elsewhere], None).is_empty());
-        let many = vec![at(Family::INET, "vpn", "output", At::OUTPUT); 100];
+        let many = vec![at(Family::INET, "vpn", "output", OUTPUT); 100];
         assert_eq!(other_drops(&many, None).len(), limits::DROPS);
     }
 
     #[test]
     fn only_rules_of_ended_leases_are_deleted_each_in_its_chain() {
-        let of = |handle, lease| Rule { chain: "c".to_owned(), handle, lease, ..Rule::default() };
+        let of = |handle, lease| {
+            let (table, chain) = ("t".to_owned(), "c".to_owned());
+            Rule { family: Family::INET, table, chain, handle, lease, ..Rule::default() }
+        };
         let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
-        let changes = delete_rules(Family::INET, "t", &rules, |slot| slot == 2);
+        let changes = delete_rules(&rules, |slot| slot == 2);
         assert_eq!(changes, [nft::delete_rule(path(Family::INET, "t", "c"), 6)]);
         assert_eq!(count(&rules, Marks::default().lease(NonZeroU8::MIN)), 1);
     }

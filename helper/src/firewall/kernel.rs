@@ -188,11 +188,8 @@ impl Nftables {
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
         let ended = |slot| self.open.keys().all(|mark| mark.slot.get() != slot);
-        let mut changes = host::delete_rules(table::FAMILY, table::NAME, own, ended);
-        for (chain, rules) in &survey.listing {
-            changes.extend(host::delete_rules(chain.family, &chain.table, rules, ended));
-        }
-        changes
+        let listed = survey.listing.iter().flat_map(|(_, rules)| rules);
+        host::delete_rules(own.iter().chain(listed), ended)
     }
 
     /// The rules of our table, if it is there. Nobody else can change it: it is read before the
@@ -344,8 +341,7 @@ impl Firewall for Nftables {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
-            let rules = survey.rules(path);
-            let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
+            let mut changes = host::delete_rules(survey.rules(path), |one| one == slot);
             changes.extend(rules_for(opening, judged));
             Ok((changes, Some(judged)))
         })?;
@@ -378,7 +374,6 @@ impl Firewall for Nftables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::nft::Place;
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
@@ -395,7 +390,7 @@ mod tests {
             let changes = [
                 nft::add_owned_table(family, table),
                 nft::add_chain(chain, None),
-                nft::add_rule(chain, Place::End, None, phrases),
+                nft::add_rule(chain, nft::AT_END, None, phrases),
             ];
             ruleset.commit(&changes, None).map_err(kernel("open the ports"))
         };

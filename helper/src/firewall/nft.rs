@@ -48,10 +48,9 @@ const GET_GENERATION: u8 = 16;
 /// Flags of what is new (include/uapi/linux/netlink.h).
 const EXCLUSIVELY: u16 = 0x200;
 const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
 
 /// The family of a table, `NFPROTO_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Family(u8);
 
 impl Family {
@@ -63,18 +62,12 @@ impl Family {
     pub const ALL: Self = Self(0);
 }
 
-/// A hook of the families ip and inet, `enum nf_inet_hooks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At(pub u32);
-
-impl At {
-    /// What comes in, before it is known for whom.
-    pub const PREROUTING: Self = Self(0);
-    /// What is for this host.
-    pub const INPUT: Self = Self(1);
-    /// What this host sends.
-    pub const OUTPUT: Self = Self(3);
-}
+/// Hooks of the families ip and inet, `enum nf_inet_hooks`: what comes in, before it is known for whom.
+pub const PREROUTING: u32 = 0;
+/// What is for this host.
+pub const INPUT: u32 = 1;
+/// What this host sends.
+pub const OUTPUT: u32 = 3;
 
 /// Where a chain or a set is: family, table, name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,9 +96,9 @@ pub fn delete_table(family: Family, table: &str) -> Change {
 }
 
 /// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
-pub fn add_chain(chain: Path<'_>, hook: Option<(At, i32)>) -> Change {
+pub fn add_chain(chain: Path<'_>, hook: Option<(u32, i32)>) -> Change {
     let mut attributes = vec![text(1, chain.table), text(3, chain.name)];
-    if let Some((At(hook), priority)) = hook {
+    if let Some((hook, priority)) = hook {
         let hook = nested(4, &[number(1, hook), number(2, priority.cast_unsigned())]);
         attributes.extend([hook, text(7, "filter"), number(5, expr::NF_ACCEPT)]);
     }
@@ -158,17 +151,13 @@ fn element(kind: u8, flags: u16, set: Path<'_>, key: &[u32], time: Option<Durati
     message(kind, flags, set.family, &[text(1, set.table), text(2, set.name), elements])
 }
 
-/// Where in its chain a new rule is put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Before all others.
-    Head,
-    /// After all others.
-    End,
-}
+/// Where in its chain a new rule is put: before all others.
+pub const AT_HEAD: u16 = 0;
+/// After all others (`NLM_F_APPEND`).
+pub const AT_END: u16 = 0x800;
 
 /// A rule, in the phrases of [`expr::rule`], with a comment by which it is found again.
-pub fn add_rule(chain: Path<'_>, place: Place, comment: Option<&str>, phrases: &str) -> Change {
+pub fn add_rule(chain: Path<'_>, place: u16, comment: Option<&str>, phrases: &str) -> Change {
     let list = nested(4, &expr::rule(phrases));
     let mut attributes = vec![text(1, chain.table), text(2, chain.name), list];
     // nft's own form of a comment: type 0, length with the NUL, text, NUL.
@@ -176,8 +165,7 @@ pub fn add_rule(chain: Path<'_>, place: Place, comment: Option<&str>, phrases: &
         let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
         bytes(7, &[[0, length].as_slice(), comment.as_bytes(), &[0]].concat())
     }));
-    let at_the_end = if place == Place::End { APPEND } else { 0 };
-    message(NEW_RULE, CREATE | at_the_end, chain.family, &attributes)
+    message(NEW_RULE, CREATE | place, chain.family, &attributes)
 }
 
 /// Deletes a rule by the handle that was just read.
@@ -313,7 +301,7 @@ mod tests {
             let path = Path { family: Family::INET, table: "t", name: "c" };
             add_rule(path, place, Some("ab"), "notrack")
         };
-        let (head, end) = (rule(Place::Head), rule(Place::End));
+        let (head, end) = (rule(AT_HEAD), rule(AT_END));
         // NLM_F_CREATE, and NLM_F_APPEND for the end.
         assert_eq!((head.flags, end.flags), (0x400, 0xc00));
         let Message { kind, body, .. } = head;

@@ -44,7 +44,7 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 
 use super::{
     Dhcp, Opening,
-    nft::{self, At, Change, FOREVER, Family, Path, Place, TIMED, TYPE_INTERFACE, TYPE_MARK},
+    nft::{self, AT_END, Change, FOREVER, Family, Path, TIMED, TYPE_INTERFACE, TYPE_MARK},
 };
 use crate::{
     limits,
@@ -137,12 +137,12 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
         nft::add_chain(ADMIT, None),
         nft::add_chain(LEASED, None),
         nft::add_chain(BOOT_ANSWER, None),
-        nft::add_chain(INPUT, Some((At::INPUT, BEFORE_FIREWALLS))),
-        nft::add_chain(UNTRACK_IN, Some((At::PREROUTING, RAW))),
-        nft::add_chain(UNTRACK_OUT, Some((At::OUTPUT, RAW))),
-        nft::add_chain(GUARD, Some((At::OUTPUT, LATE))),
+        nft::add_chain(INPUT, Some((nft::INPUT, BEFORE_FIREWALLS))),
+        nft::add_chain(UNTRACK_IN, Some((nft::PREROUTING, RAW))),
+        nft::add_chain(UNTRACK_OUT, Some((nft::OUTPUT, RAW))),
+        nft::add_chain(GUARD, Some((nft::OUTPUT, LATE))),
     ];
-    out.extend(rules.map(|(chain, rule)| nft::add_rule(chain, Place::End, None, &rule)));
+    out.extend(rules.map(|(chain, rule)| nft::add_rule(chain, AT_END, None, &rule)));
     out
 }
 
@@ -162,7 +162,7 @@ pub fn lease(opening: &Opening) -> Vec<Change> {
         out.extend(hear(opening));
     }
     let comment = comment(opening.mark);
-    let rule = |(chain, rule): (_, String)| nft::add_rule(chain, Place::End, Some(&comment), &rule);
+    let rule = |(chain, rule): (_, String)| nft::add_rule(chain, AT_END, Some(&comment), &rule);
     out.extend(rules(opening).into_iter().map(rule));
     out
 }
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn every_phrase_of_every_opening_is_known() {
         let mark = Marks::default().lease(NonZeroU8::MIN);
-        let unknown = expr::rule("no such phrase");
+        let unknown = expr::rule("no such phrase").concat();
         for dhcp in [Dhcp::None, Dhcp::Proxy, Dhcp::Shared, Dhcp::Raw, Dhcp::Full] {
             let opening = Opening {
                 mark,
@@ -290,7 +290,7 @@ mod tests {
             };
             let rules = [skeleton(mark.marks), lease(&opening)].concat();
             for change in rules {
-                let known = !change.body.windows(unknown[0].len()).any(|part| part == unknown[0]);
+                let known = !change.body.windows(unknown.len()).any(|part| part == unknown);
                 assert!(known, "{change:?}");
             }
         }
