@@ -156,7 +156,7 @@ pub const AT_HEAD: u16 = 0;
 /// After all others (`NLM_F_APPEND`).
 pub const AT_END: u16 = 0x800;
 
-/// A rule, in the phrases of [`expr::rule`], with a comment by which it is found again.
+/// A rule, in the phrases of `expr.rs`, with a comment by which it is found again.
 pub fn add_rule(chain: Path<'_>, place: u16, comment: Option<&str>, phrases: &str) -> Change {
     let list = nested(4, &expr::rule(phrases));
     let mut attributes = vec![text(1, chain.table), text(2, chain.name), list];
