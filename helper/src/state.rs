@@ -502,7 +502,6 @@ fn firewall_error(error: FirewallError) -> Error {
     match error {
         FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
         FirewallError::Kernel { .. }
-        | FirewallError::Protocol { .. }
         | FirewallError::Firewalld(_)
         | FirewallError::AnotherHelper => {
             Error::FirewallFailed(format!("the firewall was not changed: {error}"))

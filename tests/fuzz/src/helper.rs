@@ -80,11 +80,12 @@ pub fn netlink(octets: &[u8]) {
     for message in messages(octets) {
         let body = message.body.as_slice();
         let _ = netlink::error_code(body);
-        if let Ok(link) = rtnetlink::parse_link(body) {
+        if let Ok((link, _)) = rtnetlink::parse_link(body) {
             assert!(body.len() >= 16);
             // Each octet that is no UTF-8 is shown by three.
             assert!(link.name.len() <= 3 * body.len() && !link.name.contains('\0'));
-            assert!(link.slave_kind.len() <= 3 * body.len());
+            let kind = link.master.map_or(0, |master| master.kind.len());
+            assert!(kind <= 3 * body.len());
         }
         if let Ok((_, Some(address))) = rtnetlink::parse_address(body) {
             let own = address.octets();
@@ -111,12 +112,14 @@ pub fn nftables(octets: &[u8]) {
         };
         if message.kind == NEW_CHAIN {
             listing.extend(Chain::read(family, &attributes).map(|chain| (chain, Vec::new())));
-        } else if let (Ok(rule), Some((_, rules))) = (Rule::read(&attributes), listing.last_mut()) {
+        } else if let (Ok(rule), Some((_, rules))) =
+            (Rule::read(family, &attributes), listing.last_mut())
+        {
             rules.push(rule);
         }
     }
     listing.retain(|(chain, _)| host::decisive(chain, None));
-    if let Ok((backend, path)) = host::judge(&listing, None) {
+    if let Ok((backend, path)) = host::judge(&listing, None, false) {
         assert_eq!(path.is_none(), backend == Backend::None);
         if backend == Backend::None {
             let refusing = listing.iter().find(|(chain, rules)| {
@@ -127,12 +130,12 @@ pub fn nftables(octets: &[u8]) {
         }
     }
     let named = host::NIXOS_IPTABLES;
-    if let Ok((backend, path)) = host::judge(&listing, Some(named)) {
+    if let Ok((backend, path)) = host::judge(&listing, Some(named), false) {
         assert_eq!((backend, path), (Backend::NamedChain, Some(named)));
         assert!(listing.iter().any(|(chain, _)| chain.is_input()));
     }
-    for (chain, rules) in &listing {
-        let deleted = host::delete_rules(chain.family, &chain.table, rules, |_| true);
+    for (_, rules) in &listing {
+        let deleted = host::delete_rules(rules, |_| true);
         let ours = rules.iter().filter(|rule| rule.lease.is_some());
         assert_eq!(deleted.len(), ours.count(), "only rules with our comment are deleted");
     }
