@@ -19,7 +19,7 @@ use zbus::names::UniqueName;
 
 use crate::{
     caller::{Caller, Uid},
-    config::Quotas,
+    config::Config,
     firewall::{Backend, Opening},
     limits,
     mark::{LeaseMark, Marks},
@@ -60,7 +60,6 @@ impl Lease {
 /// All leases, and the questions that may become some.
 #[derive(Debug, Default)]
 pub struct Leases {
-    quotas: Quotas,
     open: BTreeMap<u64, Lease>,
     last_id: u64,
     last_slot: u8,
@@ -83,19 +82,13 @@ pub enum Relation {
 }
 
 impl Leases {
-    /// None yet, and never more than the quotas allow.
-    #[must_use]
-    pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, ..Self::default() }
-    }
-
     /// Notes that a question of this caller is pending.
     ///
     /// # Errors
     /// `Busy` when one of this connection already is, or as many of this user as the site allows.
-    pub fn begin_question(&mut self, caller: &Caller) -> Result<(), Error> {
+    pub fn begin_question(&mut self, caller: &Caller, site: &Config) -> Result<(), Error> {
         let of_user = self.pending.iter().filter(|other| other.uid == caller.uid).count();
-        if of_user >= self.quotas.questions_per_user
+        if of_user >= site.questions_per_user
             || self.pending.iter().any(|other| other.name == caller.name)
         {
             return Err(Error::Busy(
@@ -117,18 +110,18 @@ impl Leases {
     ///
     /// # Errors
     /// `LimitsExceeded`.
-    pub fn check_quota(&self, uid: Uid) -> Result<(), Error> {
+    pub fn check_quota(&self, uid: Uid, site: &Config) -> Result<(), Error> {
         let own = self.open.values().filter(|lease| lease.owner.uid == uid).count();
-        if own >= self.quotas.leases_per_user {
+        if own >= site.leases_per_user {
             return Err(Error::LimitsExceeded(format!(
                 "you already have {own} leases, as many as this host allows: close one (`portcullis \
                  status` shows them)"
             )));
         }
-        if self.open.len() >= self.quotas.leases {
+        if self.open.len() >= site.leases {
             return Err(Error::LimitsExceeded(format!(
                 "{} leases are open on this host, and it allows no more",
-                self.quotas.leases
+                site.leases
             )));
         }
         Ok(())

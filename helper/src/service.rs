@@ -293,7 +293,9 @@ impl Netboot {
     }
 
     fn begin_question(&self, caller: &Caller) -> Result<Question, Error> {
-        self.state().leases.begin_question(caller)?;
+        let mut state = self.state();
+        let State { leases, config, .. } = &mut *state;
+        leases.begin_question(caller, config)?;
         Ok(Question { netboot: self.clone(), caller: caller.clone() })
     }
 

@@ -89,7 +89,7 @@ impl State {
     ) -> Self {
         let last_used = kernel.boottime();
         Self {
-            leases: Leases::new(config.quotas),
+            leases: Leases::default(),
             config,
             rates: Rates::default(),
             kernel,
@@ -127,7 +127,7 @@ impl State {
     /// The configuration, the quota, the interface, or the port that is in the way.
     pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
         self.config.permit(request)?;
-        self.leases.check_quota(uid)?;
+        self.leases.check_quota(uid, &self.config)?;
         let site = self.site(request)?;
         for (protocol, port) in request.ports() {
             if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
@@ -284,7 +284,7 @@ impl State {
             }
             Err(error) => problems.push(error.message()),
         }
-        for allowed in [self.config.permit(request), self.leases.check_quota(uid)] {
+        for allowed in [self.config.permit(request), self.leases.check_quota(uid, &self.config)] {
             problems.extend(allowed.err().map(|error| error.message()));
         }
         let backend = match self.firewall.backend() {

@@ -8,30 +8,42 @@ mod file;
 use std::{fmt, ops::RangeInclusive};
 
 use portcullis_dbus::Error;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use file::{ConfigError, FILE, check, check_text, load};
 
 use crate::{firewall::Dhcp, interface::InterfaceName, limits, mark::Marks, request::Request};
 
-/// What a site allows, and how the helper fits into its firewall.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a site allows, and how the helper fits into its firewall. The keys are documented for
+/// administrators in systemd/helper.toml.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Interfaces that may be served on.
     pub interfaces: Vec<Glob>,
     /// TCP ports that may be opened for boot images.
     pub http_ports: Vec<Ports>,
     /// The longest lease, seconds.
+    #[serde(deserialize_with = "seconds")]
     pub max_seconds: u32,
     /// Whether full DHCP may be asked for at all.
     pub full_dhcp: bool,
     /// Whether a raw socket may be used beside a DHCP server that keeps UDP 67 to itself.
     pub raw_dhcp: bool,
-    /// How many of what.
-    pub quotas: Quotas,
+    /// Leases of all users together.
+    #[serde(deserialize_with = "count::<_, { limits::LEASES_CEILING }>")]
+    pub leases: usize,
+    /// Leases of one user.
+    #[serde(deserialize_with = "count::<_, { limits::LEASES_CEILING }>")]
+    pub leases_per_user: usize,
+    /// Questions of one user that wait for an answer, each from another connection.
+    #[serde(deserialize_with = "count::<_, { limits::QUESTIONS_CEILING }>")]
+    pub questions_per_user: usize,
     /// Tag and mask of our marks.
+    #[serde(rename = "mark", deserialize_with = "marks")]
     pub marks: Marks,
     /// The chain that openings go into, where the administrator names one.
+    #[serde(rename = "firewall")]
     pub chain: Option<NamedChain>,
 }
 
@@ -43,7 +55,9 @@ impl Default for Config {
             max_seconds: limits::MAX_SECONDS_CEILING,
             full_dhcp: false,
             raw_dhcp: false,
-            quotas: Quotas::default(),
+            leases: limits::LEASES,
+            leases_per_user: limits::LEASES_PER_USER,
+            questions_per_user: limits::QUESTIONS_PER_USER,
             marks: Marks::default(),
             chain: None,
         }
@@ -95,25 +109,28 @@ fn list(allowed: &[impl fmt::Display]) -> String {
     allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// How many leases and questions there may be at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quotas {
-    /// Leases of all users together.
-    pub leases: usize,
-    /// Leases of one user.
-    pub leases_per_user: usize,
-    /// Questions of one user that wait for an answer, each from another connection.
-    pub questions_per_user: usize,
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let (least, most) = (limits::MAX_SECONDS_FLOOR, limits::MAX_SECONDS_CEILING);
+    let seconds = u32::deserialize(from)?;
+    let fits = (least..=most).contains(&seconds).then_some(seconds);
+    fits.ok_or_else(|| D::Error::custom(format!("a time is {least} to {most} seconds")))
 }
 
-impl Default for Quotas {
-    fn default() -> Self {
-        Self {
-            leases: limits::LEASES,
-            leases_per_user: limits::LEASES_PER_USER,
-            questions_per_user: limits::QUESTIONS_PER_USER,
-        }
+fn count<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<usize, D::Error> {
+    let count = usize::deserialize(from)?;
+    let fits = (1..=MOST).contains(&count).then_some(count);
+    fits.ok_or_else(|| D::Error::custom(format!("this number is 1 to {MOST}")))
+}
+
+fn marks<'de, D: Deserializer<'de>>(from: D) -> Result<Marks, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct TagAndMask {
+        tag: u32,
+        mask: u32,
     }
+    let TagAndMask { tag, mask } = TagAndMask::deserialize(from)?;
+    Marks::new(tag, mask).map_err(D::Error::custom)
 }
 
 /// A pattern for names of interfaces: `*` stands for any characters, `?` for one.

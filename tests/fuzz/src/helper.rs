@@ -148,10 +148,10 @@ pub fn config(octets: &[u8]) {
         Ok(config) => {
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
             assert!(seconds.contains(&config.max_seconds));
-            for count in [config.quotas.leases, config.quotas.leases_per_user] {
+            for count in [config.leases, config.leases_per_user] {
                 assert!((1..=limits::LEASES_CEILING).contains(&count));
             }
-            let questions = config.quotas.questions_per_user;
+            let questions = config.questions_per_user;
             assert!((1..=limits::QUESTIONS_CEILING).contains(&questions));
             assert_ne!(config.marks.tag() & config.marks.mask(), 0);
             let eth0 = InterfaceName::parse("eth0").unwrap();
