@@ -60,11 +60,15 @@ pub async fn run(
     connection.object_server().at(OBJECT_PATH, netboot.clone()).await?;
     let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let mut lost = bus.receive_name_lost_with_args(&[(0, BUS_NAME)]).await?;
+    let departures = bus.receive_name_owner_changed().await?;
     connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
     notifier.tell(notify::READY);
     log::note("ready");
 
-    let outcome = look_after(&connection, &netboot, notifier, stop, Some(&mut lost)).await;
+    let outcome = tokio::select! {
+        outcome = look_after(&connection, &netboot, notifier, stop, Some(&mut lost)) => outcome,
+        () = netboot.heed_departures(departures) => Err(Failure::NameLost),
+    };
     notifier.tell(notify::STOPPING);
     let ended = netboot.state().end_all();
     tell(&connection, ended).await;

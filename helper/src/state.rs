@@ -6,13 +6,16 @@
 //! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller
 //! has asked polkit.
 
-use std::{collections::HashMap, io, net::IpAddr, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, time::Duration};
 
 use portcullis_dbus::{
     DHCP_PORT, Error,
     keys::{backend, fact, reason},
 };
-use zbus::{OwnedVariant, names::OwnedUniqueName};
+use zbus::{
+    OwnedFd,
+    names::{OwnedUniqueName, UniqueName},
+};
 
 use crate::{
     caller::{Caller, Uid},
@@ -51,16 +54,8 @@ pub struct State {
     stopping: bool,
 }
 
-/// What a granted request gives.
-#[derive(Debug)]
-pub struct Granted {
-    /// Id of the lease.
-    pub lease: u64,
-    /// The sockets, for the client alone.
-    pub sockets: Vec<(&'static str, OwnedFd)>,
-    /// Facts about the lease.
-    pub facts: Facts,
-}
+/// What a granted request gives: the id of the lease, its sockets, for the client alone, and facts.
+pub type Granted = (u64, HashMap<&'static str, OwnedFd>, Facts);
 
 /// A lease that is over, for the signal to its owner.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,14 +107,6 @@ impl State {
         self.last_used = self.now();
     }
 
-    /// The request in a dictionary.
-    ///
-    /// # Errors
-    /// As [`Request::parse`].
-    pub fn parse(&self, options: &HashMap<String, OwnedVariant>) -> Result<Request, Error> {
-        Request::parse(options, self.config.max_seconds)
-    }
-
     /// Whether this request of this user could be granted now, polkit aside; and where. Asked
     /// before the dialog, so that nobody types a password in vain, and again after it.
     ///
@@ -142,7 +129,7 @@ impl State {
     /// # Errors
     /// `NoSuchInterface`.
     pub fn site(&mut self, request: &Request) -> Result<Site, Error> {
-        let name = request.interface();
+        let name = &request.interface;
         let link = self.kernel.link(name).map_err(|error| {
             Error::NoSuchInterface(format!("the kernel did not say what {name} is: {error}"))
         })?;
@@ -159,6 +146,9 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if !self.leases.is_asking(caller) {
+            return Err(Error::NotAuthorized("the caller has left the bus".to_owned()));
+        }
         if self.stopping {
             return Err(Error::Busy("the helper is stopping: ask again".to_owned()));
         }
@@ -181,10 +171,10 @@ impl State {
             mark: self.next_mark(&living)?,
             interface: site.name.clone(),
             index: site.index,
-            dhcp: request.dhcp(),
-            boot_server: request.boot_server(),
-            tftp: request.tftp(),
-            http: request.http(),
+            dhcp: request.dhcp,
+            boot_server: request.boot_server,
+            tftp: request.tftp,
+            http: request.http,
         };
         let (opening, bound) = self.bind(asked, site)?;
         let opened = self.now();
@@ -195,11 +185,12 @@ impl State {
         })?;
         let lease = Lease {
             owner: caller.clone(),
+            request: request.clone(),
             opening,
             address: site.address,
             backend,
             opened,
-            ends: opened.saturating_add(Duration::from_secs(request.max_seconds().into())),
+            ends: opened.saturating_add(Duration::from_secs(request.max_seconds.into())),
             chain_gone_since: None,
             placeholders: bound.placeholders,
             ear: bound.ear,
@@ -207,7 +198,8 @@ impl State {
         let facts = facts::of_lease(&lease);
         let (id, lease) = self.leases.insert(lease);
         log::decision(&Decision::Granted, caller, About::Lease(id, lease));
-        Ok(Granted { lease: id, sockets: bound.handed, facts })
+        let sockets = bound.handed.into_iter().map(|(key, socket)| (key, socket.into()));
+        Ok((id, sockets.collect(), facts))
     }
 
     /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
@@ -216,15 +208,27 @@ impl State {
         self.touch();
         self.close(&lease.opening);
         let seconds = self.now().saturating_sub(lease.opened).as_secs();
-        log::decision(&Decision::Ended { reason, seconds }, &lease.owner, About::Lease(id, &lease));
+        log::decision(&Decision::Ended(reason, seconds), &lease.owner, About::Lease(id, &lease));
         Some(Ended { lease: id, owner: lease.owner.name, reason })
     }
 
     /// Ends every lease, as the helper stops. A request that is answered after that is refused.
     pub fn end_all(&mut self) -> Vec<Ended> {
         self.stopping = true;
-        let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
-        ids.into_iter().filter_map(|id| self.end(id, reason::HELPER_STOPPING)).collect()
+        self.end_where(|_| true, reason::HELPER_STOPPING)
+    }
+
+    /// Ends what belongs to a connection that has left the bus: its leases and its question. Nobody is
+    /// left to be told.
+    pub fn left(&mut self, name: &UniqueName<'_>) {
+        self.leases.end_question(name);
+        self.end_where(|lease| lease.owner.name == *name, reason::OWNER_LEFT);
+    }
+
+    fn end_where(&mut self, over: impl Fn(&Lease) -> bool, reason: &'static str) -> Vec<Ended> {
+        let ids = self.leases.open.iter().filter(|(_, lease)| over(lease)).map(|(id, _)| *id);
+        let ids: Vec<u64> = ids.collect();
+        ids.into_iter().filter_map(|id| self.end(id, reason)).collect()
     }
 
     /// Holds every lease against the world and ends those that no longer fit into it.
@@ -233,20 +237,20 @@ impl State {
     /// [`CannotClose`], when the helper has to leave.
     pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
         self.tidy()?;
-        if self.leases.iter().next().is_none() {
+        if self.leases.open.is_empty() {
             return Ok(Vec::new());
         }
         let now = self.now();
         let living =
             self.kernel.tagged().inspect_err(|error| log::kernel("list sockets", error)).ok();
         let mut over = Vec::new();
-        for (id, lease) in self.leases.iter_mut() {
+        for (id, lease) in &mut self.leases.open {
             let link = self.kernel.link(&lease.opening.interface);
             let reason = upkeep::expired(lease, now)
                 .or_else(|| upkeep::interface_changed(lease, &link))
                 .or_else(|| upkeep::sockets_changed(lease, living.as_deref()))
                 .or_else(|| upkeep::firewall_changed(lease, now, self.firewall.as_mut()));
-            over.extend(reason.map(|reason| (id, reason)));
+            over.extend(reason.map(|reason| (*id, reason)));
         }
         Ok(over.into_iter().filter_map(|(id, reason)| self.end(id, reason)).collect())
     }
@@ -256,7 +260,7 @@ impl State {
     pub fn next_tick(&self) -> Duration {
         let now = self.now();
         let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
-        let reloading = self.leases.iter().any(|(_, lease)| lease.chain_gone_since.is_some());
+        let reloading = self.leases.open.values().any(|lease| lease.chain_gone_since.is_some());
         if reloading || self.untidy_since.is_some_and(recent) { limits::SOON } else { limits::TICK }
     }
 
@@ -273,14 +277,16 @@ impl State {
     /// What `Check` says about a request, apart from polkit's part. Changes nothing.
     pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
         let mut problems = Vec::new();
-        let mut facts = Facts::new();
-        facts::put(&mut facts, fact::INTERFACE, request.interface().as_str().into());
+        let mut facts = facts::of_ports(request.ports(), request.dhcp);
+        facts.insert(fact::INTERFACE, request.interface.to_string().into());
         match self.site(request) {
             Ok(site) => {
-                facts::put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
-                facts::put(&mut facts, fact::ADDRESS, site.address.to_string().into());
                 let taken = self.ports_taken(request, &site, &mut problems);
-                facts::put(&mut facts, fact::PORTS_TAKEN, taken.into());
+                facts.extend([
+                    (fact::INTERFACE_INDEX, site.index.into()),
+                    (fact::ADDRESS, site.address.to_string().into()),
+                    (fact::PORTS_TAKEN, taken.into()),
+                ]);
             }
             Err(error) => problems.push(error.message()),
         }
@@ -294,13 +300,13 @@ impl State {
                 backend::UNSUPPORTED
             }
         };
-        facts::put(&mut facts, fact::BACKEND, backend.into());
         // That the firewall cannot be read is among the problems by now.
         let drops = self.firewall.other_drops().unwrap_or_default();
-        facts::put(&mut facts, fact::OTHER_DROPS, drops.into());
-        facts::put_ports(&mut facts, request.ports());
-        facts::put(&mut facts, fact::DHCP_MODE, facts::dhcp_mode(request.dhcp()).into());
-        facts::put(&mut facts, fact::PROBLEMS, problems.into());
+        facts.extend([
+            (fact::BACKEND, backend.into()),
+            (fact::OTHER_DROPS, drops.into()),
+            (fact::PROBLEMS, problems.into()),
+        ]);
         facts
     }
 
@@ -315,7 +321,7 @@ impl State {
             let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
                 Some(uid) => (uid.get(), leased(protocol, port, uid)),
                 // Whether the other server's socket can be shared shows when it is tried.
-                None if request.dhcp() == Dhcp::Shared && port == DHCP_PORT => continue,
+                None if request.dhcp == Dhcp::Shared && port == DHCP_PORT => continue,
                 None => match self.holder(protocol, port, site) {
                     Ok(None) => continue,
                     Ok(Some(holder)) => (holder.uid, self.in_use(protocol, port, Some(holder))),
@@ -427,7 +433,7 @@ impl State {
             Ok(_) => {
                 self.unclosed_since = None;
                 // Our table stands anyway while a lease is open; the end of that one tidies up.
-                if self.leases.iter().next().is_some() || !self.is_any_held() {
+                if !self.leases.open.is_empty() || !self.is_any_held() {
                     self.untidy_since = None;
                 }
                 Ok(())

@@ -70,32 +70,25 @@ impl Config {
     /// # Errors
     /// `ForbiddenByPolicy`, with what is allowed instead.
     pub fn permit(&self, request: &Request) -> Result<(), Error> {
-        let interface = request.interface();
+        let interface = &request.interface;
         if !self.interfaces.iter().any(|glob| glob.matches(interface)) {
             let allowed = list(&self.interfaces);
             return forbidden(format!("serving on {interface}; interfaces = [{allowed}]"));
         }
-        if let Some(port) = request.http()
+        if let Some(port) = request.http
             && !self.http_ports.iter().any(|ports| ports.0.contains(&port))
         {
             let allowed = list(&self.http_ports);
             return forbidden(format!("TCP port {port}; http-ports = [{allowed}]"));
         }
-        if request.dhcp() == Dhcp::Full && !self.full_dhcp {
+        if request.dhcp == Dhcp::Full && !self.full_dhcp {
             return forbidden("handing out addresses; full-dhcp = false".to_owned());
         }
-        self.permit_seconds(request.max_seconds())
-    }
-
-    /// Whether a lease may last so long.
-    ///
-    /// # Errors
-    /// `ForbiddenByPolicy`.
-    pub fn permit_seconds(&self, seconds: u32) -> Result<(), Error> {
-        if seconds <= self.max_seconds {
-            return Ok(());
+        let (seconds, most) = (request.max_seconds, self.max_seconds);
+        if seconds > most {
+            return forbidden(format!("{seconds} seconds; max-seconds = {most}"));
         }
-        forbidden(format!("{seconds} seconds; max-seconds = {}", self.max_seconds))
+        Ok(())
     }
 }
 

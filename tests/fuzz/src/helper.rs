@@ -39,10 +39,10 @@ pub fn request(octets: &[u8]) {
     };
     match Request::parse(&options, limits::MAX_SECONDS_CEILING) {
         Ok(request) => {
-            assert!(InterfaceName::parse(request.interface().as_str()).is_some());
-            assert!(request.http().is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
+            assert!(InterfaceName::parse(request.interface.as_str()).is_some());
+            assert!(request.http.is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
-            assert!(seconds.contains(&request.max_seconds()));
+            assert!(seconds.contains(&request.max_seconds));
             assert!((1..=4).contains(&request.ports().count()));
             assert!(options.len() <= limits::REQUEST_KEYS);
             let details = request.details();
