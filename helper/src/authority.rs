@@ -15,7 +15,7 @@ use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, ChangedStream, CheckAuthorizationFlags, Subject,
 };
 
-use crate::{caller::Caller, limits, request::Details};
+use crate::{caller::Caller, limits, request::Request};
 
 /// What polkit said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +32,6 @@ pub enum Answer {
     Unavailable,
     /// The dialog stood open for too long and was withdrawn.
     TimedOut,
-}
-
-/// Whether a dialog may be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialog {
-    /// Yes: the caller's message carries the flag for it.
-    Allowed,
-    /// No.
-    Never,
 }
 
 /// Who decides, and about whom.
@@ -72,23 +63,23 @@ impl Authority {
         }
     }
 
-    /// Asks whether a caller may do what `details` say or, without them, manage the leases of others.
-    /// The question is withdrawn when `left` completes, or when its time is over.
+    /// Asks whether a caller may have a request or, without one, manage the leases of others;
+    /// with a `dialog` where it takes a password. The question is withdrawn when `left` completes, or when its time is over.
     pub async fn ask(
         &self,
         caller: &Caller,
-        details: Option<&Details>,
-        dialog: Dialog,
+        request: Option<&Request>,
+        dialog: bool,
         left: impl Future<Output = ()>,
     ) -> Answer {
         let mut left = std::pin::pin!(left);
-        let answer = self.ask_once(caller, details, dialog, left.as_mut()).await;
-        if (answer, dialog) != (Answer::No, Dialog::Allowed) {
+        let answer = self.ask_once(caller, request, dialog, left.as_mut()).await;
+        if answer != Answer::No || !dialog {
             return answer;
         }
         // polkit answers a wrong password as it answers a plain refusal. They differ in what it
         // says when nobody is asked: a password is still needed.
-        match self.ask_once(caller, details, Dialog::Never, left).await {
+        match self.ask_once(caller, request, false, left).await {
             Answer::Challenge => Answer::Dismissed,
             _ => Answer::No,
         }
@@ -106,21 +97,18 @@ impl Authority {
     async fn ask_once(
         &self,
         caller: &Caller,
-        details: Option<&Details>,
-        dialog: Dialog,
+        request: Option<&Request>,
+        dialog: bool,
         left: impl Future<Output = ()>,
     ) -> Answer {
         let Self::Polkit(bus) = self else {
             return Answer::Yes;
         };
-        let (flags, patience, late) = match dialog {
-            Dialog::Allowed => {
-                let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
-                (flags, limits::DIALOG, Answer::TimedOut)
-            }
-            Dialog::Never => {
-                (CheckAuthorizationFlags::empty(), limits::POLKIT, Answer::Unavailable)
-            }
+        let (flags, patience, late) = if dialog {
+            let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+            (flags, limits::DIALOG, Answer::TimedOut)
+        } else {
+            (CheckAuthorizationFlags::empty(), limits::POLKIT, Answer::Unavailable)
         };
         // A subject is made from the header of a message alone. This one is never sent; its number is
         // no other's, so that it names the question, too.
@@ -132,11 +120,10 @@ impl Authority {
         let Ok(subject) = Subject::new_for_message_header(&from.header()) else {
             return Answer::Unavailable;
         };
-        let action_id = details.map_or(action::MANAGE, |details| details.action);
-        let details = details.map_or_else(HashMap::new, |details| {
-            let Details { interface, http_port, dhcp, max_seconds, .. } = details;
-            action::DETAILS.into_iter().zip([interface, http_port, *dhcp, max_seconds]).collect()
-        });
+        let action_id = request.map_or(action::MANAGE, Request::action);
+        let details = request.map(Request::details);
+        let details = details.iter().flatten().map(String::as_str);
+        let details: HashMap<_, _> = action::DETAILS.into_iter().zip(details).collect();
         let question =
             polkit.check_authorization(&subject, action_id, &details, flags, &cancellation);
         let answer = tokio::select! {
@@ -176,35 +163,28 @@ impl Answer {
     ///
     /// # Errors
     /// For every other answer, the error that the caller gets.
-    pub fn granted(self, dialog: Dialog) -> Result<(), Error> {
-        Err(match (self, dialog) {
-            (Self::Yes, _) => return Ok(()),
-            (Self::No, _) => Error::NotAuthorized(
-                "polkit refused this; a member of the group portcullis at an active local session \
-                 is allowed without a question (but for full DHCP), and an administrator can write \
-                 a rule"
-                    .to_owned(),
+    pub fn granted(self) -> Result<(), Error> {
+        let (error, sentence): (fn(String) -> Error, _) = match self {
+            Self::Yes => return Ok(()),
+            Self::No => (Error::NotAuthorized, "polkit refused this"),
+            Self::Challenge => {
+                (Error::NoAgent, "a password is needed, and there is nobody to ask for it")
+            }
+            Self::Dismissed => (
+                Error::AuthenticationDismissed,
+                "the password dialog was dismissed, or the password was wrong",
             ),
-            (Self::Challenge, Dialog::Never) => Error::NoAgent(
-                "a password is needed, and the request did not allow asking for it".to_owned(),
+            Self::TimedOut => (
+                Error::AuthenticationDismissed,
+                "nobody answered the password dialog in time; it was withdrawn",
             ),
-            (Self::Challenge, Dialog::Allowed) => Error::NoAgent(
-                "a password is needed, and there is no authentication agent to ask for it: start \
-                 one (in a terminal: pkttyagent), or join the group portcullis (not for full DHCP)"
-                    .to_owned(),
-            ),
-            (Self::Dismissed, _) => Error::AuthenticationDismissed(
-                "the password dialog was dismissed, or the password was wrong".to_owned(),
-            ),
-            (Self::TimedOut, _) => Error::AuthenticationDismissed(
-                "nobody answered the password dialog in time; it was withdrawn".to_owned(),
-            ),
-            (Self::Unavailable, _) => Error::NotAuthorized(
+            Self::Unavailable => (
+                Error::NotAuthorized,
                 "polkit does not answer, so nothing is allowed: check that polkit is installed and \
-                 running"
-                    .to_owned(),
+                 running",
             ),
-        })
+        };
+        Err(error(sentence.to_owned()))
     }
 }
 
@@ -236,7 +216,7 @@ mod tests {
         ];
         for (given, expected) in cases {
             assert_eq!(answer_of(&given), expected, "{given:?}");
-            assert_eq!(expected.granted(Dialog::Allowed).is_ok(), expected == Answer::Yes);
+            assert_eq!(expected.granted().is_ok(), expected == Answer::Yes);
         }
     }
 }

@@ -101,14 +101,14 @@ fn fields(decision: &Decision<'_>, caller: &Caller, about: About<'_>) -> Fields 
             Some(&lease.request)
         }
     };
-    let mut seconds = None;
+    let mut lasts = None;
     if let Some(request) = request {
-        let details = request.details();
-        fields.push(("PORTCULLIS_INTERFACE", details.interface));
-        fields.push(("PORTCULLIS_DHCP", details.dhcp.to_owned()));
-        fields.push(("PORTCULLIS_HTTP_PORT", details.http_port));
+        let [interface, http_port, dhcp, seconds] = request.details();
+        fields.push(("PORTCULLIS_INTERFACE", interface));
+        fields.push(("PORTCULLIS_DHCP", dhcp));
+        fields.push(("PORTCULLIS_HTTP_PORT", http_port));
         fields.push(("PORTCULLIS_PORTS", ports(request)));
-        seconds = Some(details.max_seconds);
+        lasts = Some(seconds);
     }
     match decision {
         Decision::Granted | Decision::Extended | Decision::Managed => {}
@@ -118,12 +118,12 @@ fn fields(decision: &Decision<'_>, caller: &Caller, about: About<'_>) -> Fields 
             fields.push(("PORTCULLIS_METHOD", (*method).to_owned()));
             fields.push(("PORTCULLIS_RESULT", result.to_owned()));
         }
-        Decision::Ended(reason, lasted) => {
-            seconds = Some(lasted.to_string());
+        Decision::Ended(reason, seconds) => {
+            lasts = Some(seconds.to_string());
             fields.push(("PORTCULLIS_REASON", (*reason).to_owned()));
         }
     }
-    fields.extend(seconds.map(|seconds| ("PORTCULLIS_SECONDS", seconds)));
+    fields.extend(lasts.map(|seconds| ("PORTCULLIS_SECONDS", seconds)));
     fields
 }
 

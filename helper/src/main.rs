@@ -17,7 +17,7 @@ use portcullis_helper::{
     kernel::Linux,
     log,
     notify::Notifier,
-    privileges::{self, Become, PrivilegeError},
+    privileges::{self, Become},
     run,
     state::State,
 };
@@ -73,12 +73,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let raw = privileges::settle(Become::Installed)?;
     let state = state(raw)?;
     runtime()?.block_on(async {
-        // Signals first: a stop that comes while the bus is being asked is not lost.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        };
+        let stop = stop()?;
         let connection = zbus::Connection::system().await?;
         Ok(run::run(connection, state, &Notifier::from_environment(), stop).await?)
     })
@@ -100,12 +95,17 @@ fn once() -> Result<(), Box<dyn Error>> {
         return if guard::wait(copy)? { Ok(()) } else { sweep(Become::Nobody) };
     }
     let state = state(false)?;
-    runtime()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async {
-            let _ = terminate.recv().await;
-        };
-        Ok(run::once(UnixStream::from(socket), caller, state, stop).await?)
+    runtime()?
+        .block_on(async { Ok(run::once(UnixStream::from(socket), caller, state, stop()?).await?) })
+}
+
+/// Completes when the helper is told to stop. Before the first await of all, so that a stop that comes
+/// while the bus is being asked is not lost.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     })
 }
 
@@ -114,7 +114,9 @@ fn once() -> Result<(), Box<dyn Error>> {
 fn state(raw: bool) -> Result<State, Box<dyn Error>> {
     let config = config::load()?;
     if raw && !config.raw_dhcp {
-        return Err(PrivilegeError::NeedlessRaw.into());
+        return Err("the helper has CAP_NET_RAW and no use for it: say raw-dhcp = true in the \
+                    configuration, or remove the drop-in that grants it"
+            .into());
     }
     let mut firewall = Nftables::new(&config)?;
     firewall.sweep()?;

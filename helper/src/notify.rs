@@ -11,14 +11,14 @@ use std::{
         unix::{ffi::OsStrExt, net::SocketAddr},
     },
     path::Path,
-    time::Duration,
 };
 
 use crate::journal::send_now;
 
 /// Said once the helper has its name on the bus.
 pub const READY: &str = "READY=1";
-/// Said whenever the helper's loop goes round.
+/// Said whenever the helper's loop goes round: at least every [`crate::limits::TICK`], far more often than
+/// the unit wants to hear it.
 pub const ALIVE: &str = "WATCHDOG=1";
 /// Said when the helper is leaving.
 pub const STOPPING: &str = "STOPPING=1";
@@ -48,13 +48,4 @@ impl Notifier {
     pub fn tell(&self, word: &str) {
         let _ = self.0.as_ref().map(|address| send_now(address, word.as_bytes()));
     }
-}
-
-/// How often the manager wants to hear that the helper is alive: half of its patience, as
-/// sd_watchdog_enabled(3) advises.
-#[must_use]
-pub fn watchdog() -> Option<Duration> {
-    let patience: u64 = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    let half = Duration::from_micros(patience).checked_div(2)?;
-    (!half.is_zero()).then_some(half)
 }

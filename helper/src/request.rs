@@ -121,22 +121,23 @@ impl Request {
         ports(self.dhcp != Dhcp::None, self.boot_server, self.tftp, self.http)
     }
 
-    /// What polkit and a site's rules are told.
+    /// The action that it takes polkit's yes to.
     #[must_use]
-    pub fn details(&self) -> Details {
-        let (action, dhcp) = match self.dhcp {
-            Dhcp::None => (action::OPEN, dhcp::NONE),
-            Dhcp::Proxy => (action::OPEN, dhcp::BIND),
-            Dhcp::Shared | Dhcp::Raw => (action::OPEN, dhcp::SHARE),
-            Dhcp::Full => (action::OPEN_DHCP, dhcp_mode::FULL),
+    pub fn action(&self) -> &'static str {
+        if self.dhcp == Dhcp::Full { action::OPEN_DHCP } else { action::OPEN }
+    }
+
+    /// What polkit, a site's rules and the journal are told, in the order of [`action::DETAILS`].
+    #[must_use]
+    pub fn details(&self) -> [String; action::DETAILS.len()] {
+        let dhcp = match self.dhcp {
+            Dhcp::None => dhcp::NONE,
+            Dhcp::Proxy => dhcp::BIND,
+            Dhcp::Shared | Dhcp::Raw => dhcp::SHARE,
+            Dhcp::Full => dhcp_mode::FULL,
         };
-        Details {
-            action,
-            interface: self.interface.to_string(),
-            http_port: self.http.unwrap_or(0).to_string(),
-            dhcp,
-            max_seconds: self.max_seconds.to_string(),
-        }
+        let (http, seconds) = (self.http.unwrap_or(0), self.max_seconds);
+        [self.interface.to_string(), http.to_string(), dhcp.to_owned(), seconds.to_string()]
     }
 }
 
@@ -159,21 +160,6 @@ fn read<'v, T: TryFrom<&'v OwnedVariant>>(
 ) -> Result<Option<T>, Error> {
     let value = options.get(name).map(T::try_from).transpose();
     value.map_err(|_| Error::InvalidRequest(format!("{name} must be {kind}")))
-}
-
-/// A question to polkit: the action and its details, as text ([`portcullis_dbus::action::DETAILS`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Details {
-    /// The action.
-    pub action: &'static str,
-    /// Interface name.
-    pub interface: String,
-    /// TCP port in decimal, 0 for none.
-    pub http_port: String,
-    /// `bind`, `full`, `share` or `none`.
-    pub dhcp: &'static str,
-    /// Seconds in decimal.
-    pub max_seconds: String,
 }
 
 /// The ports of a request or lease, with their protocols.
@@ -239,20 +225,15 @@ mod tests {
             ]
         );
         assert_eq!(request.max_seconds, 43_200);
-        let details = request.details();
-        assert_eq!(
-            (details.interface, details.http_port, details.dhcp, details.max_seconds),
-            ("eth0".into(), "64172".into(), "bind", "43200".into())
-        );
+        assert_eq!(request.details(), ["eth0", "64172", "bind", "43200"]);
     }
 
     #[test]
     fn handing_out_addresses_is_another_question() {
         let plain = parse(&[("interface", "eth0".into()), ("full-dhcp", false.into())]).unwrap();
-        assert_eq!((plain.dhcp, plain.details().action), (Dhcp::Proxy, action::OPEN));
+        assert_eq!((plain.dhcp, plain.action()), (Dhcp::Proxy, action::OPEN));
         let full = parse(&[("interface", "eth0".into()), ("full-dhcp", true.into())]).unwrap();
-        let details = full.details();
-        assert_eq!((details.action, details.dhcp), (action::OPEN_DHCP, "full"));
+        assert_eq!((full.action(), full.details()[2].as_str()), (action::OPEN_DHCP, "full"));
         assert!(full.ports().eq(plain.ports()));
     }
 
@@ -295,8 +276,7 @@ mod tests {
     fn sharing_is_the_same_question_with_its_own_word() {
         let request = parse(&[("interface", "eth0".into()), ("dhcp", "share".into())]).unwrap();
         assert_eq!(request.dhcp, Dhcp::Shared);
-        let details = request.details();
-        assert_eq!((details.action, details.dhcp), (action::OPEN, "share"));
+        assert_eq!((request.action(), request.details()[2].as_str()), (action::OPEN, "share"));
     }
 
     fn value() -> impl Strategy<Value = OwnedVariant> {

@@ -8,7 +8,6 @@
 use std::{
     future::{self, Future},
     os::unix::net::UnixStream,
-    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -116,11 +115,10 @@ async fn look_after(
     mut lost: Option<&mut NameLostStream>,
 ) -> Result<(), Failure> {
     let mut stop = std::pin::pin!(stop);
-    let watchdog = notify::watchdog().unwrap_or(Duration::MAX);
     let mut heed_polkit = std::pin::pin!(netboot.heed_polkit(connection));
     let watch = Watch::open().inspect_err(|error| log::kernel("watch the firewall", error)).ok();
     loop {
-        let next_tick = netboot.state().next_tick().min(watchdog);
+        let next_tick = netboot.state().next_tick();
         tokio::select! {
             () = &mut stop => return Ok(()),
             () = name_lost(&mut lost) => return Err(Failure::NameLost),

@@ -33,12 +33,12 @@ use zbus::{
 };
 
 use crate::{
-    authority::{Answer, Authority, Dialog},
+    authority::{Answer, Authority},
     caller::Caller,
     facts::{self, Facts},
     lease::{Lease, no_such_lease},
     log::{self, About, Decision},
-    request::{Details, Request},
+    request::Request,
     state::{Ended, Granted, State},
 };
 
@@ -119,9 +119,8 @@ impl Netboot {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Facts, Error> {
         let (caller, _) = self.caller(&header).await?;
-        self.take_from_rate(&caller)?;
         let request = Request::parse(&request, self.state().config.max_seconds)?;
-        let answer = self.ask_quietly(&caller, Some(&request.details())).await;
+        let answer = self.ask_quietly(&caller, Some(&request)).await?;
         let mut facts = self.state().facts(&request, caller.uid);
         facts.insert(fact::AUTHORIZATION, word_for(answer).into());
         Ok(facts)
@@ -134,10 +133,8 @@ impl Netboot {
     async fn list(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<(u64, Facts)>, Error> {
         let (caller, _) = self.caller(&header).await?;
         let own = |lease: &Lease| lease.owner.uid == caller.uid;
-        let all = !self.state().leases.open.values().all(own) && {
-            self.take_from_rate(&caller)?;
-            self.ask_quietly(&caller, None).await == Answer::Yes
-        };
+        let hidden = !self.state().leases.open.values().all(own);
+        let all = hidden && self.ask_quietly(&caller, None).await? == Answer::Yes;
         let state = self.state();
         let shown = state.leases.open.iter().filter(|(_, lease)| all || own(lease));
         let entry = |(id, lease): (&u64, &Lease)| {
@@ -184,10 +181,11 @@ impl Netboot {
 
     async fn ask_again(&self, connection: &Connection) {
         let question =
-            |(id, lease): (&u64, &Lease)| (*id, lease.owner.clone(), lease.request.details());
+            |(id, lease): (&u64, &Lease)| (*id, lease.owner.clone(), lease.request.clone());
         let leases: Vec<_> = self.state().leases.open.iter().map(question).collect();
-        for (id, owner, details) in leases {
-            if self.ask_quietly(&owner, Some(&details)).await == Answer::No {
+        for (id, owner, request) in leases {
+            let answer = self.authority.ask(&owner, Some(&request), false, future::pending());
+            if answer.await == Answer::No {
                 let ended = self.state().end(id, reason::REVOKED);
                 tell(connection, ended).await;
             }
@@ -209,10 +207,9 @@ impl Netboot {
 
     /// Who calls, and whether somebody is there to answer a dialog, as the message says. Notes the call
     /// first, so that the helper does not leave with it half done.
-    async fn caller(&self, header: &Header<'_>) -> Result<(Caller, Dialog), Error> {
+    async fn caller(&self, header: &Header<'_>) -> Result<(Caller, bool), Error> {
         self.state().touch();
-        let allowed = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let dialog = if allowed { Dialog::Allowed } else { Dialog::Never };
+        let dialog = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
         Ok((self.authority.caller(header).await?, dialog))
     }
 
@@ -221,11 +218,11 @@ impl Netboot {
         &self,
         caller: &Caller,
         request: &Request,
-        dialog: Dialog,
+        dialog: bool,
     ) -> Result<Granted, Error> {
         let mut question = self.begin_question(caller)?;
         let site = self.state().admit(request, caller.uid)?;
-        question.ask(Some(&request.details()), dialog).await.granted(dialog)?;
+        question.ask(Some(request), dialog).await.granted()?;
         self.state().grant(request, &site, caller)
     }
 
@@ -234,13 +231,13 @@ impl Netboot {
         caller: &Caller,
         lease: u64,
         seconds: u32,
-        dialog: Dialog,
+        dialog: bool,
     ) -> Result<(), Error> {
         let request = self.state().leases.own(lease, &caller.name)?.request.clone();
         let request = request.lasting(seconds)?;
         self.state().config.permit(&request)?;
         let mut question = self.begin_question(caller)?;
-        question.ask(Some(&request.details()), dialog).await.granted(dialog)?;
+        question.ask(Some(&request), dialog).await.granted()?;
         let mut state = self.state();
         let ends = state.now().saturating_add(Duration::from_secs(seconds.into()));
         let own = state.leases.own(lease, &caller.name)?;
@@ -253,7 +250,7 @@ impl Netboot {
         &self,
         caller: &Caller,
         lease: u64,
-        dialog: Dialog,
+        dialog: bool,
     ) -> Result<Option<Ended>, Error> {
         if self.state().leases.is_of(lease, caller.uid) {
             return Ok(self.state().end(lease, reason::CLOSED));
@@ -262,8 +259,7 @@ impl Netboot {
         // About an id that nobody has polkit is asked, too, so that the time which the answer takes
         // tells nothing; but nobody is made to type a password for it.
         let known = self.state().leases.open.contains_key(&lease);
-        let dialog = if known { dialog } else { Dialog::Never };
-        if question.ask(None, dialog).await != Answer::Yes || !known {
+        if question.ask(None, dialog && known).await != Answer::Yes || !known {
             return Err(no_such_lease());
         }
         log::decision(&Decision::Managed, caller, About::Number(lease));
@@ -277,19 +273,19 @@ impl Netboot {
         Ok(Question { netboot: self.clone(), caller: caller.clone(), over })
     }
 
-    /// Asks about somebody who need not wait for it.
-    async fn ask_quietly(&self, caller: &Caller, details: Option<&Details>) -> Answer {
-        self.authority.ask(caller, details, Dialog::Never, future::pending()).await
-    }
-
-    /// Questions without a dialog are many at once, so their number is what is limited.
-    fn take_from_rate(&self, caller: &Caller) -> Result<(), Error> {
-        let mut state = self.state();
-        let now = state.now();
-        if state.rates.take(caller.uid, now) {
-            return Ok(());
+    /// Asks polkit without a dialog. Such questions may be many at once, so their number is what is
+    /// limited.
+    async fn ask_quietly(
+        &self,
+        caller: &Caller,
+        request: Option<&Request>,
+    ) -> Result<Answer, Error> {
+        let now = self.state().now();
+        if !self.state().rates.take(caller.uid, now) {
+            let sentence = "too many questions to polkit: wait a second";
+            return Err(Error::LimitsExceeded(sentence.to_owned()));
         }
-        Err(Error::LimitsExceeded("too many questions to polkit: wait a second".to_owned()))
+        Ok(self.authority.ask(caller, request, false, future::pending()).await)
     }
 }
 
@@ -313,13 +309,13 @@ struct Question {
 impl Question {
     /// Asks polkit, and the bus before and after it whether the caller is still there: since this
     /// question was noted, a departure is seen.
-    async fn ask(&mut self, details: Option<&Details>, dialog: Dialog) -> Answer {
+    async fn ask(&mut self, request: Option<&Request>, dialog: bool) -> Answer {
         let authority = &self.netboot.authority;
         if !authority.knows(&self.caller).await {
             return Answer::Unavailable;
         }
         let left = async { drop((&mut self.over).await) };
-        let answer = authority.ask(&self.caller, details, dialog, left).await;
+        let answer = authority.ask(&self.caller, request, dialog, left).await;
         if !authority.knows(&self.caller).await {
             return Answer::Unavailable;
         }

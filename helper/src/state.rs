@@ -116,12 +116,10 @@ impl State {
         self.config.permit(request)?;
         self.leases.check_quota(uid, &self.config)?;
         let site = self.site(request)?;
-        for (protocol, port) in request.ports() {
-            if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
-                return Err(Error::AddressInUse(leased(protocol, port, uid)));
-            }
+        match request.ports().find_map(|port| self.leased(port, &site)) {
+            Some((_, sentence)) => Err(Error::AddressInUse(sentence)),
+            None => Ok(site),
         }
-        Ok(site)
     }
 
     /// The interface of a request, if it can be served on.
@@ -317,40 +315,49 @@ impl State {
         problems: &mut Vec<String>,
     ) -> Vec<(String, u16, u32)> {
         let mut taken = Vec::new();
-        for (protocol, port) in request.ports() {
-            let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
-                Some(uid) => (uid.get(), leased(protocol, port, uid)),
-                // Whether the other server's socket can be shared shows when it is tried.
-                None if request.dhcp == Dhcp::Shared && port == DHCP_PORT => continue,
-                None => match self.holder(protocol, port, site) {
-                    Ok(None) => continue,
-                    Ok(Some(holder)) => (holder.uid, self.in_use(protocol, port, Some(holder))),
-                    Err(error) => {
-                        problems.push(not_listed(&error));
-                        continue;
-                    }
-                },
-            };
-            problems.push(problem);
-            taken.push((request::word(protocol).to_owned(), port, uid));
+        for port in request.ports() {
+            // Whether the other server's socket can be shared shows when it is tried.
+            let shared = request.dhcp == Dhcp::Shared && port.1 == DHCP_PORT;
+            let found = if shared { Ok(self.leased(port, site)) } else { self.taken(port, site) };
+            match found {
+                Ok(Some((uid, sentence))) => {
+                    problems.push(sentence);
+                    taken.push((request::word(port.0).to_owned(), port.1, uid));
+                }
+                Ok(None) => {}
+                Err(error) => problems.push(not_listed(&error)),
+            }
         }
         taken
     }
 
-    /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
-    /// no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Found>> {
-        let ours = |address: IpAddr| match address {
+    /// The user who has a port leased on an interface, and a sentence about that.
+    fn leased(&self, port: (Protocol, u16), site: &Site) -> Option<(u32, String)> {
+        let uid = self.leases.lessee(port, site.index)?;
+        let (protocol, port) = (request::word(port.0), port.1);
+        let what = format!("is leased to uid {uid} (`portcullis status`)");
+        Some((uid.get(), format!("{protocol} port {port} of this interface {what}")))
+    }
+
+    /// Who keeps us from binding a port, and a sentence about that: a lease, or a socket that is bound to
+    /// the wildcard or to our address, and to no other interface. One on 127.0.0.1 is not in the way.
+    fn taken(&mut self, port: (Protocol, u16), site: &Site) -> io::Result<Option<(u32, String)>> {
+        let leased = self.leased(port, site);
+        if leased.is_some() {
+            return Ok(leased);
+        }
+        let ours = |address: IpAddr| match address.to_canonical() {
             // Ours is on the wildcard address, so any other is in the way.
-            _ if port == DHCP_PORT => true,
-            IpAddr::V4(address) => address.is_unspecified() || address == site.address,
-            IpAddr::V6(address) => {
-                address.is_unspecified() || address.to_ipv4_mapped() == Some(site.address)
-            }
+            _ if port.1 == DHCP_PORT => true,
+            address => address.is_unspecified() || address == site.address,
         };
-        let holders = self.kernel.holders(protocol, port)?;
-        Ok(holders.into_iter().find(|holder| {
+        let mut holders = self.kernel.holders(port.0, port.1)?.into_iter();
+        let holder = holders.find(|holder| {
             ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+        });
+        Ok(holder.map(|holder| match self.config.marks.of_socket(holder.mark) {
+            Some(_) => (holder.uid, outlived(&holder)),
+            None => (holder.uid, in_use(port, &format!("a program of uid {}", holder.uid))),
         }))
     }
 
@@ -377,28 +384,13 @@ impl State {
             _ => "",
         };
         if is_taken(&error) || advice == NOT_PRIVILEGED {
-            let holder = self.holder(error.protocol, error.port, site).ok().flatten();
-            let mut text = self.in_use(error.protocol, error.port, holder);
-            text.push_str(advice);
-            return Error::AddressInUse(text);
+            let port = (error.protocol, error.port);
+            let taken = self.taken(port, site).ok().flatten();
+            let sentence =
+                taken.map_or_else(|| in_use(port, "another program"), |(_, sentence)| sentence);
+            return Error::AddressInUse(sentence + advice);
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
-    }
-
-    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Found>) -> String {
-        if let Some(ours) = holder
-            && self.config.marks.of_socket(ours.mark).is_some()
-        {
-            return outlived(&ours);
-        }
-        let holder = holder.map_or_else(
-            || "another program".to_owned(),
-            |holder| format!("a program of uid {}", holder.uid),
-        );
-        let protocol = request::word(protocol);
-        format!(
-            "{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)"
-        )
     }
 
     fn next_mark(&mut self, living: &[Found]) -> Result<LeaseMark, Error> {
@@ -481,9 +473,9 @@ fn is_taken(error: &BindError) -> bool {
     error.source.kind() == io::ErrorKind::AddrInUse
 }
 
-fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
+fn in_use((protocol, port): (Protocol, u16), holder: &str) -> String {
     let protocol = request::word(protocol);
-    format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
+    format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
 }
 
 fn outlived(socket: &Found) -> String {
@@ -507,12 +499,7 @@ fn not_listed(error: &io::Error) -> String {
 fn firewall_error(error: FirewallError) -> Error {
     match error {
         FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
-        FirewallError::Kernel { .. }
-        | FirewallError::Protocol { .. }
-        | FirewallError::Firewalld(_)
-        | FirewallError::AnotherHelper => {
-            Error::FirewallFailed(format!("the firewall was not changed: {error}"))
-        }
+        error => Error::FirewallFailed(format!("the firewall was not changed: {error}")),
     }
 }
 

@@ -72,13 +72,14 @@ impl Config {
     pub fn permit(&self, request: &Request) -> Result<(), Error> {
         let interface = &request.interface;
         if !self.interfaces.iter().any(|glob| glob.matches(interface)) {
-            let allowed = list(&self.interfaces);
-            return forbidden(format!("serving on {interface}; interfaces = [{allowed}]"));
+            let allowed: Vec<_> = self.interfaces.iter().map(|glob| &glob.0).collect();
+            return forbidden(format!("serving on {interface}; interfaces = {allowed:?}"));
         }
         if let Some(port) = request.http
             && !self.http_ports.iter().any(|ports| ports.0.contains(&port))
         {
-            let allowed = list(&self.http_ports);
+            let allowed: Vec<_> = self.http_ports.iter().map(ToString::to_string).collect();
+            let allowed = allowed.join(", ");
             return forbidden(format!("TCP port {port}; http-ports = [{allowed}]"));
         }
         if request.dhcp == Dhcp::Full && !self.full_dhcp {
@@ -96,10 +97,6 @@ fn forbidden(what: String) -> Result<(), Error> {
     Err(Error::ForbiddenByPolicy(format!(
         "the configuration of this host does not allow {what} (in {FILE}, or a drop-in beside it)"
     )))
-}
-
-fn list(allowed: &[impl fmt::Display]) -> String {
-    allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
@@ -151,12 +148,6 @@ impl Glob {
     #[must_use]
     pub fn matches(&self, name: &InterfaceName) -> bool {
         matches(self.0.as_bytes(), name.as_str().as_bytes())
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "\"{}\"", self.0)
     }
 }
 

@@ -84,7 +84,7 @@ async fn p1_open_without_a_yes_opens_nothing_and_says_why() {
         lab.polkit.answers(mood);
         let error = client.open("eth0").await.unwrap_err();
         let expected = match (mood, &error) {
-            (Mood::Challenge, Error::NoAgent(text)) => text.contains("pkttyagent"),
+            (Mood::Challenge, Error::NoAgent(text)) => text.contains("nobody to ask"),
             (Mood::Dismissed | Mood::WrongPassword, Error::AuthenticationDismissed(_)) => true,
             (Mood::No | Mood::YesAndChallenge, Error::NotAuthorized(text)) => {
                 text.contains("refused")
