@@ -34,9 +34,7 @@ pub fn of_lease(lease: &Lease) -> Facts {
 /// Facts about ports, by protocol.
 pub fn of_ports(ports: impl Iterator<Item = (Protocol, u16)>, dhcp: Dhcp) -> Facts {
     let (udp, tcp): (Vec<_>, Vec<_>) = ports.partition(|(protocol, _)| *protocol == Protocol::Udp);
-    let numbers = |ports: Vec<(Protocol, u16)>| -> Vec<u16> {
-        ports.into_iter().map(|(_, port)| port).collect()
-    };
+    let numbers = |ports: Vec<_>| ports.into_iter().map(|(_, port)| port).collect::<Vec<u16>>();
     Facts::from([
         (fact::UDP_PORTS, numbers(udp).into()),
         (fact::TCP_PORTS, numbers(tcp).into()),

@@ -24,7 +24,6 @@ use crate::{
     limits,
     mark::{LeaseMark, Marks},
     request::Request,
-    sockdiag::Protocol,
     sockets::Ear,
 };
 
@@ -118,17 +117,6 @@ impl Leases {
             )));
         }
         Ok(())
-    }
-
-    /// The user who has a port leased on an interface.
-    #[must_use]
-    pub fn lessee(&self, port: (Protocol, u16), index: u32) -> Option<Uid> {
-        self.open
-            .values()
-            .find(|lease| {
-                lease.opening.index == index && lease.opening.ports().any(|own| own == port)
-            })
-            .map(|lease| lease.owner.uid)
     }
 
     /// The next slot, in turn, that no open lease and nothing in `taken` has.

@@ -12,6 +12,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,7 +20,7 @@ use std::{
 
 use futures_util::StreamExt;
 use portcullis_dbus::{
-    Error, INTERFACE, OBJECT_PATH,
+    BUS_NAME, Error, INTERFACE, OBJECT_PATH,
     keys::{authorization, fact, reason},
 };
 use tokio::sync::oneshot;
@@ -170,7 +171,7 @@ impl Netboot {
     /// Asks polkit again, whenever its rules change, about every lease, and ends those that are
     /// refused now. A password that would be asked for is no refusal: it may have been given. Never
     /// completes.
-    pub async fn heed_polkit(&self, connection: &Connection) {
+    pub async fn heed_polkit(&self, connection: &Connection) -> Infallible {
         if let Some(mut changes) = self.authority.changes().await {
             while changes.next().await.is_some() {
                 self.ask_again(connection).await;
@@ -193,14 +194,21 @@ impl Netboot {
     }
 
     /// Ends what belongs to a connection in the moment in which that leaves the bus. Completes when the
-    /// bus itself is gone.
-    pub async fn heed_departures(&self, mut changes: NameOwnerChangedStream) {
+    /// bus itself is gone, or has given the helper's name to another.
+    pub async fn heed_departures(
+        &self,
+        connection: &Connection,
+        mut changes: NameOwnerChangedStream,
+    ) {
+        let own = connection.unique_name().map(|name| name.as_str());
         while let Some(change) = changes.next().await {
-            if let Ok(change) = change.args()
-                && let BusName::Unique(name) = &change.name
-                && change.new_owner.is_none()
-            {
-                self.state().left(name);
+            let Ok(change) = change.args() else {
+                continue;
+            };
+            match (&change.name, change.new_owner.as_deref()) {
+                (BusName::Unique(name), None) => self.state().left(name),
+                (name, Some(owner)) if *name == BUS_NAME && own != Some(owner) => return,
+                _ => {}
             }
         }
     }

@@ -333,7 +333,8 @@ impl State {
 
     /// The user who has a port leased on an interface, and a sentence about that.
     fn leased(&self, port: (Protocol, u16), site: &Site) -> Option<(u32, String)> {
-        let uid = self.leases.lessee(port, site.index)?;
+        let mut open = self.leases.open.values().filter(|lease| lease.opening.index == site.index);
+        let uid = open.find(|lease| lease.opening.ports().any(|own| own == port))?.owner.uid;
         let (protocol, port) = (request::word(port.0), port.1);
         let what = format!("is leased to uid {uid} (`portcullis status`)");
         Some((uid.get(), format!("{protocol} port {port} of this interface {what}")))

@@ -310,7 +310,10 @@ impl<'a> Pair<'a> {
         let heeding = (netboot.clone(), serving.clone());
         let heeding = tokio::spawn(async move {
             let (netboot, serving) = heeding;
-            tokio::join!(netboot.heed_polkit(&serving), netboot.heed_departures(departures));
+            tokio::join!(
+                netboot.heed_polkit(&serving),
+                netboot.heed_departures(&serving, departures)
+            );
         });
         let mut clients = Vec::new();
         let mut uids = Vec::new();
