@@ -24,6 +24,7 @@ use crate::{
     limits,
     mark::{LeaseMark, Marks},
     request::Request,
+    sockdiag::Found,
     sockets::Ear,
 };
 
@@ -119,17 +120,27 @@ impl Leases {
         Ok(())
     }
 
-    /// The next slot, in turn, that no open lease and nothing in `taken` has.
-    #[must_use]
-    pub fn next_mark(&mut self, marks: Marks, taken: &[LeaseMark]) -> Option<LeaseMark> {
-        let after = |slot: u8| (1..=u8::MAX).map(move |step| slot.wrapping_add(step));
-        let mut marks =
-            after(self.last_slot).filter_map(NonZeroU8::new).map(|slot| marks.lease(slot));
+    /// The mark with the next slot, in turn, that neither an open lease nor a living socket has.
+    ///
+    /// # Errors
+    /// `LimitsExceeded`.
+    pub fn next_mark(&mut self, marks: Marks, living: &[Found]) -> Result<LeaseMark, Error> {
+        let last = self.last_slot;
+        let slots = (0..=u8::MAX).map(|step| last.wrapping_add(step).wrapping_add(1));
+        let mut marks = slots.filter_map(NonZeroU8::new).map(|slot| marks.lease(slot));
         let free = marks.find(|mark| {
-            !taken.contains(mark) && self.open.values().all(|lease| lease.opening.mark != *mark)
+            living.iter().all(|socket| socket.mark != mark.value())
+                && self.open.values().all(|lease| lease.opening.mark != *mark)
+        });
+        let free = free.ok_or_else(|| {
+            Error::LimitsExceeded(
+                "every slot is taken by a lease, or by a process that still holds the sockets of \
+                 an ended one"
+                    .to_owned(),
+            )
         })?;
         self.last_slot = free.slot().get();
-        Some(free)
+        Ok(free)
     }
 
     /// Records a lease and gives it an id.

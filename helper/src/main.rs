@@ -17,8 +17,7 @@ use portcullis_helper::{
     kernel::Linux,
     log,
     notify::Notifier,
-    privileges::{self, Become},
-    run,
+    privileges, run,
     state::State,
 };
 use tokio::{
@@ -45,7 +44,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         [] => serve(),
         [Some("--once")] => once(),
-        [Some("--sweep")] => sweep(Become::Installed),
+        [Some("--sweep")] => sweep(),
         [Some("--check-config")] => check_config(None),
         [Some("--check-config"), Some(file)] => check_config(Some(file)),
         [Some("--version")] => {
@@ -70,7 +69,7 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
-    let raw = privileges::settle(Become::Installed)?;
+    let raw = privileges::settle(privileges::installed)?;
     let state = state(raw)?;
     runtime()?.block_on(async {
         let stop = stop()?;
@@ -89,10 +88,10 @@ fn once() -> Result<(), Box<dyn Error>> {
     dup2_stdin(stderr())?;
     // No file system is kept from being unmounted.
     std::env::set_current_dir("/")?;
-    privileges::settle(Become::Nobody)?;
+    privileges::settle(privileges::free_id)?;
     if let Some(copy) = guard::split()? {
         drop(socket);
-        return if guard::wait(copy)? { Ok(()) } else { sweep(Become::Nobody) };
+        return if guard::wait(copy)? { Ok(()) } else { sweep() };
     }
     let state = state(false)?;
     runtime()?
@@ -128,8 +127,9 @@ fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn sweep(whom: Become) -> Result<(), Box<dyn Error>> {
-    privileges::settle(whom)?;
+/// By itself, or after a helper for one run, which has become somebody already.
+fn sweep() -> Result<(), Box<dyn Error>> {
+    privileges::settle(privileges::installed)?;
     // A configuration that became bad keeps nothing of ours in the firewall.
     let config = config::load().unwrap_or_else(|error| {
         log::fatal(&error);

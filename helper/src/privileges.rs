@@ -18,32 +18,20 @@ use crate::limits;
 /// The user that the helper runs as.
 pub const USER: &str = "portcullis";
 
-/// Whom the helper becomes when root starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Become {
-    /// The user [`USER`], which comes with the package.
-    Installed,
-    /// A user id that nobody has, for one run: nothing is installed, so nobody made a user; `nobody`
-    /// is shared, and who shares a user id can stop and kill the helper.
-    Nobody,
-}
-
 /// What the helper needs: CAP_NET_ADMIN for marks, filters and the firewall, CAP_NET_BIND_SERVICE
 /// for ports below 1024.
 pub const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Becomes the helper's user if started by root, and makes sure of the capabilities in any case.
+/// Becomes a user ([`installed`] or [`free_id`]) if started by root, and makes sure of the capabilities in
+/// any case.
 ///
 /// Returns whether CAP_NET_RAW is there, too, as a site may want it for UDP 67.
 ///
 /// # Errors
 /// When the process would have more or less than it needs: why, and what to do.
-pub fn settle(whom: Become) -> Result<bool, String> {
+pub fn settle(user: fn() -> Result<(Uid, Gid), String>) -> Result<bool, String> {
     if unistd::geteuid().is_root() || unistd::getuid().is_root() {
-        let (uid, gid) = match whom {
-            Become::Installed => installed()?,
-            Become::Nobody => free_id()?,
-        };
+        let (uid, gid) = user()?;
         become_user(uid, gid)?;
     }
     let held = thread::capabilities(None).map_err(step("read capabilities"))?;
@@ -63,7 +51,11 @@ pub fn settle(whom: Become) -> Result<bool, String> {
     Ok(raw)
 }
 
-fn installed() -> Result<(Uid, Gid), String> {
+/// The user [`USER`], which comes with the package.
+///
+/// # Errors
+/// When it is not there, or is root.
+pub fn installed() -> Result<(Uid, Gid), String> {
     let Some(user) = User::from_name(USER).map_err(step("look up the user"))? else {
         return Err(format!(
             "there is no user {USER}: install the sysusers file and run systemd-sysusers, or make a \
@@ -76,9 +68,14 @@ fn installed() -> Result<(Uid, Gid), String> {
     Ok((user.uid, user.gid))
 }
 
-/// The first id that is no user's, no group's and no process's. Two that start at once may find the
-/// same: they can then end each other, and nothing else.
-fn free_id() -> Result<(Uid, Gid), String> {
+/// A user id that nobody has, for one run: nothing is installed, so nobody made a user; `nobody` is
+/// shared, and who shares a user id can stop and kill the helper. The first that is no user's, no group's
+/// and no process's. Two that start at once may find the same: they can then end each other, and nothing
+/// else.
+///
+/// # Errors
+/// When each has somebody.
+pub fn free_id() -> Result<(Uid, Gid), String> {
     for id in limits::ONCE_UIDS {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         let known = User::from_uid(uid).map_err(step("look up a user"))?.is_some()

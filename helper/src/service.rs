@@ -172,25 +172,22 @@ impl Netboot {
     /// refused now. A password that would be asked for is no refusal: it may have been given. Never
     /// completes.
     pub async fn heed_polkit(&self, connection: &Connection) -> Infallible {
-        if let Some(mut changes) = self.authority.changes().await {
-            while changes.next().await.is_some() {
-                self.ask_again(connection).await;
+        let Some(mut changes) = self.authority.changes().await else {
+            return future::pending().await;
+        };
+        while changes.next().await.is_some() {
+            let question =
+                |(id, lease): (&u64, &Lease)| (*id, lease.owner.clone(), lease.request.clone());
+            let leases: Vec<_> = self.state().leases.open.iter().map(question).collect();
+            for (id, owner, request) in leases {
+                let answer = self.authority.ask(&owner, Some(&request), false, future::pending());
+                if answer.await == Answer::No {
+                    let ended = self.state().end(id, reason::REVOKED);
+                    tell(connection, ended).await;
+                }
             }
         }
         future::pending().await
-    }
-
-    async fn ask_again(&self, connection: &Connection) {
-        let question =
-            |(id, lease): (&u64, &Lease)| (*id, lease.owner.clone(), lease.request.clone());
-        let leases: Vec<_> = self.state().leases.open.iter().map(question).collect();
-        for (id, owner, request) in leases {
-            let answer = self.authority.ask(&owner, Some(&request), false, future::pending());
-            if answer.await == Answer::No {
-                let ended = self.state().end(id, reason::REVOKED);
-                tell(connection, ended).await;
-            }
-        }
     }
 
     /// Ends what belongs to a connection in the moment in which that leaves the bus. Completes when the

@@ -27,7 +27,6 @@ use crate::{
     lease::{Lease, Leases},
     limits,
     log::{self, About, Decision},
-    mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
     sockdiag::{Found, Protocol},
@@ -166,7 +165,7 @@ impl State {
         let living = living.map_err(|error| Error::FirewallFailed(not_listed(&error)))?;
         refuse_leftovers(&living, request, site)?;
         let asked = Opening {
-            mark: self.next_mark(&living)?,
+            mark: self.leases.next_mark(self.config.marks, &living)?,
             interface: site.name.clone(),
             index: site.index,
             dhcp: request.dhcp,
@@ -392,18 +391,6 @@ impl State {
             return Error::AddressInUse(sentence + advice);
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
-    }
-
-    fn next_mark(&mut self, living: &[Found]) -> Result<LeaseMark, Error> {
-        let marks = self.config.marks;
-        let taken: Vec<_> = living.iter().filter_map(|one| marks.of_socket(one.mark)).collect();
-        self.leases.next_mark(marks, &taken).ok_or_else(|| {
-            Error::LimitsExceeded(
-                "every slot is taken by a lease, or by a process that still holds the sockets of \
-                 an ended one"
-                    .to_owned(),
-            )
-        })
     }
 
     fn close(&mut self, opening: &Opening) {
