@@ -73,22 +73,14 @@ impl Request {
         };
         let max_seconds = read(options, key::MAX_SECONDS, "an unsigned 32-bit integer (u)")?
             .unwrap_or(DEFAULT_MAX_SECONDS.min(longest));
+        let Some(name) = read(options, key::INTERFACE, "a string (s)")? else {
+            return invalid("the request names no interface: the key interface (s) is required");
+        };
+        let Some(interface) = InterfaceName::parse(name) else {
+            return invalid("interface must be 1 to 15 of the characters A-Z a-z 0-9 _ . : @ -");
+        };
         let request = Self {
-            interface: match read(options, key::INTERFACE, "a string (s)")?
-                .map(InterfaceName::parse)
-            {
-                Some(Some(name)) => name,
-                Some(None) => {
-                    return invalid(
-                        "interface must be 1 to 15 of the characters A-Z a-z 0-9 _ . : @ -",
-                    );
-                }
-                None => {
-                    return invalid(
-                        "the request names no interface: the key interface (s) is required",
-                    );
-                }
-            },
+            interface,
             dhcp,
             boot_server: flag(key::BOOT_SERVER, true)?,
             tftp: flag(key::TFTP, true)?,

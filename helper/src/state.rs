@@ -408,32 +408,20 @@ impl State {
         if self.untidy_since.is_none() {
             return Ok(());
         }
-        let now = self.now();
-        match self.firewall.sweep() {
-            Ok(_) => {
-                self.unclosed_since = None;
-                // Our table stands anyway while a lease is open; the end of that one tidies up.
-                if !self.leases.open.is_empty() || !self.is_any_held() {
-                    self.untidy_since = None;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                log::firewall("tidy up", &error);
-                match self.unclosed_since {
-                    Some(since) if now.saturating_sub(since) >= limits::FIREWALL_PATIENCE => {
-                        Err(CannotClose)
-                    }
-                    _ => Ok(()),
-                }
-            }
+        if let Err(error) = self.firewall.sweep() {
+            log::firewall("tidy up", &error);
+            let since = |since| self.now().saturating_sub(since);
+            let tried = self.unclosed_since.map_or(Duration::ZERO, since);
+            return if tried < limits::FIREWALL_PATIENCE { Ok(()) } else { Err(CannotClose) };
         }
-    }
-
-    /// Whether some process holds a socket of ours; if the kernel does not say, yes.
-    fn is_any_held(&mut self) -> bool {
-        let living = self.kernel.tagged();
-        living.map_or(true, |living| living.iter().any(|socket| socket.held))
+        self.unclosed_since = None;
+        // Our table stands anyway while a lease is open; the end of that one tidies up. If the kernel does
+        // not say whether a socket of ours is held, one is.
+        let is_free = |living: Vec<Found>| living.iter().all(|socket| !socket.held);
+        if !self.leases.open.is_empty() || self.kernel.tagged().is_ok_and(is_free) {
+            self.untidy_since = None;
+        }
+        Ok(())
     }
 }
 
