@@ -15,9 +15,7 @@ use portcullis_helper::{
     firewall::{Firewall, Nftables},
     guard,
     kernel::Linux,
-    log,
-    notify::Notifier,
-    privileges, run,
+    log, notify, privileges, run,
     state::State,
 };
 use tokio::{
@@ -62,7 +60,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::fatal(&error);
-            Notifier::from_environment().failed(&error);
+            notify::failed(&error);
             ExitCode::FAILURE
         }
     }
@@ -74,7 +72,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     runtime()?.block_on(async {
         let stop = stop()?;
         let connection = zbus::Connection::system().await?;
-        Ok(run::run(connection, state, &Notifier::from_environment(), stop).await?)
+        Ok(run::run(connection, state, stop).await?)
     })
 }
 

@@ -18,8 +18,7 @@ use zbus::{
 use crate::{
     authority::Authority,
     caller::Caller,
-    limits, log,
-    notify::{self, Notifier},
+    limits, log, notify,
     service::{Netboot, tell},
     state::{CannotClose, State},
     watch::Watch,
@@ -49,7 +48,6 @@ pub enum Failure {
 pub async fn run(
     connection: Connection,
     state: State,
-    notifier: &Notifier,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let netboot = Netboot::new(Authority::Polkit(connection.clone()), state);
@@ -57,15 +55,15 @@ pub async fn run(
     let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let departures = bus.receive_name_owner_changed().await?;
     connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
-    notifier.tell(notify::READY);
+    notify::tell(notify::READY);
     log::note("ready");
 
     let outcome = tokio::select! {
-        outcome = look_after(&connection, &netboot, notifier, stop, true) => outcome,
+        outcome = look_after(&connection, &netboot, stop, true) => outcome,
         () = netboot.heed_departures(&connection, departures) => Err(Failure::NameLost),
         never = netboot.heed_polkit(&connection) => match never {},
     };
-    notifier.tell(notify::STOPPING);
+    notify::tell(notify::STOPPING);
     let ended = netboot.state().end_all();
     tell(&connection, ended).await;
     // What is still open now is closed by the kernel, together with this process.
@@ -96,9 +94,8 @@ pub async fn once(
         connection = speaks => connection.map_err(Failure::Alone)?,
     };
     log::note("ready");
-    let notifier = Notifier::default();
     let outcome = tokio::select! {
-        outcome = look_after(&connection, &netboot, &notifier, stop, false) => outcome,
+        outcome = look_after(&connection, &netboot, stop, false) => outcome,
         () = connection.closed() => Ok(()),
     };
     let ended = netboot.state().end_all();
@@ -110,7 +107,6 @@ pub async fn once(
 async fn look_after(
     connection: &Connection,
     netboot: &Netboot,
-    notifier: &Notifier,
     stop: impl Future<Output = ()>,
     may_leave: bool,
 ) -> Result<(), Failure> {
@@ -124,7 +120,7 @@ async fn look_after(
             Some(Ok(())) = OptionFuture::from(watch.as_ref().map(Watch::changed)) => {}
             () = tokio::time::sleep(next_tick) => {}
         }
-        notifier.tell(notify::ALIVE);
+        notify::tell(notify::ALIVE);
         let ended = netboot.state().tick()?;
         tell(connection, ended).await;
         let idle = may_leave && netboot.state().may_leave();
