@@ -19,7 +19,6 @@ use portcullis_helper::{
     firewall::{Backend, Dhcp, Firewall, FirewallError, Opening, Standing},
     interface::{InterfaceName, Link, Master},
     kernel::Kernel,
-    notify::Notifier,
     run::{self, Failure},
     sockdiag::{Found, Protocol},
     sockets::{BindError, Bound},
@@ -633,9 +632,11 @@ impl Helper {
     /// On a host with this configuration.
     async fn start_with(bus: &Bus, config: Config) -> Self {
         let connection = bus.connect().await;
-        let helper = Self::spawn(config, |state, stop| async move {
-            run::run(connection, state, &Notifier::default(), stop).await
-        });
+        let helper =
+            Self::spawn(
+                config,
+                |state, stop| async move { run::run(connection, state, stop).await },
+            );
         appears(bus).await;
         helper
     }

@@ -39,14 +39,13 @@ pub fn request(octets: &[u8]) {
     };
     match Request::parse(&options, limits::MAX_SECONDS_CEILING) {
         Ok(request) => {
-            assert!(InterfaceName::parse(request.interface().as_str()).is_some());
-            assert!(request.http().is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
+            assert!(InterfaceName::parse(request.interface.as_str()).is_some());
+            assert!(request.http.is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
-            assert!(seconds.contains(&request.max_seconds()));
+            assert!(seconds.contains(&request.max_seconds));
             assert!((1..=4).contains(&request.ports().count()));
             assert!(options.len() <= limits::REQUEST_KEYS);
-            let details = request.details();
-            for text in [&details.interface, &details.http_port, &details.max_seconds] {
+            for text in request.details() {
                 assert!(text.bytes().all(|octet| octet.is_ascii_graphic()), "{text:?}");
             }
         }
@@ -151,10 +150,10 @@ pub fn config(octets: &[u8]) {
         Ok(config) => {
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
             assert!(seconds.contains(&config.max_seconds));
-            for count in [config.quotas.leases, config.quotas.leases_per_user] {
+            for count in [config.leases, config.leases_per_user] {
                 assert!((1..=limits::LEASES_CEILING).contains(&count));
             }
-            let questions = config.quotas.questions_per_user;
+            let questions = config.questions_per_user;
             assert!((1..=limits::QUESTIONS_CEILING).contains(&questions));
             assert_ne!(config.marks.tag() & config.marks.mask(), 0);
             let eth0 = InterfaceName::parse("eth0").unwrap();
