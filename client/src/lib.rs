@@ -1,7 +1,8 @@
 //! `portcullis`: serves boot images to other machines as an ordinary user.
 //!
-//! The data's way: arguments -> source (`image`) -> session on the bus (sockets) -> packets
-//! (`wire` -> decision -> reply) -> facts about each machine (`event`) -> what a person sees.
+//! The data's way: arguments (`cli`) -> what is served (`source`, `image`) -> sockets (`session` on the
+//! bus) -> packets (`dhcp`, `tftp`, `http`; their octets in `wire`) -> facts about each machine (`event`,
+//! `machines`) -> what a person sees (`board`, `report`, `web`). `serve` leads through all of it.
 
 pub mod admission;
 pub mod agent;

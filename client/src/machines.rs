@@ -134,32 +134,15 @@ impl Witness for Machines {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::time::Duration;
 
     use super::*;
-    use crate::{
-        dhcp::UefiOffer,
-        event::{Firmware, OfferForm, Statement},
-    };
+    use crate::event::{Firmware, OfferForm, Statement};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
     fn machines(room: usize) -> (Arc<Machines>, mpsc::Receiver<Event>) {
-        let policy = Policy {
-            for_mac: [MAC].into(),
-            once: true,
-            count: None,
-            initrds: 0,
-            loaders: [].into(),
-            address: Ipv4Addr::LOCALHOST,
-            http_port: 1,
-            token: String::new(),
-            uefi_offer: UefiOffer::Auto,
-            boot_server: true,
-            chain: None,
-            signed: true,
-            dhcp_server: false,
-        };
+        let policy = Policy { for_mac: [MAC].into(), once: true, ..Policy::plain() };
         let (sender, events) = mpsc::channel(room);
         (Machines::new(policy, Instant::now(), sender), events)
     }

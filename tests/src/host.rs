@@ -19,6 +19,7 @@ use crate::{
     LabError, Result, machine,
     netns::Netns,
     process::{Process, finish, mortal, send, wait_until},
+    repository::{scripts, workspace},
 };
 
 /// Who may serve.
@@ -332,11 +333,6 @@ macro_rules! need_host {
 /// PATH on the host.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Directory of the laboratory's scripts.
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
-}
-
 /// Where cargo put the programs of the profile that this test was built with.
 pub fn built() -> Result<PathBuf> {
     std::env::current_exe()
@@ -352,7 +348,7 @@ pub fn install(stage: &Path, prefix: &str) -> Result<()> {
     command
         .arg("--silent")
         .arg("--directory")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .arg(workspace())
         .arg("install")
         .arg("PIXIECORE=yes")
         .arg(format!("PREFIX={prefix}"))

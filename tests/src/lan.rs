@@ -57,6 +57,13 @@ impl Lan {
         Ok(())
     }
 
+    /// A computer without a system on it, by `eth0`, which has this address.
+    pub fn machine(&self, address: &str) -> Result<Netns> {
+        let machine = Netns::new("machine")?;
+        self.attach(&machine, "eth0", Some(address))?;
+        Ok(machine)
+    }
+
     /// A port for a machine: the name of a tap interface in the switch.
     pub fn tap(&self) -> Result<String> {
         let port = self.port();

@@ -21,6 +21,7 @@ pub mod plain_rom;
 pub mod probe;
 pub mod process;
 pub mod pty;
+pub mod repository;
 pub mod require;
 pub mod rival;
 pub mod scene;

@@ -8,7 +8,7 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     lan::Lan,
     plain_rom,
     process::{Process, finish, mortal},
+    repository::script,
 };
 
 /// What the machine boots with.
@@ -353,8 +354,7 @@ pub fn image() -> Result<PathBuf> {
 /// The same for another processor, by Debian's name, with `stub`, systemd's boot stub for it; arm64
 /// has `Image` in the place of `bzImage`.
 pub fn image_for(processor: &str) -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/machine-image");
-    let mut command = Command::new(script);
+    let mut command = script("machine-image");
     command.arg(processor);
     finish(command).map(|path| PathBuf::from(path.trim()))
 }

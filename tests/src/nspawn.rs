@@ -24,6 +24,7 @@ use crate::{
     netns::Netns,
     process::{Process, finish, mortal, send, wait_until},
     pty::Pty,
+    repository::{script, workspace},
 };
 
 /// The password of carol, who as a member of the group sudo is whom Debian's polkit asks for.
@@ -414,15 +415,10 @@ impl Session<'_> {
     }
 }
 
-/// The top of the repository.
-fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
 /// The cached root, made now if this is the first time.
 fn cached_root() -> Result<PathBuf> {
-    let mut command = Command::new(repository().join("tests/scripts/debian-root"));
-    command.arg(repository().join(".cache"));
+    let mut command = script("debian-root");
+    command.arg(workspace().join(".cache"));
     finish(command).map(|path| PathBuf::from(path.trim()))
 }
 

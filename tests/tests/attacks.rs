@@ -11,6 +11,7 @@
 // A test speaks by failing.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[macro_use]
 mod scene;
 
 use std::{
@@ -32,14 +33,7 @@ use portcullis_lab::{
 use scene::{HOST, Scene};
 use socket2::{Domain, Socket, Type};
 
-macro_rules! both_flavours {
-    ($($test:ident),+ $(,)?) => {
-        mod iptables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "python3", "setpriv"); super::$test(super::Flavour::Iptables); })+ }
-        mod nftables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "python3", "setpriv"); super::$test(super::Flavour::Nftables); })+ }
-    };
-}
-
-both_flavours!(
+both_flavours!("python3", "setpriv";
     p8_disconnect_and_bind_to_another_device,
     p8_packet_info_names_another_interface,
     p8_packet_info_names_a_foreign_source,

@@ -1,42 +1,18 @@
 //! The wire checklist: docs/wire.md has a row for every number, and what a row names is there. And the
 //! kinds of machines: docs/architectures.md says of each whether it was booted, and by which test.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::PathBuf};
+
+use portcullis_lab::repository::{files, read, workspace};
 
 /// Items of the checklist.
 const ITEMS: u32 = 60;
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
-}
-
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).expect("a directory of sources").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 /// The names of all test functions.
 fn tests() -> BTreeSet<String> {
-    let mut files = Vec::new();
-    for part in ["client", "helper", "dbus", "tests"] {
-        for folder in ["src", "tests"] {
-            let directory = workspace().join(part).join(folder);
-            if directory.is_dir() {
-                sources(&directory, &mut files);
-            }
-        }
-    }
     let mut names = BTreeSet::new();
-    for file in files {
+    let is_source = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    for file in files(workspace()).into_iter().filter(is_source) {
         let text = std::fs::read_to_string(&file).expect("a source is text");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         names.extend(lines.windows(2).filter_map(|pair| {
@@ -59,8 +35,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// The rows of the first table as number, text.
 fn rows() -> Vec<(u32, String)> {
-    let text = std::fs::read_to_string(workspace().join("docs/wire.md")).expect("docs/wire.md");
-    text.lines()
+    read("docs/wire.md")
+        .lines()
         .take_while(|line| !line.starts_with("## "))
         .filter_map(|line| {
             let (number, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
@@ -97,9 +73,8 @@ fn is_promise(word: &str) -> bool {
 
 /// What is said of a kind of machine.
 fn states() -> Vec<(String, String)> {
-    let path = workspace().join("docs/architectures.md");
-    let text = std::fs::read_to_string(path).expect("docs/architectures.md");
-    text.lines()
+    read("docs/architectures.md")
+        .lines()
         .skip_while(|line| !line.starts_with("| code |"))
         .skip(2)
         .take_while(|line| line.starts_with("| "))
@@ -113,7 +88,7 @@ fn states() -> Vec<(String, String)> {
 #[test]
 fn every_kind_of_machine_that_was_booted_or_replayed_names_its_test() {
     let tests = tests();
-    let boots = std::fs::read_to_string(workspace().join("tests/tests/boot.rs")).expect("boot.rs");
+    let boots = read("tests/tests/boot.rs");
     let states = states();
     assert!(states.len() > 10, "{states:?}");
     for (kind, state) in &states {

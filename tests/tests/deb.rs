@@ -7,8 +7,8 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use portcullis_lab::{
-    host, need_debian, nixos::Flavour, nspawn::BOB, probe::Answer, process::finish, stage::Stage,
-    trace::Trace,
+    host, need_debian, nixos::Flavour, nspawn::BOB, probe::Answer, process::finish,
+    repository::workspace, stage::Stage, trace::Trace,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ fn package(directory: &Path) -> String {
     {
         fs::write(build.join("generated").join(text), "a text\n").unwrap();
     }
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/deb"));
+    let mut command = Command::new(workspace().join("packaging/deb"));
     command.arg(&build).arg(directory).env_remove("MAKEFLAGS");
     // Packed as it is, since it is unpacked at once.
     command.env("DPKG_DEB_COMPRESSOR_TYPE", "none");

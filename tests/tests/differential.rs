@@ -288,8 +288,7 @@ fn wire_27_two_proxies_answer_the_same_questions_and_each_difference_has_its_rea
     let netns = Netns::new("oracle").unwrap();
     scene.lan.attach(&netns, "eth0", Some("192.0.2.4/24")).unwrap();
     let _oracle = oracle(&netns, &log);
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.60/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.60/24").unwrap();
     let client = scene.serve(&[]).unwrap();
 
     let mut wrong = Vec::new();

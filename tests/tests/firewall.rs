@@ -4,6 +4,7 @@
 // A test speaks by failing.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[macro_use]
 mod scene;
 
 use std::{
@@ -37,14 +38,7 @@ use socket2::{Domain, Socket, Type};
 const OPEN: [bool; 5] = [true; 5];
 const CLOSED: [bool; 5] = [false; 5];
 
-macro_rules! both_flavours {
-    ($($test:ident),+ $(,)?) => {
-        mod iptables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables"); super::$test(super::Flavour::Iptables); })+ }
-        mod nftables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables"); super::$test(super::Flavour::Nftables); })+ }
-    };
-}
-
-both_flavours!(
+both_flavours!(;
     p4_closed_open_closed_and_nothing_is_left,
     p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed,
     the_host_prints_the_rules_as_they_are,

@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[allow(dead_code, reason = "shared with tests that need all of it")]
+#[macro_use]
 mod scene;
 
 use portcullis_helper::{
@@ -26,14 +27,7 @@ use portcullis_lab::{
 };
 use scene::{HOST, HTTP, Scene};
 
-macro_rules! both_flavours {
-    ($($test:ident),+ $(,)?) => {
-        mod iptables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "strace"); super::$test(super::Flavour::Iptables); })+ }
-        mod nftables { $(#[test] fn $test() { portcullis_lab::need_root!("ip", "nft", "iptables", "strace"); super::$test(super::Flavour::Nftables); })+ }
-    };
-}
-
-both_flavours!(
+both_flavours!("strace";
     p5_a_fault_in_any_call_of_an_opening_leaves_nothing,
     p5_a_kernel_that_refuses_from_any_call_on_leaves_nothing_to_the_next_helper,
     p5_a_fault_in_any_call_of_a_closing_leaves_the_ports_closed_and_the_sweep_nothing,

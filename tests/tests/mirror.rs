@@ -7,7 +7,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::Command,
     sync::LazyLock,
     time::Duration,
 };
@@ -21,6 +20,7 @@ use portcullis_lab::{
     netns::Netns,
     nixos::Flavour,
     process::{Process, finish, mortal, wait_until},
+    repository::script,
     scene::{HOST, HTTP, Scene},
 };
 use tempfile::TempDir;
@@ -31,10 +31,8 @@ const MAC: &str = "02:00:00:00:00:01";
 
 /// nginx, unpacked and not installed.
 fn program() -> &'static str {
-    static NGINX: LazyLock<String> = LazyLock::new(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rivals");
-        format!("{}/nginx", finish(Command::new(script)).unwrap().trim())
-    });
+    static NGINX: LazyLock<String> =
+        LazyLock::new(|| format!("{}/nginx", finish(script("rivals")).unwrap().trim()));
     &NGINX
 }
 

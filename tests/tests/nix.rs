@@ -19,36 +19,16 @@ use std::{
 };
 
 use portcullis_helper::config::{Config, check_text};
-use portcullis_lab::{Needs, host, need};
+use portcullis_lab::{
+    Needs, host, need,
+    repository::{assert_made, files, read, workspace},
+};
 use serde_json::Value;
 
 /// What the tests of a whole system run with.
 const STANDARD: &str = "nix/generated/standard.json";
 /// The page of the options.
 const OPTIONS: &str = "docs/nixos-options.md";
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Files below `folder` that the repository could hold.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let made = name == "target" || name.to_string_lossy().starts_with('.');
-        if entry.file_type().unwrap().is_dir() {
-            if !made {
-                files(&path, found);
-            }
-        } else {
-            found.push(path);
-        }
-    }
-}
 
 /// A program of nix' as any user, with a store and state of its own in `place`.
 fn nix_in(place: &Path, program: &str, arguments: &[&str]) -> Output {
@@ -132,17 +112,8 @@ fn helper_reads(file: &Value) -> Result<Config, String> {
     check_text(Path::new("helper.toml"), &toml(&file["value"])).map_err(|error| error.to_string())
 }
 
-/// Compares with a file of the repository, or writes it with `UPDATE=1`.
-#[track_caller]
-fn assert_generated(path: &str, text: &str) {
-    if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
-        fs::write(workspace().join(path), text).unwrap();
-    }
-    assert!(
-        read(path) == text,
-        "{path} is not what is generated: UPDATE=1 make test-nix NIXPKGS_LIB=..."
-    );
-}
+/// What writes what is generated.
+const MAKE: &str = "make test-nix NIXPKGS_LIB=...";
 
 /// Words between backticks in the sentence of README.md that begins with `start`.
 fn quoted_in_readme(start: &str) -> BTreeSet<String> {
@@ -155,8 +126,7 @@ fn quoted_in_readme(start: &str) -> BTreeSet<String> {
 #[test]
 fn every_nix_file_parses() {
     need!(Needs::Tool("nix-instantiate"));
-    let mut found = Vec::new();
-    files(workspace(), &mut found);
+    let mut found = files(workspace());
     found.retain(|path| path.extension().is_some_and(|extension| extension == "nix"));
     for needed in ["flake.nix", "default.nix", "nix/module.nix", "nix/tests/serve.nix"] {
         assert!(found.contains(&workspace().join(needed)), "{needed} is not among {found:?}");
@@ -171,8 +141,7 @@ fn every_nix_file_parses() {
 
 #[test]
 fn the_package_sets_what_the_client_reads_when_it_is_built() {
-    let mut sources = Vec::new();
-    files(&workspace().join("client/src"), &mut sources);
+    let sources = files(&workspace().join("client/src"));
     let between = |text: &str, start: &str, end: char| -> Vec<String> {
         let found = text.split(start).skip(1);
         found.map(|rest| rest.split(end).next().unwrap().to_owned()).collect()
@@ -197,9 +166,7 @@ fn what_is_installed_differs_by_its_prefix_alone() {
         let stage = tempfile::tempdir().unwrap();
         host::install(stage.path(), prefix).unwrap();
         let root = stage.path().join(prefix.trim_start_matches('/'));
-        let mut found = Vec::new();
-        files(&root, &mut found);
-        found
+        files(&root)
             .into_iter()
             .map(|path| {
                 let text = String::from_utf8(fs::read(&path).unwrap()).unwrap_or_default();
@@ -429,7 +396,7 @@ fn the_standard_configuration_is_the_one_that_is_tested() {
         standard.as_object_mut().unwrap().remove(unused);
     }
     let text = serde_json::to_string_pretty(&standard).unwrap() + "\n";
-    assert_generated(STANDARD, &text);
+    assert_made(STANDARD, &text, MAKE);
 }
 
 #[test]
@@ -462,7 +429,7 @@ fn the_page_of_the_options_is_theirs() {
         }
     }
     assert!(page.contains("\n## programs.portcullis.settings.firewall.chain\n"));
-    assert_generated(OPTIONS, &page);
+    assert_made(OPTIONS, &page, MAKE);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use portcullis_lab::{
     nspawn::{ALICE, BOB, BOB_REMOTE, Debian, Login},
     probe::Answer,
     process::wait_until,
+    repository::read,
     snapshot::{Snapshot, assert_same},
     stage::{READY, SERVE, Stage},
 };
@@ -106,9 +107,7 @@ fn as_nixos_installs_it_its_users_and_groups_serve_and_its_rules_and_settings_ho
     need_debian!("nft", "cpio");
     let stage = Stage::start(Some(Flavour::Nftables)).unwrap();
     let (debian, host) = (&stage.debian, stage.debian.netns());
-    let standard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nix/generated/standard.json");
-    let standard: Value =
-        serde_json::from_str(&std::fs::read_to_string(standard).unwrap()).unwrap();
+    let standard: Value = serde_json::from_str(&read("nix/generated/standard.json")).unwrap();
     activate(debian, &standard);
     let before = Snapshot::take(host).unwrap();
 

@@ -20,6 +20,7 @@ use portcullis_lab::{
     nixos::Flavour,
     process::{Process, wait_until},
     pty::Pty,
+    repository::read,
     scene::{HOST, HTTP, Scene},
 };
 use serde_json::Value;
@@ -437,11 +438,9 @@ fn the_recipe_of_the_wiki_runs_without_sudo() {
     need_host!(Needs::Tool("nix-build"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     let home = Home::new(&scene);
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     home.write("nixpkgs/flake.nix", &nixpkgs());
-    let package = fs::read_to_string(here.join("../nix/pixiecore-compat.nix")).unwrap();
-    home.write("nixpkgs/pixiecore-compat.nix", &package);
-    let wiki = fs::read_to_string(here.join("data/wiki-netboot.nix")).unwrap();
+    home.write("nixpkgs/pixiecore-compat.nix", &read("nix/pixiecore-compat.nix"));
+    let wiki = read("tests/data/wiki-netboot.nix");
     let replaced = |text: String, old: &str, new: &str| {
         assert_eq!(text.matches(old).count(), 1, "{old}");
         text.replace(old, new)

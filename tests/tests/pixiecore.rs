@@ -270,9 +270,7 @@ fn tftp(machine: &Netns, file: &str) -> Vec<u8> {
 
 /// A machine on the LAN, with an address as its firmware would have it.
 fn machine_on(scene: &Scene) -> Netns {
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.60/24")).unwrap();
-    machine
+    scene.lan.machine("192.0.2.60/24").unwrap()
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Dependency policy: licences, sources and bans, from Cargo's own metadata; and the helper's
 //! dependencies are counted and each has a reason.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use portcullis_lab::repository::{self, read, workspace};
 use serde_json::Value;
 
 /// Terms that may be linked into a program under MIT OR Apache-2.0.
@@ -73,10 +78,6 @@ fn metadata() -> Value {
         .expect("cargo metadata starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
 fn packages(metadata: &Value) -> &[Value] {
@@ -157,8 +158,7 @@ fn nothing_banned_comes_in() {
 #[test]
 fn each_dependency_of_the_helper_has_a_reason() {
     let metadata = metadata();
-    let readme =
-        std::fs::read_to_string(workspace().join("helper/README.md")).expect("helper/README.md");
+    let readme = read("helper/README.md");
     let helper = packages(&metadata)
         .iter()
         .find(|package| package["name"] == "portcullis-helper")
@@ -174,20 +174,14 @@ fn each_dependency_of_the_helper_has_a_reason() {
     }
 }
 
-/// The sources of a crate, without their tests, by name.
-fn sources(folder: &Path) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else {
-            let text = std::fs::read_to_string(&path).expect("text");
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
-            found.push((path.display().to_string(), code));
-        }
-    }
-    found
+/// The helper's sources, without their tests, by name.
+fn sources() -> Vec<(String, String)> {
+    let source = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("text");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+        (path.display().to_string(), code)
+    };
+    repository::files(&workspace().join("helper/src")).into_iter().map(source).collect()
 }
 
 /// What no line of the helper may say, and why it would matter: docs/faults.md.
@@ -208,21 +202,19 @@ fn the_helper_names_no_process_asks_no_time_of_day_and_starts_and_writes_nothing
         ("debug_assertions", "permission as a build option"),
         ("transmute", "a number that becomes anything"),
     ];
-    let sources = sources(&workspace().join("helper/src"));
+    let sources = sources();
     assert!(sources.len() > 20, "these are not all");
     for (path, code) in &sources {
         for (word, why) in forbidden {
             assert!(!code.contains(word), "{path}: {word}: {why}");
         }
     }
-    let manifest = std::fs::read_to_string(workspace().join("helper/Cargo.toml"));
-    assert!(!manifest.expect("helper/Cargo.toml").contains("[features]"));
+    assert!(!read("helper/Cargo.toml").contains("[features]"));
 }
 
 #[test]
 fn polkit_keeps_no_answer_and_its_rule_looks_at_session_and_group_alone() {
-    let read = |file| std::fs::read_to_string(workspace().join("polkit").join(file)).expect(file);
-    let policy = read("org.portcullis.netboot1.policy");
+    let policy = read("polkit/org.portcullis.netboot1.policy");
     let defaults: Vec<_> =
         policy.lines().map(str::trim).filter(|line| line.starts_with("<allow_")).collect();
     assert_eq!(defaults.len(), 9, "three for each of three actions");
@@ -232,12 +224,12 @@ fn polkit_keeps_no_answer_and_its_rule_looks_at_session_and_group_alone() {
         let uses = rule.split(&object).skip(1);
         uses.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()).collect()
     };
-    let rule = read("50-portcullis.rules");
+    let rule = read("polkit/50-portcullis.rules");
     assert_eq!(looked_at(&rule, "action"), BTreeSet::from(["id".to_owned()]));
     let subject = ["active", "isInGroup", "local"].map(str::to_owned);
     assert_eq!(looked_at(&rule, "subject"), BTreeSet::from(subject));
     // The helper's own user with firewalld, and nothing else.
-    let rule = read("50-portcullis-firewalld.rules");
+    let rule = read("polkit/50-portcullis-firewalld.rules");
     assert_eq!(looked_at(&rule, "subject"), BTreeSet::from(["user".to_owned()]));
     assert!(rule.contains("subject.user == \"portcullis\""), "{rule}");
     let actions: Vec<_> = rule.split("action.id == ").skip(1).collect();

@@ -41,9 +41,7 @@ struct Machine(Netns);
 
 impl Machine {
     fn on(scene: &Scene) -> Self {
-        let netns = Netns::new("machine").unwrap();
-        scene.lan.attach(&netns, "eth0", Some("192.0.2.80/24")).unwrap();
-        Self(netns)
+        Self(scene.lan.machine("192.0.2.80/24").unwrap())
     }
 
     /// Asks until there is an offer of ours, and returns the file in it.

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 
 use portcullis_lab::{
     Needs, download::kernel_path, host::Site, lan::dissect, machine, need_host, netns::Netns,
-    nixos::Flavour, process::finish, scene::Scene,
+    nixos::Flavour, process::finish, repository::script, scene::Scene,
 };
 
 const LOADER: &str = "/usr/lib/ipxe/undionly.kpxe";
@@ -25,8 +25,7 @@ fn run(machine: &Netns, directory: &Path, words: &[&str]) {
 
 fn scene_with_machine() -> (Scene, Netns) {
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.70/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.70/24").unwrap();
     (scene, machine)
 }
 
@@ -156,8 +155,7 @@ fn scapy_reads_the_offer_and_its_tftp_automaton_the_file() {
     );
     let (scene, machine) = scene_with_machine();
     let _client = scene.serve(&[]).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/scapy-client");
-    let mut command = Command::new(script);
+    let mut command = script("scapy-client");
     command.args(["02:00:00:00:00:07", "192.0.2.2", FILE]);
     let said = machine.finish(command).unwrap();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();

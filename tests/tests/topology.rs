@@ -183,8 +183,7 @@ fn wire_23_dhcrelays_option_82_comes_back_unchanged() {
 fn wire_25_a_vlan_is_served_and_the_untagged_network_is_not() {
     need_host!(Needs::Tool("curl"), Needs::File("/usr/lib/ipxe/undionly.kpxe"));
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.60/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.60/24").unwrap();
     for (netns, address) in [(scene.host.netns(), "203.0.113.1/24"), (&machine, "203.0.113.2/24")] {
         match netns.ip("link add link eth0 name eth0.7 type vlan id 7") {
             // Compiled out: no package and no setting brings it.
@@ -217,8 +216,7 @@ fn wire_25_an_interface_on_top_of_another_is_served_and_the_lower_one_is_not() {
     host.sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
     host.address("eth0.7", "203.0.113.1/24").unwrap();
     host.ip("link set eth0.7 up").unwrap();
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("203.0.113.2/24")).unwrap();
+    let machine = scene.lan.machine("203.0.113.2/24").unwrap();
     machine.address("eth0", "192.0.2.60/24").unwrap();
     let _client = serve(&scene, "eth0.7");
     assert_offer(&offers(&machine, "eth0"), [203, 0, 113, 1]);
@@ -242,8 +240,7 @@ fn wire_25_a_bridge_is_served_and_its_port_is_refused() {
     need_host!(Needs::Tool("curl"), Needs::File("/usr/lib/ipxe/undionly.kpxe"));
     let scene = Scene::start(Some(Flavour::Iptables), Site::AllowsAlice).unwrap();
     behind_a_bridge(&scene);
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.60/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.60/24").unwrap();
     let arguments = ["boot", "/mnt", "--interface", "eth0", "--no-ask-password"];
     let mut refused = scene.host.client("alice", &arguments).unwrap();
     assert_eq!(refused.end().unwrap().code(), Some(16), "{}", refused.stderr());
@@ -266,8 +263,7 @@ fn wire_25_a_bridge_is_served_when_br_netfilter_filters_it() {
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     behind_a_bridge(&scene);
     scene.host.netns().sysctl("net/bridge/bridge-nf-call-iptables", "1").unwrap();
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.60/24")).unwrap();
+    let machine = scene.lan.machine("192.0.2.60/24").unwrap();
     let _client = serve(&scene, "br0");
     assert_offer(&offers(&machine, "eth0"), HOST);
     assert_eq!(fetch(&machine, "192.0.2.2"), loader());
@@ -393,9 +389,8 @@ fn wire_25_of_two_addresses_one_is_named_everywhere_and_answers() {
     let scene = Scene::start(Some(Flavour::Nftables), Site::AllowsAlice).unwrap();
     let host = scene.host.netns();
     host.address("eth0", "198.51.100.7/24").unwrap();
-    let machine = Netns::new("machine").unwrap();
     // It has an address in the second network only, so that the host would answer it from there.
-    scene.lan.attach(&machine, "eth0", Some("198.51.100.60/24")).unwrap();
+    let machine = scene.lan.machine("198.51.100.60/24").unwrap();
     machine.ip("route add 192.0.2.0/24 dev eth0").unwrap();
     let _client = scene.serve(&[]).unwrap();
     let offers = offers(&machine, "eth0");

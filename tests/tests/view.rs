@@ -108,9 +108,7 @@ fn offered(machine: &Netns, ipxe: bool) -> String {
 }
 
 fn machine(scene: &Scene) -> Netns {
-    let machine = Netns::new("machine").unwrap();
-    scene.lan.attach(&machine, "eth0", Some("192.0.2.80/24")).unwrap();
-    machine
+    scene.lan.machine("192.0.2.80/24").unwrap()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::event::{Ignored, OfferForm, Sign};
+use crate::event::{Fact, Firmware, Ignored, OfferForm, Protocol, Role, Sign, Statement};
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const MIB: u64 = 1 << 20;

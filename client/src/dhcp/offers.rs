@@ -185,14 +185,15 @@ pub fn verdict(asker: Asker, offers: &[&Offer]) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::wire::dhcp::{COOKIE, HEADER};
 
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 
-    fn datagram(address: [u8; 4], file: &[u8], options: &[u8]) -> Vec<u8> {
+    /// An answer that gives this address, with this boot file in the header.
+    pub(crate) fn datagram(address: [u8; 4], file: &[u8], options: &[u8]) -> Vec<u8> {
         let mut bytes = vec![2, 1, 6, 0];
         bytes.resize(16, 0);
         bytes.extend(address);

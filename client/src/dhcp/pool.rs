@@ -15,7 +15,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use crate::wire::dhcp::CHADDR;
+use crate::wire::dhcp::{CHADDR, Header};
 
 /// Records kept: as many as machines are remembered.
 pub const MOST: usize = 4096;
@@ -92,9 +92,9 @@ impl Subnet {
     }
 }
 
-/// A machine: type and octets of its hardware address.
+/// By what a machine is known: type and octets of its hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Machine {
+pub struct HardwareAddress {
     /// `htype`.
     pub kind: u8,
     /// `hlen`.
@@ -103,10 +103,22 @@ pub struct Machine {
     pub octets: [u8; CHADDR],
 }
 
+impl HardwareAddress {
+    /// Who asks.
+    #[must_use]
+    pub fn of(header: &Header) -> Self {
+        let mut octets = [0; CHADDR];
+        for (to, from) in octets.iter_mut().zip(header.hardware_address()) {
+            *to = *from;
+        }
+        Self { kind: header.htype, length: header.hlen, octets }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Record {
     /// Nobody's: a machine found that another one uses it.
-    machine: Option<Machine>,
+    machine: Option<HardwareAddress>,
     /// Milliseconds of the run. A record that is over still says whose the address was.
     until: u64,
 }
@@ -121,7 +133,7 @@ pub struct Pool {
     subnet: Subnet,
     kept_free: BTreeSet<Ipv4Addr>,
     records: BTreeMap<Ipv4Addr, Record>,
-    machines: BTreeMap<Machine, Ipv4Addr>,
+    machines: BTreeMap<HardwareAddress, Ipv4Addr>,
 }
 
 impl Pool {
@@ -149,7 +161,7 @@ impl Pool {
 
     /// The address on record for a machine, whether its time is over or not.
     #[must_use]
-    pub fn of(&self, machine: &Machine) -> Option<Ipv4Addr> {
+    pub fn of(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
         self.machines.get(machine).copied()
     }
 
@@ -158,7 +170,7 @@ impl Pool {
     pub fn offer(
         &mut self,
         now: u64,
-        machine: Machine,
+        machine: HardwareAddress,
         wish: Option<Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
         let address = self
@@ -179,7 +191,7 @@ impl Pool {
     pub fn take(
         &mut self,
         now: u64,
-        machine: Machine,
+        machine: HardwareAddress,
         address: Ipv4Addr,
         time: u64,
     ) -> Result<(), Taken> {
@@ -193,7 +205,7 @@ impl Pool {
     }
 
     /// The machine does not need it any more. Still on record as its own.
-    pub fn release(&mut self, now: u64, machine: &Machine, address: Ipv4Addr) {
+    pub fn release(&mut self, now: u64, machine: &HardwareAddress, address: Ipv4Addr) {
         if self.of(machine) == Some(address)
             && let Some(record) = self.records.get_mut(&address)
         {
@@ -202,7 +214,7 @@ impl Pool {
     }
 
     /// The machine found that another one uses its address.
-    pub fn decline(&mut self, now: u64, machine: &Machine, address: Ipv4Addr) {
+    pub fn decline(&mut self, now: u64, machine: &HardwareAddress, address: Ipv4Addr) {
         if self.of(machine) == Some(address) {
             self.machines.remove(machine);
             let until = now.saturating_add(DECLINED);
@@ -223,7 +235,7 @@ impl Pool {
     }
 
     /// The first address without a record, from the machine's own place on.
-    fn unused(&self, machine: &Machine) -> Option<Ipv4Addr> {
+    fn unused(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
         let hosts = self.subnet.hosts();
         if self.records.len() >= MOST || hosts == 0 {
             return None;
@@ -248,7 +260,7 @@ impl Pool {
         over.min_by_key(|(_, record)| record.until).map(|(address, _)| *address)
     }
 
-    fn put(&mut self, machine: Machine, address: Ipv4Addr, until: u64) {
+    fn put(&mut self, machine: HardwareAddress, address: Ipv4Addr, until: u64) {
         // The machine's former address, and the address's former machine.
         if let Some(former) = self.machines.insert(machine, address)
             && former != address
@@ -276,10 +288,10 @@ mod tests {
         Subnet::new(OURS, Ipv4Addr::from(u32::MAX << (32 - prefix))).unwrap()
     }
 
-    fn machine(number: u8) -> Machine {
+    fn machine(number: u8) -> HardwareAddress {
         let mut octets = [0; CHADDR];
         octets[..6].copy_from_slice(&[2, 0, 0, 0, 0, number]);
-        Machine { kind: 1, length: 6, octets }
+        HardwareAddress { kind: 1, length: 6, octets }
     }
 
     #[test]
@@ -365,7 +377,7 @@ mod tests {
         for number in 0..u32::try_from(MOST).unwrap() + 100 {
             let mut octets = [0; CHADDR];
             octets[..4].copy_from_slice(&number.to_be_bytes());
-            let offered = pool.offer(0, Machine { kind: 1, length: 6, octets }, None);
+            let offered = pool.offer(0, HardwareAddress { kind: 1, length: 6, octets }, None);
             assert_eq!(offered.is_some(), usize::try_from(number).unwrap() < MOST);
         }
         assert_eq!((pool.records.len(), pool.machines.len()), (MOST, MOST));

@@ -1,18 +1,21 @@
-//! What a boot client asks, read out of a DHCP message once and for all.
+//! What a boot client asks beyond what any DHCP client does, read out of its message once and for all.
 //!
 //! Guarantees: a [`Query`] exists only for a message that carries the marks of a boot client
 //! (options 60 and 93, RFC 4578 section 2), so that an ordinary DHCP client is never answered.
 //! Nothing of it is text that is shown to people.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
-use super::table::{self, RASPBERRY_PI};
+use super::{
+    ask::Ask,
+    table::{self, RASPBERRY_PI},
+};
 use crate::{
     event::Firmware,
     mac::{MacAddr, hexadecimal},
     source::Traits,
     template::{Identity, Said},
-    wire::dhcp::{CHADDR, Malformed, Message, Options, option},
+    wire::dhcp::{Malformed, Message, Options, option},
 };
 
 /// The port that a message came to.
@@ -110,41 +113,14 @@ pub enum NotBootClient {
 /// A boot client's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Option 53.
-    pub message_type: u8,
-    /// Header field.
-    pub htype: u8,
-    /// Header field, 6 to 16.
-    pub hlen: u8,
-    /// Header field.
-    pub xid: [u8; 4],
-    /// Header field.
-    pub flags: [u8; 2],
-    /// Header field. Trusted for nothing.
-    pub ciaddr: Ipv4Addr,
-    /// Header field.
-    pub giaddr: Ipv4Addr,
-    /// Header field.
-    pub chaddr: [u8; CHADDR],
-    /// What the machine is called: `chaddr`, or the last six octets of it when it is longer. (EDK2
-    /// can send a GUID there; a version 1 GUID ends with the Ethernet address.)
-    pub mac: MacAddr,
+    /// What any DHCP client asks. Option 97, if it is there, is a GUID.
+    pub ask: Ask,
     /// Option 60.
     pub client: Client,
     /// Option 93, at least one; that of a Raspberry Pi is put right.
     pub architectures: Vec<u16>,
     /// Options 77 and 175, if it is iPXE.
     pub ipxe: Option<Ipxe>,
-    /// Option 50.
-    pub requested: Option<Ipv4Addr>,
-    /// Option 54.
-    pub server_id: Option<Ipv4Addr>,
-    /// Option 61.
-    pub client_id: Option<Vec<u8>>,
-    /// Option 97.
-    pub machine_id: Option<Vec<u8>>,
-    /// Option 82.
-    pub relay: Option<Vec<u8>>,
     /// Option 43.71.
     pub boot_item: Option<BootItem>,
 }
@@ -181,8 +157,7 @@ impl Query {
     /// Reads a datagram.
     pub fn parse(datagram: &[u8]) -> Result<Self, NotBootClient> {
         let message = Message::parse(datagram)?;
-        let message_type = message.message_type().ok_or(NotBootClient::MessageType)?;
-        let mac = name(&message);
+        let ask = Ask::read(&message).ok_or(NotBootClient::MessageType)?;
         let client = match message.option(option::VENDOR_CLASS).as_deref() {
             Some(class) if class.starts_with(b"PXEClient") => Client::Pxe,
             Some(class) if class.starts_with(b"HTTPClient") => Client::Http,
@@ -191,34 +166,20 @@ impl Query {
         let mut architectures =
             architectures(&message.option(option::ARCHITECTURE).unwrap_or_default())
                 .ok_or(NotBootClient::Architecture)?;
-        if architectures == [X86_BIOS] && is_raspberry_pi(mac) {
+        if architectures == [X86_BIOS] && is_raspberry_pi(ask.mac) {
             architectures = vec![RASPBERRY_PI];
         }
-        let machine_id = message.option(option::MACHINE_ID);
         if !matches!(
-            machine_id.as_deref(),
+            ask.machine_id.as_deref(),
             None | Some(&[0, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _])
         ) {
             return Err(NotBootClient::MachineId);
         }
         Ok(Self {
-            message_type,
-            htype: message.htype(),
-            hlen: message.hlen(),
-            xid: message.xid(),
-            flags: message.flags(),
-            ciaddr: message.ciaddr(),
-            giaddr: message.giaddr(),
-            chaddr: message.chaddr(),
-            mac,
+            ask,
             client,
             architectures,
             ipxe: ipxe(&message),
-            requested: message.address(option::REQUESTED_ADDRESS),
-            server_id: message.address(option::SERVER_ID),
-            client_id: message.option(option::CLIENT_ID).map(Into::into),
-            machine_id: machine_id.map(Into::into),
-            relay: message.option(option::RELAY).map(Into::into),
             boot_item: message.option(option::VENDOR).and_then(|vendor| boot_item(&vendor)),
         })
     }
@@ -252,7 +213,7 @@ impl Query {
 
     /// Option 97 as SMBIOS writes it: the first three fields are little-endian (RFC 4578 section 2.3).
     fn uuid(&self) -> Option<String> {
-        let [_, a, b, c, d, e, f, g, h, rest @ ..] = self.machine_id.as_deref()? else {
+        let [_, a, b, c, d, e, f, g, h, rest @ ..] = self.ask.machine_id.as_deref()? else {
             return None;
         };
         let octets = [d, c, b, a, f, e, h, g].into_iter().chain(rest);
@@ -269,7 +230,7 @@ impl Query {
     /// The item of a menu that a Raspberry Pi's ROM looks for.
     #[must_use]
     pub fn raspberry_pi_item(&self) -> &'static str {
-        if self.mac.0.starts_with(&BLANKS_OUI) {
+        if self.ask.mac.0.starts_with(&BLANKS_OUI) {
             "Raspberry Pi Boot   "
         } else {
             "Raspberry Pi Boot"
@@ -283,13 +244,6 @@ impl Query {
         let found = self.architectures.iter().find(known);
         found.or(self.architectures.first()).copied().unwrap_or_default()
     }
-}
-
-/// What a machine is called, see [`Query::mac`].
-pub fn name(message: &Message<'_>) -> MacAddr {
-    let chaddr = message.chaddr();
-    let counts = usize::from(message.hlen()).min(CHADDR);
-    MacAddr(chaddr[..counts].last_chunk().copied().unwrap_or_default())
 }
 
 fn architectures(data: &[u8]) -> Option<Vec<u16>> {

@@ -28,10 +28,12 @@ use tokio::{
 };
 
 use super::{
-    decide::{Decision, Ignore, admit, boot_data, decide, fits, leave, local_disk, screen},
+    ask::Ask,
+    choice::boot_data,
+    decide::{Decision, Ignore, admit, decide, fits, leave, local_disk, screen},
     probe::Prober,
     query::{NotBootClient, Port, Query},
-    server::{Answer, Ask, Server, Verdict, answering_server},
+    server::{Answer, Server, Verdict, answering_server},
 };
 use crate::{
     event::{Fact, Ignored, Witness},
@@ -214,11 +216,9 @@ async fn serve(
             Ok(query) => {
                 if waiting.len() < WAITING {
                     let port = port(from);
-                    // What it asks of a DHCP server is read for who is one.
-                    let ask = authority.and_then(|_| Ask::parse(bytes));
                     waiting.push(async move {
-                        let what = counter.boot_client(&query, ask.as_ref(), port).await;
-                        Note { from, mac: Some(query.mac), what }
+                        let what = counter.boot_client(&query, port).await;
+                        Note { from, mac: Some(query.ask.mac), what }
                     });
                 }
                 continue;
@@ -244,8 +244,9 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    async fn boot_client(&self, query: &Query, ask: Option<&Ask>, port: Port) -> What {
-        if let (Some(authority), Some(ask)) = (self.authority, ask) {
+    async fn boot_client(&self, query: &Query, port: Port) -> What {
+        if let Some(authority) = self.authority {
+            let ask = &query.ask;
             match authority.hear(ask) {
                 Verdict::Answer(answer) => return self.address(Some(query), ask, &answer).await,
                 Verdict::Exhausted => return self.exhausted(ask.mac),
@@ -255,11 +256,11 @@ impl Counter<'_> {
             }
         }
         let (mac, policy, memory) =
-            (query.mac, self.machines.policy(), self.machines.memory(query.mac));
+            (query.ask.mac, self.machines.policy(), self.machines.memory(query.ask.mac));
         if let (Port::Dhcp, message_type::REQUEST, Some(server)) =
-            (port, query.message_type, query.server_id)
+            (port, query.ask.message_type, query.ask.server_id)
         {
-            self.machines.fact(mac, Fact::Selected { server, address: query.requested });
+            self.machines.fact(mac, Fact::Selected { server, address: query.ask.requested });
         }
         let screened = screen(query, port, policy, memory);
         if matches!(screened, Ok(()) | Err(Ignore::Machine(_))) && port == Port::Dhcp {
@@ -300,7 +301,7 @@ impl Counter<'_> {
     async fn address(&self, query: Option<&Query>, ask: &Ask, answer: &Answer) -> What {
         let mac = ask.mac;
         let boots = query.filter(|query| {
-            matches!(query.message_type, message_type::DISCOVER | message_type::REQUEST)
+            matches!(query.ask.message_type, message_type::DISCOVER | message_type::REQUEST)
                 && answer.kind != Kind::Nak
         });
         let mut facts = Vec::new();
@@ -342,7 +343,7 @@ impl Counter<'_> {
         &self,
         query: &Query,
     ) -> Result<(dhcp_reply::Boot, crate::event::OfferForm), Ignore> {
-        let (policy, memory) = (self.machines.policy(), self.machines.memory(query.mac));
+        let (policy, memory) = (self.machines.policy(), self.machines.memory(query.ask.mac));
         admit(query, policy, memory)?;
         let generation = self.generation(query).await?;
         boot_data(query, Port::Dhcp, policy, memory, &generation)
@@ -350,19 +351,19 @@ impl Counter<'_> {
 
     /// What the source has for a machine that asks.
     async fn generation(&self, query: &Query) -> Result<Arc<Generation>, Ignore> {
-        self.source.meet(query.mac, &|| query.traits());
-        let generation = self.source.generation(query.mac, source::Step::Discover).await;
+        self.source.meet(query.ask.mac, &|| query.traits());
+        let generation = self.source.generation(query.ask.mac, source::Step::Discover).await;
         let generation =
             generation.map_err(|refusal| Ignore::Machine(Ignored::Source { reason: refusal.0 }))?;
-        self.machines.needs(query.mac, needs(&generation));
-        self.machines.identify(query.mac, query.identity());
+        self.machines.needs(query.ask.mac, needs(&generation));
+        self.machines.identify(query.ask.mac, query.identity());
         fits(query, self.machines.policy(), generation.machine)?;
         Ok(generation)
     }
 
     fn seen(&self, query: &Query) {
         let seen = Fact::Seen { arch: query.architecture(), firmware: query.firmware() };
-        self.machines.fact(query.mac, seen);
+        self.machines.fact(query.ask.mac, seen);
     }
 
     fn ignored(&self, mac: MacAddr, reason: &Ignore) {

@@ -11,86 +11,18 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use portcullis_dbus::DHCP_PORT;
 
 use super::{
+    ask::Ask,
     decide::CLIENT_PORT,
-    pool::{Machine, Pool, Taken},
-    query::name,
+    pool::{HardwareAddress, Pool, Taken},
 };
-use crate::{
-    mac::MacAddr,
-    wire::{
-        dhcp::{CHADDR, Message, message_type, option},
-        dhcp_reply::{Boot, BootFileTooLong, Kind, Lease, Reply},
-    },
+use crate::wire::{
+    dhcp::{Header, Message, message_type, option},
+    dhcp_reply::{Boot, BootFileTooLong, Kind, Lease, Reply},
 };
 
 /// Seconds for which an address is given: long enough for an installation that cannot renew when
 /// this program has ended, short enough that the network's own server soon has its machines back.
 pub const LEASE: u32 = 3600;
-
-/// What any DHCP client asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// Option 53.
-    pub message_type: u8,
-    /// Header field.
-    pub htype: u8,
-    /// Header field, 6 to 16.
-    pub hlen: u8,
-    /// Header field.
-    pub xid: [u8; 4],
-    /// Header field.
-    pub flags: [u8; 2],
-    /// Header field.
-    pub ciaddr: Ipv4Addr,
-    /// Header field.
-    pub giaddr: Ipv4Addr,
-    /// Header field.
-    pub chaddr: [u8; CHADDR],
-    /// What the machine is called.
-    pub mac: MacAddr,
-    /// Option 50.
-    pub requested: Option<Ipv4Addr>,
-    /// Option 54.
-    pub server_id: Option<Ipv4Addr>,
-    /// Option 61.
-    pub client_id: Option<Vec<u8>>,
-    /// Option 82.
-    pub relay: Option<Vec<u8>>,
-    /// Option 97.
-    pub machine_id: Option<Vec<u8>>,
-}
-
-impl Ask {
-    /// Reads a datagram; `None` if it is no DHCP message from a client.
-    #[must_use]
-    pub fn parse(datagram: &[u8]) -> Option<Self> {
-        let message = Message::parse(datagram).ok()?;
-        Some(Self {
-            message_type: message.message_type()?,
-            htype: message.htype(),
-            hlen: message.hlen(),
-            xid: message.xid(),
-            flags: message.flags(),
-            ciaddr: message.ciaddr(),
-            giaddr: message.giaddr(),
-            chaddr: message.chaddr(),
-            mac: name(&message),
-            requested: message.address(option::REQUESTED_ADDRESS),
-            server_id: message.address(option::SERVER_ID),
-            client_id: message.option(option::CLIENT_ID).map(Into::into),
-            relay: message.option(option::RELAY).map(Into::into),
-            machine_id: message.option(option::MACHINE_ID).map(Into::into),
-        })
-    }
-
-    fn machine(&self) -> Machine {
-        let mut octets = [0; CHADDR];
-        for (to, from) in octets.iter_mut().zip(self.chaddr).take(usize::from(self.hlen)) {
-            *to = from;
-        }
-        Machine { kind: self.htype, length: self.hlen, octets }
-    }
-}
 
 /// The server that sent a datagram, if it is the answer of a DHCP server.
 #[must_use]
@@ -147,23 +79,17 @@ impl Answer {
         server: Ipv4Addr,
         boot: Option<Boot>,
     ) -> Result<Vec<u8>, BootFileTooLong> {
-        let mut flags = ask.flags;
-        if self.kind == Kind::Nak && !ask.giaddr.is_unspecified() {
+        let mut header = ask.header;
+        if self.kind != Kind::Ack {
+            header.ciaddr = Ipv4Addr::UNSPECIFIED;
+        }
+        if self.kind == Kind::Nak && !header.giaddr.is_unspecified() {
             // The relay is to broadcast it (RFC 2131 section 4.3.2).
-            flags[0] |= 0x80;
+            header.flags[0] |= 0x80;
         }
         let reply = Reply {
             kind: self.kind,
-            htype: ask.htype,
-            hlen: ask.hlen,
-            xid: ask.xid,
-            flags,
-            ciaddr: match self.kind {
-                Kind::Ack => ask.ciaddr,
-                Kind::Offer | Kind::Nak => Ipv4Addr::UNSPECIFIED,
-            },
-            giaddr: ask.giaddr,
-            chaddr: ask.chaddr,
+            header,
             server,
             lease: self.lease.clone(),
             machine_id: ask.machine_id.clone().filter(|_| boot.is_some()),
@@ -221,26 +147,27 @@ impl Server {
     pub fn hear(&mut self, now: u64, ask: &Ask) -> Verdict {
         use message_type::{DECLINE, DISCOVER, INFORM, RELEASE, REQUEST};
         let ours = self.address();
+        let Header { ciaddr, giaddr, .. } = ask.header;
         let known = matches!(ask.message_type, DECLINE | DISCOVER | INFORM | RELEASE | REQUEST);
         // Our own question for other servers comes back to us, for it is a broadcast.
-        if self.rival.is_some() || !known || ask.giaddr == ours {
+        if self.rival.is_some() || !known || giaddr == ours {
             return Verdict::Silence;
         }
         if let Some(server) = ask.server_id.filter(|server| self.rival_answers(*server)) {
             return Verdict::Rival(server);
         }
         // A relay in another network asks for addresses that are not ours to give.
-        if !ask.giaddr.is_unspecified() && !self.pool.subnet().contains(ask.giaddr) {
+        if !giaddr.is_unspecified() && !self.pool.subnet().contains(giaddr) {
             return Verdict::Silence;
         }
-        let machine = ask.machine();
+        let machine = HardwareAddress::of(&ask.header);
         match ask.message_type {
             DISCOVER => match self.pool.offer(now, machine, ask.requested) {
                 Some(address) => self.give(ask, Kind::Offer, address),
                 None => Verdict::Exhausted,
             },
             REQUEST => self.request(now, ask, machine),
-            INFORM if self.pool.subnet().contains(ask.ciaddr) && ask.ciaddr != ours => {
+            INFORM if self.pool.subnet().contains(ciaddr) && ciaddr != ours => {
                 let lease = Lease { seconds: None, ..self.lease(Ipv4Addr::UNSPECIFIED) };
                 self.answer(ask, Kind::Ack, Some(lease))
             }
@@ -251,7 +178,7 @@ impl Server {
                 Verdict::Silence
             }
             RELEASE => {
-                self.pool.release(now, &machine, ask.ciaddr);
+                self.pool.release(now, &machine, ciaddr);
                 Verdict::Silence
             }
             _ => Verdict::Silence,
@@ -259,8 +186,8 @@ impl Server {
     }
 
     /// RFC 2131 section 4.3.2; the states are told apart by table 4.
-    fn request(&mut self, now: u64, ask: &Ask, machine: Machine) -> Verdict {
-        let holds = Some(ask.ciaddr).filter(|address| !address.is_unspecified());
+    fn request(&mut self, now: u64, ask: &Ask, machine: HardwareAddress) -> Verdict {
+        let holds = Some(ask.header.ciaddr).filter(|address| !address.is_unspecified());
         let Some(wanted) = ask.requested.or(holds) else {
             return Verdict::Silence;
         };
@@ -303,10 +230,11 @@ impl Server {
     /// RFC 2131 section 4.1. A machine without an address is answered by broadcast whatever it asks
     /// for: no ordinary user can send to a hardware address.
     fn answer(&self, ask: &Ask, kind: Kind, lease: Option<Lease>) -> Verdict {
+        let Header { ciaddr, giaddr, .. } = ask.header;
         let destination = match kind {
-            _ if !ask.giaddr.is_unspecified() => SocketAddrV4::new(ask.giaddr, DHCP_PORT),
-            Kind::Ack if self.pool.subnet().contains(ask.ciaddr) => {
-                SocketAddrV4::new(ask.ciaddr, CLIENT_PORT)
+            _ if !giaddr.is_unspecified() => SocketAddrV4::new(giaddr, DHCP_PORT),
+            Kind::Ack if self.pool.subnet().contains(ciaddr) => {
+                SocketAddrV4::new(ciaddr, CLIENT_PORT)
             }
             _ => SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
         };
@@ -318,9 +246,9 @@ impl Server {
 mod tests {
     use super::*;
     use crate::{
-        dhcp::pool::Subnet,
+        dhcp::{pool::Subnet, tests::message_from},
         wire::{
-            dhcp::{COOKIE, HEADER},
+            dhcp::HEADER,
             dhcp_reply::{MAX, MIN, Vendor},
         },
     };
@@ -349,27 +277,14 @@ mod tests {
         server_of(24)
     }
 
-    fn message(mac: [u8; 6], options: &[(u8, &[u8])]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
-        bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
-        bytes[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
-        bytes[28..34].copy_from_slice(&mac);
-        bytes[236..].copy_from_slice(&COOKIE);
-        for (code, data) in options {
-            bytes.push(*code);
-            bytes.push(u8::try_from(data.len()).unwrap());
-            bytes.extend_from_slice(data);
-        }
-        bytes.push(255);
-        bytes
-    }
-
     fn ask(mac: [u8; 6], options: &[(u8, &[u8])]) -> Ask {
-        Ask::parse(&message(mac, options)).unwrap()
+        Ask::parse(&message_from(mac, options)).unwrap()
     }
 
     fn from(mac: [u8; 6], ciaddr: [u8; 4], options: &[(u8, &[u8])]) -> Ask {
-        Ask { ciaddr: ciaddr.into(), ..ask(mac, options) }
+        let mut ask = ask(mac, options);
+        ask.header.ciaddr = ciaddr.into();
+        ask
     }
 
     #[track_caller]
@@ -556,7 +471,7 @@ mod tests {
         }
         // By its answer: told once.
         let mut server = fresh();
-        let mut offer = message(MACHINE, &[(53, &[2]), theirs]);
+        let mut offer = message_from(MACHINE, &[(53, &[2]), theirs]);
         assert_eq!(answering_server(&offer), None, "op 1 is no answer");
         offer[0] = 2;
         assert_eq!(answering_server(&offer), Some(OTHER));
@@ -564,14 +479,18 @@ mod tests {
         let mut server = fresh();
         assert!(!server.rival_answers(OURS) && !server.rival_answers(Ipv4Addr::UNSPECIFIED));
         assert_eq!(server.rival(), None);
-        let mut discover = message(MACHINE, &[(53, &[1]), theirs]);
+        let mut discover = message_from(MACHINE, &[(53, &[1]), theirs]);
         discover[0] = 2;
         assert_eq!(answering_server(&discover), None);
     }
 
     #[test]
     fn relays_of_this_network_are_answered_and_others_and_our_own_question_are_not() {
-        let relayed = |giaddr: [u8; 4]| Ask { giaddr: giaddr.into(), ..ask(MACHINE, &[DISCOVER]) };
+        let relayed = |giaddr: [u8; 4]| {
+            let mut ask = ask(MACHINE, &[DISCOVER]);
+            ask.header.giaddr = giaddr.into();
+            ask
+        };
         let mut server = fresh();
         let answer = answered(server.hear(0, &relayed([10, 77, 0, 9])));
         assert_eq!(answer.destination, SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 9), 67));

@@ -36,9 +36,6 @@ const GUID: [u8; 17] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 
 fn policy() -> Policy {
     Policy {
-        for_mac: [].into(),
-        once: false,
-        count: None,
         initrds: 1,
         loaders: [
             Loader::Undionly,
@@ -50,21 +47,25 @@ fn policy() -> Policy {
         address: OURS,
         http_port: 64172,
         token: TOKEN.to_owned(),
-        uefi_offer: UefiOffer::Auto,
-        boot_server: true,
-        chain: None,
-        signed: true,
-        dhcp_server: false,
+        ..Policy::plain()
     }
 }
 
-/// A message with these options and END.
+/// A message from this machine's firmware, with hops, seconds and flags that an answer may not take over
+/// by mistake.
 fn message(options: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER];
-    bytes[..4].copy_from_slice(&[1, 1, 6, 3]);
-    bytes[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
+    let mut bytes = message_from(MAC.0, options);
+    bytes[3] = 3;
     bytes[8..12].copy_from_slice(&[0, 4, 0x80, 0]);
-    bytes[28..34].copy_from_slice(&MAC.0);
+    bytes
+}
+
+/// A message with these options and END, and nothing else.
+pub(super) fn message_from(mac: [u8; 6], options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER];
+    bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
+    bytes[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
+    bytes[28..34].copy_from_slice(&mac);
     bytes[236..].copy_from_slice(&COOKIE);
     for (code, data) in options {
         bytes.push(*code);

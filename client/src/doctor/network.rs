@@ -134,7 +134,7 @@ fn finding(server: Ipv4Addr, offers: &[&Heard], verdicts: &[(Asker, Verdict)]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::dhcp::{COOKIE, HEADER};
+    use crate::dhcp::offers::tests::datagram;
 
     const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
     const ROUTER: [u8; 4] = [192, 0, 2, 1];
@@ -146,15 +146,9 @@ mod tests {
 
     /// The same offer to everybody.
     fn offers(server: [u8; 4], gives: bool, options: &[&[u8]]) -> Vec<Heard> {
-        let mut bytes = vec![2, 1, 6, 0];
-        bytes.resize(16, 0);
-        bytes.extend(if gives { [192, 0, 2, 100] } else { [0; 4] });
-        bytes.resize(HEADER - COOKIE.len(), 0);
-        bytes.extend(COOKIE);
-        bytes.extend([53, 1, 2, 54, 4]);
-        bytes.extend(server);
-        bytes.extend(options.concat());
-        let offer = Offer::parse(&bytes, server.into()).unwrap();
+        let all = [&[53, 1, 2, 54, 4], &server[..], &options.concat()].concat();
+        let address = if gives { [192, 0, 2, 100] } else { [0; 4] };
+        let offer = Offer::parse(&datagram(address, b"", &all), server.into()).unwrap();
         Asker::ALL.map(|asker| Heard { asker, offer: offer.clone() }).to_vec()
     }
 

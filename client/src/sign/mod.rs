@@ -6,7 +6,7 @@
 //! that the user names.
 
 mod authenticode;
-mod der;
+mod pkcs7;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use cms::cert::x509::Certificate;
+use der::Decode as _;
 use ring::{
     digest::{SHA256, digest},
     rand::SystemRandom,
@@ -25,7 +27,6 @@ use ring::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use self::{authenticode::Identity, der::tag};
 use crate::{
     exit::{Code, Failure},
     image::Blob,
@@ -35,6 +36,8 @@ use crate::{
 
 /// Octets of a key or certificate: those of 4,096 bits have less than 4 KiB as text.
 const FILE_LIMIT: u64 = 64 * 1024;
+/// What every certificate in DER begins with: the tag of a SEQUENCE.
+const SEQUENCE: u8 = 0x30;
 /// Octets at the beginning of a program that hold its headers.
 const HEAD: u64 = 4096;
 /// Signatures that are kept, of some 2 KiB each: one for all machines, or one for each whose command
@@ -87,14 +90,16 @@ impl Signer {
 
     fn new(key: &[u8], certificate: &[u8]) -> Result<Self, Fault> {
         let key = key_pair(key)?;
-        let certificate = if certificate.first() == Some(&tag::SEQUENCE) {
+        let certificate = if certificate.first() == Some(&SEQUENCE) {
             certificate.to_vec()
         } else {
             let found = CertificateDer::from_pem_slice(certificate);
             found.map_err(|_| Fault::Certificate("no certificate (PEM or DER) in it"))?.to_vec()
         };
-        let parts = Parts::find(&certificate).ok_or(Fault::Certificate("not a certificate"))?;
-        if parts.key != key.public_key().as_ref() {
+        let parsed = Certificate::from_der(&certificate);
+        let parsed = parsed.map_err(|_| Fault::Certificate("not a certificate"))?.tbs_certificate;
+        let certified = parsed.subject_public_key_info.subject_public_key;
+        if certified.as_bytes() != Some(key.public_key().as_ref()) {
             return Err(Fault::Certificate(
                 "it belongs to another key than the one that was named",
             ));
@@ -139,7 +144,7 @@ impl Signer {
             Some(signature) => signature,
             None => {
                 let hash = authenticode::hash(&program.content, unhashed).map_err(unreadable)?;
-                let made = self.signature(&hash).map_err(str::to_owned)?;
+                let made = self.signature(&hash).map_err(|error| error.to_string())?;
                 let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if kept.len() >= KEPT {
                     kept.pop_first();
@@ -155,17 +160,12 @@ impl Signer {
         Ok(Blob { length: content.length(), content, etag, ..program })
     }
 
-    fn signature(&self, hash: &[u8; 32]) -> Result<Vec<u8>, &'static str> {
-        let parts = Parts::find(&self.certificate).ok_or("the certificate cannot be read")?;
-        let identity =
-            Identity { certificate: &self.certificate, issuer: parts.issuer, serial: parts.serial };
-        authenticode::signature(hash, &identity, |message| {
+    fn signature(&self, hash: &[u8; 32]) -> Result<Vec<u8>, pkcs7::Error> {
+        pkcs7::signature(hash, &self.certificate, |message| {
             let mut signature = vec![0; self.key.public().modulus_len()];
             let random = SystemRandom::new();
-            self.key
-                .sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
-                .map_err(|_| "the key does not sign")?;
-            Ok(signature)
+            let signed = self.key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature);
+            signed.map(|()| signature).map_err(|_| pkcs7::Error::Key)
         })
     }
 }
@@ -203,30 +203,6 @@ fn key_pair(pem: &[u8]) -> Result<KeyPair, Fault> {
         Err(_) => return Err(Fault::Key("no private key (PEM) in it")),
     };
     key.map_err(|_| Fault::Key("not an RSA key of 2048 to 4096 bits, and firmware takes no other"))
-}
-
-/// What is needed of a certificate (RFC 5280 section 4.1).
-struct Parts<'a> {
-    serial: &'a [u8],
-    issuer: &'a [u8],
-    /// An RSAPublicKey.
-    key: &'a [u8],
-}
-
-impl<'a> Parts<'a> {
-    fn find(certificate: &'a [u8]) -> Option<Self> {
-        let (certificate, after) = der::split(certificate)?;
-        let signed = certificate.values().next().filter(|_| after.is_empty())?;
-        // Version 1 does not say so.
-        let mut fields = signed.values().skip_while(|field| field.tag == tag::CONTEXT_0);
-        let serial = fields.next().filter(|field| field.tag == tag::INTEGER)?;
-        // Behind the algorithm; then validity and subject.
-        let issuer = fields.nth(1)?;
-        let key = fields.nth(2)?.values().nth(1).filter(|field| field.tag == tag::BIT_STRING)?;
-        // No bits are left over.
-        let key = key.content.strip_prefix(&[0])?;
-        Some(Self { serial: serial.whole, issuer: issuer.whole, key })
-    }
 }
 
 #[cfg(test)]

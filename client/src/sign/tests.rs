@@ -80,12 +80,27 @@ fn the_hash_leaves_out_checksum_and_certificate_entry_and_pads_to_eight() {
     }
 }
 
+/// A certificate: serial number 9, CN=a, a key of one octet, and what is added behind the key.
+fn certificate(extensions: &str) -> String {
+    let (rsa, name) = ("300d06092a864886f70d01010b0500", "300c310a300806035504030c0161");
+    let time = "170d3235303130313030303030305a";
+    let key = "3013300d06092a864886f70d010101050003020007";
+    let version = if extensions.is_empty() { "" } else { "a003020102" };
+    let signed = format!("{version}020109{rsa}{name}301e{time}{time}{name}{key}{extensions}");
+    let signed = format!("30{:02x}{signed}", signed.len() / 2);
+    let whole = format!("{signed}{rsa}03020007");
+    match whole.len() / 2 {
+        length @ ..0x80 => format!("30{length:02x}{whole}"),
+        length => format!("3081{length:02x}{whole}"),
+    }
+}
+
 /// Octet by octet, with a signature that stands for the key's.
-#[test]
-fn the_signature_block_as_the_specification_has_it() {
-    let identity =
-        Identity { certificate: &[0x30, 1, 0xcc], issuer: &[0x30, 1, 0xaa], serial: &[2, 1, 9] };
-    let signature = authenticode::signature(&[0x55; 32], &identity, |message| {
+fn signature(certificate: &str) -> String {
+    let octets = certificate.as_bytes().chunks(2);
+    let octets = octets.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap());
+    let octets: Vec<u8> = octets.collect();
+    let signature = pkcs7::signature(&[0x55; 32], &octets, |message| {
         // SET of two attributes: contentType SPC_INDIRECT_DATA, and messageDigest.
         assert_eq!(message[..4], [0x31, 0x4c, 0x30, 0x19]);
         assert_eq!(message[4..15], [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 3]);
@@ -93,21 +108,36 @@ fn the_signature_block_as_the_specification_has_it() {
             message[29..42],
             [0x30, 0x2f, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 4]
         );
-        Ok::<_, ()>(vec![0xee; 4])
-    })
-    .unwrap();
+        Ok(vec![0xee; 4])
+    });
+    signature.unwrap().iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+#[test]
+fn the_signature_block_as_the_specification_has_it() {
+    let certificate = certificate("");
+    let hex = signature(&certificate);
     let sha256 = "300d06096086480165030402010500";
     let obsolete: String = "<<<Obsolete>>>".bytes().map(|octet| format!("00{octet:02x}")).collect();
     let about = format!("3033060a2b06010401823702010f3025030100a020a21e801c{obsolete}");
     let indirect = format!("{about}3031{sha256}0420{}", "55".repeat(32));
-    let hex: String = signature.iter().map(|octet| format!("{octet:02x}")).collect();
     assert!(hex.contains(&indirect), "{hex}\n{indirect}");
     assert!(hex.starts_with("3082"), "{hex}");
     assert!(hex.contains("06092a864886f70d010702a082"), "{hex}");
     // Certificate, then the signer: version, issuer and serial, SHA-256, attributes.
-    assert!(hex.contains("a0033001cc317f"), "{hex}");
-    assert!(hex.contains(&format!("02010130063001aa020109{sha256}a04c")), "{hex}");
+    assert!(hex.contains(&format!("a07a{certificate}31818b")), "{hex}");
+    let issuer = "300c310a300806035504030c0161";
+    assert!(hex.contains(&format!("0201013011{issuer}020109{sha256}a04c")), "{hex}");
     assert!(hex.ends_with("300d06092a864886f70d01010105000404eeeeeeee"), "{hex}");
+}
+
+/// Some tools write out a default (here: that an extension is not critical), which DER forbids. Written
+/// again without it, the certificate's own signature would be wrong.
+#[test]
+fn a_certificate_that_is_not_quite_der_stays_as_it_is() {
+    let certificate = certificate("a3123010300e0603551d0f010100040403020780");
+    let hex = signature(&certificate);
+    assert!(hex.contains(&format!("a08194{certificate}")), "{hex}");
 }
 
 #[tokio::test]

@@ -25,7 +25,11 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::{
     Refusal, Source, Step, Traits, add_efi_image,
     cache::Cache,
-    check_length, check_script, name_elsewhere, open_blob, remote, token,
+    check_script,
+    open::check_length,
+    open_blob,
+    opener::{name_elsewhere, remote},
+    token,
     url::{self, Location},
 };
 use crate::{

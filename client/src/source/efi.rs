@@ -11,7 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{kernel, longest, open_blob, read_head};
+use super::{
+    kernel,
+    open::{CMDLINE_LIMIT, longest},
+    open_blob, read_head,
+};
 use crate::{
     exit::{Code, Failure},
     image::{Blob, EfiImage, Generation, NoEfiImage, Payload, Signature},
@@ -124,7 +128,7 @@ fn own_cmdline(program: &Blob, head: &[u8]) -> String {
     let found = uki::find_section(head, b".cmdline").ok().flatten();
     let read = found.and_then(|place| {
         let length = usize::try_from(place.end - place.start).ok()?;
-        let length = length.min(super::CMDLINE_LIMIT);
+        let length = length.min(CMDLINE_LIMIT);
         program.content.read_at(place.start, length, Vec::new()).ok()
     });
     let text = String::from_utf8(read.unwrap_or_default()).unwrap_or_default();
@@ -314,7 +318,7 @@ mod tests {
         ]);
         let remote = || {
             let address = "http://h/file".parse().unwrap();
-            Payload::from(super::super::remote(address, &Cache::default()))
+            Payload::from(super::super::opener::remote(address, &Cache::default()))
         };
         let reason = |mut generation: Generation| {
             lab.add(&mut generation, None).unwrap();

@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::mpsc;
 
-use super::{Order, Refusal, Source, Step, complete, is_same, open};
+use super::{Order, Refusal, Source, Step, complete, file::is_same, open};
 use crate::{exit::Failure, image::Generation, mac::MacAddr, sign::Signer};
 
 /// Machines whose generation is kept: as many as are remembered otherwise.

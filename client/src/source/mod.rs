@@ -1,9 +1,7 @@
-//! From paths and addresses to a [`Generation`]: what is served is opened here, once, and checked;
-//! and from a machine to its generation ([`Source`]).
+//! What is served: from a machine to what it boots ([`Source`]). What the user named is opened by
+//! [`open`], once; recipes, an API and mirrors have files of their own.
 //!
-//! Guarantees: when [`open`] returns, every file was readable, not empty, and what it should be, and
-//! every address answered; nothing has been asked of the helper. Trusts the user's own files; never
-//! writes.
+//! Trusts the user's own files; never writes them.
 
 pub mod api;
 pub mod cache;
@@ -14,46 +12,28 @@ pub mod fresh;
 pub mod kernel;
 pub mod mirror;
 pub mod netboot_ipxe;
+mod open;
+mod opener;
 pub mod quick;
 pub mod url;
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, sync::Arc};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use http::Uri;
 
-use cache::Cache;
-pub use efi::{add_efi_image, efi_program};
-use file::is_same;
-pub use file::{OpenError, open_blob, read_head, text_blob};
-pub use kernel::{HEAD, pe_machine};
-use quick::Scripted;
-
+pub use self::{
+    efi::{add_efi_image, efi_program},
+    file::{OpenError, open_blob, read_head, text_blob},
+    kernel::{HEAD, pe_machine},
+    open::{Order, check_script, complete, open, open_script},
+    opener::small_blob,
+};
 use crate::{
     event::Firmware,
     exit::{Code, Failure},
-    fetch::Fetcher,
-    image::{Blob, Generation, MenuItem, NoEfiImage, Payload, Remote, Script},
-    ipxe,
+    image::Generation,
     mac::MacAddr,
-    read::{Content, Piece},
-    sign::Signer,
-    template::{Identity, Machine, Said, Template},
 };
-
-/// Longest command line that the kernel takes (`COMMAND_LINE_SIZE` of x86 and arm64, with its NUL).
-const CMDLINE_LIMIT: usize = 2048;
-/// Longest beginning of an extra file's address: `http://ADDRESS:PORT/TOKEN/MAC`.
-const LONGEST_URL: usize = 7 + 15 + 6 + 1 + 32 + 1 + 17;
-/// For a small file of another server to arrive.
-const WHOLE: Duration = Duration::from_secs(60);
-/// A script of the user's; more than this is something else.
-const SCRIPT_LIMIT: u64 = 256 * 1024;
 
 /// Decides what each machine boots.
 pub trait Source: Send + Sync {
@@ -122,399 +102,6 @@ impl Source for Same {
     }
 }
 
-/// Whether a script can be made of it, whoever it is for.
-///
-/// # Errors
-/// The command line cannot be passed on.
-pub fn check_script(generation: &Generation) -> Result<(), Failure> {
-    ipxe::script(generation, &Machine::at("http://0.0.0.0")).map(drop).map_err(|error| {
-        Failure::new(Code::Source, format!("the command line cannot be passed on: {error}"))
-    })
-}
-
-/// The whole generation: with the EFI program, if there can be one. What is to be signed is signed now,
-/// while the user waits, and not when a machine does: it reads everything. With a command line that is
-/// each machine's own, that at least shows that it can be done.
-///
-/// # Errors
-/// It cannot be served to anybody, as it is or as the user wants it.
-pub async fn complete(
-    mut generation: Generation,
-    stub: Option<&Path>,
-    signer: Option<&Arc<Signer>>,
-) -> Result<Generation, Failure> {
-    for item in &mut generation.menu {
-        let whole = complete_one((*item.generation).clone(), stub, signer).await;
-        let whole = whole.map_err(|failure| Failure {
-            message: format!("{}: {}", item.name, failure.message),
-            ..failure
-        })?;
-        item.generation = Arc::new(whole);
-    }
-    if generation.menu.is_empty() {
-        return complete_one(generation, stub, signer).await;
-    }
-    Ok(generation)
-}
-
-async fn complete_one(
-    mut generation: Generation,
-    stub: Option<&Path>,
-    signer: Option<&Arc<Signer>>,
-) -> Result<Generation, Failure> {
-    add_efi_image(&mut generation, stub, signer)?;
-    if let (Some(_), Err(NoEfiImage::BadStub(text))) = (stub, &generation.efi) {
-        return Err(Failure::new(Code::Source, text.clone()));
-    }
-    if signer.is_some() {
-        let program = efi_program(&generation, &Machine::at("http://0.0.0.0")).await;
-        program.map_err(|reason| {
-            Failure::new(Code::Source, format!("there is nothing to sign: {reason}"))
-        })?;
-    }
-    check_script(&generation)?;
-    Ok(generation)
-}
-
-/// What the user named.
-#[derive(Clone, Debug, Default)]
-pub struct Order {
-    /// A kernel, an EFI program, an iPXE script, or a directory; or an address.
-    pub kernel: PathBuf,
-    /// Files or addresses.
-    pub initrds: Vec<PathBuf>,
-    /// A template with `ID`.
-    pub cmdline: Option<String>,
-    /// Shown on the machine's screen.
-    pub message: Option<String>,
-    /// Machines fetch what lies on other servers from there themselves.
-    pub direct: bool,
-    /// Further sources and their names: each machine's person chooses.
-    pub menu: Vec<(String, PathBuf)>,
-    /// Folders on web servers that have the same files: machines try them first.
-    pub mirrors: Vec<String>,
-    /// Copies of what lies on web servers.
-    pub cache: Cache,
-}
-
-/// Opens what is to be served: paths, or http and https addresses. [`add_efi_image`] completes it.
-/// With a menu the source itself is its first item, by the name of its file, and iPXE shows it.
-///
-/// # Errors
-/// A [`Failure`] with [`Code::Source`] that names the file.
-pub async fn open(order: &Order) -> Result<Generation, Failure> {
-    let first = open_one(order).await?;
-    if order.menu.is_empty() {
-        return Ok(first);
-    }
-    let path = std::path::absolute(&order.kernel).unwrap_or_default();
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let mut opened = vec![(name, first)];
-    for (name, kernel) in &order.menu {
-        let (kernel, cache) = (kernel.clone(), order.cache.clone());
-        let order = Order { kernel, direct: order.direct, cache, ..Order::default() };
-        opened.push((name.clone(), open_one(&order).await?));
-    }
-    let efi = Err(NoEfiImage::Menu);
-    let mut whole = Opener::default().finish(Generation { efi, ..Generation::default() })?;
-    for (name, generation) in opened {
-        check_script(&generation)?;
-        whole.files.extend(generation.files.iter().cloned());
-        whole.menu.push(MenuItem { name, generation: Arc::new(generation) });
-    }
-    ipxe::script(&whole, &Machine::at("http://0.0.0.0")).map_err(|_| {
-        let text = "a menu shows no control characters and no ${...}: name the sources otherwise";
-        Failure::new(Code::Usage, text)
-    })?;
-    Ok(whole)
-}
-
-async fn open_one(order: &Order) -> Result<Generation, Failure> {
-    let mut generation = open_files(order).await?;
-    generation.mirrors = mirror::check(&generation, &order.mirrors).await?;
-    Ok(generation)
-}
-
-async fn open_files(order: &Order) -> Result<Generation, Failure> {
-    let mut opener = Opener::new(order.direct, &order.cache);
-    let cmdline = order.cmdline.as_deref();
-    if order.kernel.is_dir() {
-        if !order.initrds.is_empty() {
-            return Err(Failure::new(
-                Code::Source,
-                format!(
-                    "{} is a directory, and initrds were named beside it",
-                    order.kernel.display()
-                ),
-            )
-            .advise("name the directory alone, or the kernel file and its initrds"));
-        }
-        let found = directory::find(&order.kernel, cmdline)?;
-        let script = found.kernel.with_file_name("netboot.ipxe");
-        if let Ok(blob) = open_blob(&script) {
-            opener.files.push((script, blob.etag));
-        }
-        return linux(opener, &found.kernel, &found.initrds, &found.cmdline, order).await;
-    }
-    if let Some(script) = own_script(&order.kernel)? {
-        if !order.initrds.is_empty() {
-            let text = format!(
-                "{} is an iPXE script, and initrds were named beside it",
-                order.kernel.display()
-            );
-            return Err(Failure::new(Code::Source, text)
-                .advise("let the script name them: initrd {{ ID \"path/of/initrd\" }}"));
-        }
-        let mut names = Vec::new();
-        let body = numbered(&script.text, &mut names, "the script")?;
-        let cmdline = numbered(cmdline.unwrap_or_default(), &mut names, "--cmdline")?;
-        let others = opener.others(names).await?;
-        opener.files.push(script.file);
-        let script = Some(Script::Named(body));
-        return opener.finish(Generation { cmdline, others, script, ..Generation::default() });
-    }
-    linux(opener, &order.kernel, &order.initrds, cmdline.unwrap_or_default(), order).await
-}
-
-/// A kernel with its initrds.
-async fn linux(
-    mut opener: Opener,
-    kernel: &Path,
-    initrds: &[PathBuf],
-    cmdline: &str,
-    order: &Order,
-) -> Result<Generation, Failure> {
-    let mut names = Vec::new();
-    let cmdline = numbered(cmdline, &mut names, "--cmdline")?;
-    let (kernel, machine) = opener.kernel(kernel).await?;
-    let mut opened = Vec::with_capacity(initrds.len());
-    for initrd in initrds {
-        opened.push(opener.payload(initrd, "initrd").await?);
-    }
-    let others = opener.others(names).await?;
-    check_length(&cmdline).map_err(|what| Failure::new(Code::Source, what))?;
-    opener.finish(Generation {
-        kernel: Some(kernel),
-        machine,
-        initrds: opened,
-        cmdline,
-        others,
-        message: order.message.clone(),
-        ..Generation::default()
-    })
-}
-
-/// Opens the files that an iPXE script names with `{{ ID "..." }}`.
-///
-/// # Errors
-/// As [`open`].
-pub async fn open_script(
-    scripted: &Scripted,
-    direct: bool,
-    cache: &Cache,
-) -> Result<Generation, Failure> {
-    let mut opener = Opener::new(direct, cache);
-    let mut names = Vec::new();
-    let template = numbered(&scripted.script, &mut names, "the script")?;
-    let others = opener.others(names).await?;
-    let script = Some(Script::AsItIs(template));
-    let instead = scripted.programs.clone();
-    opener.finish(Generation { others, script, instead, ..Generation::default() })
-}
-
-/// Reads a template whose files get the numbers that `names` has them under; `role` is the word for it.
-fn numbered(text: &str, names: &mut Vec<String>, role: &str) -> Result<Template, Failure> {
-    let number = |name| {
-        names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            names.push(name);
-            names.len() - 1
-        })
-    };
-    Template::parse(text, "ID", number)
-        .map_err(|error| Failure::new(Code::Usage, format!("{role}: {error}")))
-}
-
-/// Whether the kernel takes all of it, with addresses as long as they can become.
-fn check_length(cmdline: &Template) -> Result<(), String> {
-    let length = cmdline.text(&longest()).len();
-    if length < CMDLINE_LIMIT {
-        return Ok(());
-    }
-    Err(format!(
-        "the command line is {length} characters long, and Linux takes at most {}",
-        CMDLINE_LIMIT - 1
-    ))
-}
-
-/// A machine that makes every text as long as it can become.
-fn longest() -> Machine {
-    let said = Said::longest;
-    let identity = Identity { uuid: said(), arch: said(), serial: said(), hostname: said() };
-    Machine { identity, ..Machine::at(&"u".repeat(LONGEST_URL)) }
-}
-
-/// Opens files and asks for addresses, with one client for all.
-#[derive(Default)]
-struct Opener {
-    cache: Cache,
-    direct: bool,
-    /// Files of this computer, and the entity tags that they have.
-    files: Vec<(PathBuf, String)>,
-}
-
-impl Opener {
-    fn new(direct: bool, cache: &Cache) -> Self {
-        Self { cache: cache.clone(), direct, files: Vec::new() }
-    }
-
-    /// The kernel, and the machine type of its PE/COFF header.
-    async fn kernel(&mut self, path: &Path) -> Result<(Payload, Option<u16>), Failure> {
-        let Some(address) = address(path)? else {
-            let (blob, machine) = open_kernel(path)?;
-            self.files.push((path.to_owned(), blob.etag.clone()));
-            return Ok((blob.into(), machine));
-        };
-        let (remote, head) = self.remote(address, "kernel", HEAD).await?;
-        if kernel::is_kernel(&head) {
-            Ok((remote.into(), pe_machine(&head)))
-        } else {
-            Err(Failure::new(
-                Code::Source,
-                format!("{} is not a kernel that a machine could boot", path.display()),
-            )
-            .advise(
-                "a web server's page that says so is no kernel either: look at it with a browser",
-            ))
-        }
-    }
-
-    async fn payload(&mut self, path: &Path, role: &str) -> Result<Payload, Failure> {
-        let Some(address) = address(path)? else {
-            let blob = open_blob(path).map_err(|error| error.failure(role))?;
-            self.files.push((path.to_owned(), blob.etag.clone()));
-            return Ok(blob.into());
-        };
-        Ok(self.remote(address, role, 1).await?.0.into())
-    }
-
-    async fn others(&mut self, names: Vec<String>) -> Result<Vec<Payload>, Failure> {
-        let mut others = Vec::with_capacity(names.len());
-        for name in names {
-            others.push(self.payload(Path::new(&name), "extra file").await?);
-        }
-        Ok(others)
-    }
-
-    /// What was opened, under a path of its own.
-    fn finish(self, mut generation: Generation) -> Result<Generation, Failure> {
-        name_elsewhere(&mut generation);
-        Ok(Generation { token: token()?, files: self.files, ..generation })
-    }
-
-    async fn remote(
-        &mut self,
-        address: Uri,
-        role: &str,
-        head: u64,
-    ) -> Result<(Remote, Vec<u8>), Failure> {
-        let fetcher = self.cache.fetcher();
-        let head = usize::try_from(head).unwrap_or(usize::MAX);
-        let (head, facts) = fetcher.head(&address, head).await.map_err(|error| {
-            Failure::new(Code::Source, format!("the {role} {address} cannot be fetched: {error}"))
-        })?;
-        if head.is_empty() {
-            return Err(Failure::new(Code::Source, format!("the {role} {address} is empty")));
-        }
-        let mut remote = remote(address, &self.cache);
-        remote.facts = facts;
-        remote.direct = self.direct;
-        Ok((remote, head))
-    }
-}
-
-/// In texts, what machines fetch from other servers has its address there.
-fn name_elsewhere(generation: &mut Generation) {
-    let others = &generation.others;
-    let elsewhere = |number: usize| others.get(number).and_then(Payload::elsewhere);
-    generation.cmdline.name_elsewhere(elsewhere);
-    if let Some(Script::AsItIs(script) | Script::Named(script)) = &mut generation.script {
-        script.name_elsewhere(elsewhere);
-    }
-}
-
-/// A file on a web server, of which nothing is known yet.
-fn remote(address: Uri, cache: &Cache) -> Remote {
-    let last = address.path().rsplit('/').find(|part| !part.is_empty());
-    let name = last.unwrap_or_else(|| address.host().unwrap_or_default()).to_owned();
-    let cache = cache.clone();
-    Remote { name, address, facts: Default::default(), direct: false, cache }
-}
-
-/// A file of this computer, or one of another server in memory, of at most `limit` octets.
-///
-/// # Errors
-/// It is not there, or larger.
-pub async fn small_blob(place: &Path, limit: usize) -> Result<Blob, String> {
-    let Some(address) = address(place).map_err(|failure| failure.message)? else {
-        return open_blob(place).map_err(|error| error.failure("boot loader").message);
-    };
-    let fetched = Fetcher::new().whole(&address, limit, WHOLE).await;
-    let octets = fetched.map_err(|error| format!("{address} cannot be fetched: {error}"))?;
-    let content = Content::new(vec![Piece::Memory(octets)]);
-    let name = address.path().rsplit('/').next().unwrap_or_default();
-    Ok(Blob { length: content.length(), content, ..text_blob(name, String::new()) })
-}
-
-/// The address that stands in the place of a path.
-fn address(path: &Path) -> Result<Option<Uri>, Failure> {
-    match path.to_str().filter(|text| url::is_http(text)) {
-        Some(text) => url::parse(text).map(Some).map_err(|error| Failure::new(Code::Source, error)),
-        None => Ok(None),
-    }
-}
-
-/// An iPXE script without its first line, if the file is one.
-struct OwnScript {
-    text: String,
-    file: (PathBuf, String),
-}
-
-fn own_script(path: &Path) -> Result<Option<OwnScript>, Failure> {
-    const FIRST: &[u8] = b"#!ipxe";
-    let fault = |what: String| Failure::new(Code::Source, format!("{}: {what}", path.display()));
-    if address(path)?.is_some() {
-        return Ok(None);
-    }
-    let blob = open_blob(path).map_err(|error| error.failure("kernel"))?;
-    let head = read_head(&blob, SCRIPT_LIMIT + 1).map_err(|error| fault(error.to_string()))?;
-    if !head.starts_with(FIRST) {
-        return Ok(None);
-    }
-    if blob.length > SCRIPT_LIMIT {
-        return Err(fault(format!("an iPXE script of more than {SCRIPT_LIMIT} octets")));
-    }
-    let text =
-        String::from_utf8(head).map_err(|_| fault("an iPXE script that is no text".to_owned()))?;
-    let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
-    Ok(Some(OwnScript { text: rest.to_owned(), file: (path.to_owned(), blob.etag) }))
-}
-
-fn open_kernel(path: &Path) -> Result<(Blob, Option<u16>), Failure> {
-    let blob = open_blob(path).map_err(|error| error.failure("kernel"))?;
-    let head = read_head(&blob, HEAD)
-        .map_err(|error| Failure::new(Code::Source, format!("{}: {error}", path.display())))?;
-    if kernel::is_kernel(&head) {
-        Ok((blob, pe_machine(&head)))
-    } else {
-        Err(Failure::new(
-            Code::Source,
-            format!("{} is not a kernel that a machine could boot", path.display()),
-        )
-        .advise("a Linux kernel for this is a file named bzImage, Image or vmlinuz-..., not vmlinux, an ISO or an initrd")
-        .advise("kernel first, then the initrds: portcullis boot KERNEL INITRD"))
-    }
-}
-
 /// 128 random bits as 32 hexadecimal digits.
 pub(crate) fn token() -> Result<String, Failure> {
     let mut octets = [0; 16];
@@ -529,9 +116,16 @@ pub(crate) fn token() -> Result<String, Failure> {
     }))
 }
 
+/// What is opened, and what is refused in which words.
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::{Path, PathBuf};
+
+    use super::{open::CMDLINE_LIMIT, *};
+    use crate::{
+        image::{Blob, NoEfiImage, Payload, Script},
+        template::Machine,
+    };
 
     fn open(
         kernel: &Path,

@@ -10,6 +10,8 @@
 
 use std::{borrow::Cow, net::Ipv4Addr};
 
+use crate::mac::MacAddr;
+
 /// Octets before the options: the fixed header and the magic cookie.
 pub const HEADER: usize = 240;
 /// The magic cookie (RFC 2131 section 3).
@@ -109,6 +111,40 @@ pub enum Malformed {
     HardwareAddress,
 }
 
+/// What the header of a question says; its answer repeats it (RFC 2131 table 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Type of the hardware address; 1 is Ethernet.
+    pub htype: u8,
+    /// Octets of `chaddr` that count, 6 to 16.
+    pub hlen: u8,
+    /// Transaction.
+    pub xid: [u8; 4],
+    /// Flags; the first bit asks for a broadcast answer.
+    pub flags: [u8; 2],
+    /// The client's address, if it says that it has one. Trusted for nothing.
+    pub ciaddr: Ipv4Addr,
+    /// The relay agent that passed the message on, if any.
+    pub giaddr: Ipv4Addr,
+    /// The whole field; only the first `hlen` octets count.
+    pub chaddr: [u8; CHADDR],
+}
+
+impl Header {
+    /// The octets of `chaddr` that count.
+    #[must_use]
+    pub fn hardware_address(&self) -> &[u8] {
+        &self.chaddr[..usize::from(self.hlen).min(CHADDR)]
+    }
+
+    /// What the machine is called: its hardware address, or the last six octets of it when it is
+    /// longer. (EDK2 can send a GUID there; a version 1 GUID ends with the Ethernet address.)
+    #[must_use]
+    pub fn mac(&self) -> MacAddr {
+        MacAddr(self.hardware_address().last_chunk().copied().unwrap_or_default())
+    }
+}
+
 /// A message whose fixed part was checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -132,50 +168,30 @@ impl<'a> Message<'a> {
     fn parse_op(datagram: &'a [u8], op: u8) -> Result<Self, Malformed> {
         let (header, options) = datagram.split_first_chunk::<HEADER>().ok_or(Malformed::Short)?;
         let message = Self { header, options, overload: overload(options) };
-        if message.op() != op {
+        if message.header[0] != op {
             return Err(Malformed::NotRequest);
         }
         if message.field::<4>(236) != COOKIE {
             return Err(Malformed::Cookie);
         }
-        if !(6..=CHADDR).contains(&usize::from(message.hlen())) {
+        if !(6..=CHADDR).contains(&usize::from(message.header().hlen)) {
             return Err(Malformed::HardwareAddress);
         }
         Ok(message)
     }
 
-    fn op(&self) -> u8 {
-        self.header[0]
-    }
-
-    /// Type of the hardware address; 1 is Ethernet.
+    /// The fields of the fixed part that an answer repeats.
     #[must_use]
-    pub fn htype(&self) -> u8 {
-        self.header[1]
-    }
-
-    /// Octets of `chaddr` that count, 6 to 16.
-    #[must_use]
-    pub fn hlen(&self) -> u8 {
-        self.header[2]
-    }
-
-    /// Transaction.
-    #[must_use]
-    pub fn xid(&self) -> [u8; 4] {
-        self.field(4)
-    }
-
-    /// Flags; the first bit asks for a broadcast answer.
-    #[must_use]
-    pub fn flags(&self) -> [u8; 2] {
-        self.field(10)
-    }
-
-    /// The client's address, if it says that it has one.
-    #[must_use]
-    pub fn ciaddr(&self) -> Ipv4Addr {
-        self.field::<4>(12).into()
+    pub fn header(&self) -> Header {
+        Header {
+            htype: self.header[1],
+            hlen: self.header[2],
+            xid: self.field(4),
+            flags: self.field(10),
+            ciaddr: self.field::<4>(12).into(),
+            giaddr: self.field::<4>(24).into(),
+            chaddr: self.field(28),
+        }
     }
 
     /// The address that a server gives; zero from a proxy.
@@ -188,18 +204,6 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn file(&self) -> Cow<'a, [u8]> {
         Cow::Borrowed(if self.overload & 1 == 1 { &[] } else { &self.header[FILE] })
-    }
-
-    /// The relay agent that passed the message on, if any.
-    #[must_use]
-    pub fn giaddr(&self) -> Ipv4Addr {
-        self.field::<4>(24).into()
-    }
-
-    /// The whole field; only the first [`Self::hlen`] octets count.
-    #[must_use]
-    pub fn chaddr(&self) -> [u8; CHADDR] {
-        self.field(28)
     }
 
     /// An option that is one address; `None` also when it is malformed.
@@ -329,7 +333,7 @@ mod tests {
         let mut guid = whole.clone();
         guid[2] = 16;
         guid[28..44].copy_from_slice(&[7; 16]);
-        assert_eq!(Message::parse(&guid).unwrap().chaddr(), [7; 16]);
+        assert_eq!(Message::parse(&guid).unwrap().header().hardware_address(), [7; 16]);
     }
 
     #[test]
@@ -377,12 +381,14 @@ mod tests {
             bytes[at] = octet;
         }
         let message = Message::parse(&bytes).unwrap();
-        assert_eq!((message.htype(), message.hlen()), (1, 6));
-        assert_eq!(message.xid(), [4, 5, 6, 7]);
-        assert_eq!(message.flags(), [10, 11]);
-        assert_eq!(message.ciaddr(), Ipv4Addr::new(12, 13, 14, 15));
+        let header = message.header();
+        assert_eq!((header.htype, header.hlen), (1, 6));
+        assert_eq!(header.xid, [4, 5, 6, 7]);
+        assert_eq!(header.flags, [10, 11]);
+        assert_eq!(header.ciaddr, Ipv4Addr::new(12, 13, 14, 15));
         assert_eq!(message.yiaddr(), Ipv4Addr::new(16, 17, 18, 19));
-        assert_eq!(message.giaddr(), Ipv4Addr::new(24, 25, 26, 27));
-        assert_eq!(message.chaddr().to_vec(), (28..44).collect::<Vec<u8>>());
+        assert_eq!(header.giaddr, Ipv4Addr::new(24, 25, 26, 27));
+        assert_eq!(header.chaddr.to_vec(), (28..44).collect::<Vec<u8>>());
+        assert_eq!(header.mac(), MacAddr([28, 29, 30, 31, 32, 33]));
     }
 }

@@ -8,7 +8,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::dhcp::{BOOTREPLY, CHADDR, COOKIE, HEADER, message_type, option};
+use super::dhcp::{BOOTREPLY, COOKIE, HEADER, Header, message_type, option};
 use crate::image::MENU_SECONDS;
 
 /// Octets below which old relays and clients drop a message (RFC 1542 section 2.1).
@@ -150,22 +150,11 @@ impl Vendor {
 /// An answer. Fields that are not named here are zero on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// OFFER or ACK.
+    /// OFFER, ACK or NAK.
     pub kind: Kind,
-    /// Copied from the query.
-    pub htype: u8,
-    /// Copied from the query.
-    pub hlen: u8,
-    /// Copied from the query.
-    pub xid: [u8; 4],
-    /// Copied from the query.
-    pub flags: [u8; 2],
-    /// Copied from the query by an ACK, zero in an OFFER and a NAK (RFC 2131 table 3).
-    pub ciaddr: Ipv4Addr,
-    /// Copied from the query.
-    pub giaddr: Ipv4Addr,
-    /// Copied from the query as far as hlen reaches.
-    pub chaddr: [u8; CHADDR],
+    /// Copied from the question, but for `ciaddr`: that of a question only in an ACK, zero in an
+    /// OFFER and a NAK (RFC 2131 table 3).
+    pub header: Header,
     /// Our address on the client's segment: option 54 and, with a boot file, siaddr and `sname`.
     pub server: Ipv4Addr,
     /// The address.
@@ -230,18 +219,18 @@ impl Reply {
     }
 
     fn emit_header(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[BOOTREPLY, self.htype, self.hlen, 0]);
-        out.extend_from_slice(&self.xid);
+        let header = &self.header;
+        out.extend_from_slice(&[BOOTREPLY, header.htype, header.hlen, 0]);
+        out.extend_from_slice(&header.xid);
         out.extend_from_slice(&[0, 0]);
-        out.extend_from_slice(&self.flags);
-        out.extend_from_slice(&self.ciaddr.octets());
+        out.extend_from_slice(&header.flags);
+        out.extend_from_slice(&header.ciaddr.octets());
         let address = self.lease.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address);
         out.extend_from_slice(&address.octets());
         let next = self.boot.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |_| self.server);
         out.extend_from_slice(&next.octets());
-        out.extend_from_slice(&self.giaddr.octets());
-        let counts = usize::from(self.hlen).min(CHADDR);
-        out.extend_from_slice(&self.chaddr[..counts]);
+        out.extend_from_slice(&header.giaddr.octets());
+        out.extend_from_slice(header.hardware_address());
         out.resize(44, 0);
         if let Some(boot) = &self.boot {
             out.extend_from_slice(self.server.to_string().as_bytes());

@@ -98,8 +98,8 @@ pub fn dhcp(octets: &[u8]) {
     let memory = Memory {
         local_boot: octet & 8 != 0,
         booted: octet & 16 != 0,
-        chained: query.xid[0] & 1 != 0,
-        failed_loaders: query.xid[1].into(),
+        chained: query.ask.header.xid[0] & 1 != 0,
+        failed_loaders: query.ask.header.xid[1].into(),
     };
     let policy = policy(octet);
     let answer = || match screen(&query, port, &policy, memory) {
@@ -115,7 +115,7 @@ pub fn dhcp(octets: &[u8]) {
     assert!(!memory.local_boot || memory.booted);
     assert!((MIN..=MAX).contains(&bytes.len()), "{}", bytes.len());
     assert_eq!((bytes[0], &bytes[16..20], &bytes[236..240]), (2, &[0; 4][..], &COOKIE[..]));
-    assert_eq!(bytes[4..8], query.xid);
+    assert_eq!(bytes[4..8], query.ask.header.xid);
     let kind = if octet & 1 == 0 { 2 } else { 5 };
     assert_eq!(bytes[HEADER..HEADER + 3], [option::MESSAGE_TYPE, 1, kind]);
     assert!(matches!(destination.port(), 67 | 68 | 4011), "{destination}");
@@ -141,9 +141,9 @@ pub fn dhcp(octets: &[u8]) {
     assert_eq!(read.option(option::BOOT_FILE).as_deref(), named.as_deref());
     assert!(file.bytes().all(|octet| octet.is_ascii_graphic()), "{file:?}");
     for (code, theirs) in [
-        (option::MACHINE_ID, query.machine_id),
-        (option::CLIENT_ID, query.client_id),
-        (option::RELAY, query.relay),
+        (option::MACHINE_ID, query.ask.machine_id),
+        (option::CLIENT_ID, query.ask.client_id),
+        (option::RELAY, query.ask.relay),
     ] {
         // What a machine wants back comes back whole or not at all.
         assert!(read.option(code).is_none_or(|ours| Some(&*ours) == theirs.as_deref()), "{code}");

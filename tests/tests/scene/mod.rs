@@ -21,6 +21,25 @@ use portcullis_lab::{
 };
 use socket2::{Domain, Socket, Type};
 
+/// A test for each flavour of NixOS' firewall, out of a function that takes the flavour: by name, behind
+/// the tools that it needs beside the firewall's.
+macro_rules! both_flavours {
+    ($($tool:literal),*; $($test:ident),+ $(,)?) => {
+        both_flavours!(@ iptables Iptables [$($tool),*] $($test)+);
+        both_flavours!(@ nftables Nftables [$($tool),*] $($test)+);
+    };
+    (@ $module:ident $flavour:ident $tools:tt $($test:ident)+) => {
+        mod $module { $(both_flavours!(@@ $flavour $tools $test);)+ }
+    };
+    (@@ $flavour:ident [$($tool:literal),*] $test:ident) => {
+        #[test]
+        fn $test() {
+            portcullis_lab::need_root!("ip", "nft", "iptables" $(, $tool)*);
+            super::$test(portcullis_lab::nixos::Flavour::$flavour);
+        }
+    };
+}
+
 /// The host's address on the LAN.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The TCP port of the boot images.

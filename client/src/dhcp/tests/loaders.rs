@@ -184,7 +184,7 @@ fn wire_20_real_firmware_gets_what_it_can_use() {
         let (answer, ..) = reply(on_67(&bytes));
         assert_eq!(offered(on_67(&bytes)).1, file);
         assert_eq!(option(&answer, 97), Some(vec![0; 17]));
-        assert_eq!(option(&answer, 61), query.client_id);
+        assert_eq!(option(&answer, 61), query.ask.client_id);
     }
 }
 

@@ -26,7 +26,7 @@ fn wire_02_both_the_vendor_class_and_an_architecture_make_a_boot_client() {
 #[test]
 fn wire_03_a_machine_identifier_is_absent_or_a_guid() {
     let parse = |id: &[u8]| Query::parse(&message(&[DISCOVER, PXE, BIOS, (97, id)]));
-    assert_eq!(parse(&GUID).unwrap().machine_id, Some(GUID.to_vec()));
+    assert_eq!(parse(&GUID).unwrap().ask.machine_id, Some(GUID.to_vec()));
     let mut wrong_type = GUID;
     wrong_type[0] = 255;
     for id in [&wrong_type[..], &GUID[..16], &[0; 18], &[]] {

@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    dhcp::UefiOffer,
     event::{Ignored, Protocol},
     image::Cpu,
 };
@@ -15,21 +14,7 @@ const UEFI: u16 = 7;
 const BIOS: u16 = 0;
 
 fn policy() -> Policy {
-    Policy {
-        for_mac: [].into(),
-        once: false,
-        count: None,
-        initrds: 2,
-        loaders: [].into(),
-        address: Ipv4Addr::LOCALHOST,
-        http_port: 1,
-        token: String::new(),
-        uefi_offer: UefiOffer::Auto,
-        boot_server: true,
-        chain: None,
-        signed: true,
-        dhcp_server: false,
-    }
+    Policy { initrds: 2, ..Policy::plain() }
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! The lines, word by word.
 
 use super::*;
-use crate::mac::MacAddr;
+use crate::{
+    board::Board,
+    event::{Event, Fact, Firmware, Ignored, OfferForm, Protocol, Role, Statement, What},
+    mac::MacAddr,
+};
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
