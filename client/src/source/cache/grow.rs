@@ -267,7 +267,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn who_takes_nothing_is_not_waited_for_for_ever_and_is_told() {
-        let (writer, copy, _) = full(Duration::from_millis(100));
+        let (writer, copy, _) = full(Duration::from_secs(5));
         let [quick, stalled] = [copy.read(), copy.read()];
         let (pieces, queue) = mpsc::channel(QUEUED);
         let runtime = Handle::current();
