@@ -24,7 +24,7 @@ use portcullis_lab::{
     process::wait_until,
     snapshot::{Snapshot, assert_same},
 };
-use scene::{HOST, Scene};
+use scene::{HOST, HTTP, Scene};
 
 macro_rules! both_flavours {
     ($($test:ident),+ $(,)?) => {
@@ -73,6 +73,21 @@ fn now(scene: &Scene) -> Snapshot {
     Snapshot::take(&scene.host).unwrap()
 }
 
+/// Whether nothing holds a port of a lease, in this thread's namespace.
+fn ports_are_free() -> bool {
+    let holds = |kind: &str, port: u16| {
+        let table = std::fs::read_to_string(format!("/proc/thread-self/net/{kind}")).unwrap();
+        let port = format!(":{port:04X}");
+        table
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .any(|at| at.ends_with(&port))
+    };
+    ![("udp", 67), ("udp", 69), ("udp", 4011), ("tcp", HTTP)]
+        .iter()
+        .any(|(kind, port)| holds(kind, *port))
+}
+
 /// What is left in the end, swept as the helper does it with every tick. A program that another test of
 /// this process is just starting has copies of the sockets, and so keeps the table, until its exec.
 fn left(scene: &Scene, before: &Snapshot, firewall: &mut Nftables) -> String {
@@ -83,8 +98,9 @@ fn left(scene: &Scene, before: &Snapshot, firewall: &mut Nftables) -> String {
             Err(error) => panic!("{error}"),
         }
         changes = before.changes(&now(scene));
-        changes.is_empty()
+        changes.is_empty() && ports_are_free()
     });
+    assert!(!changes.is_empty() || ports_are_free());
     changes
 }
 

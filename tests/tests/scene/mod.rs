@@ -2,8 +2,10 @@
 //! and the sockets of one lease, made as the helper makes them.
 
 use std::{
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
     num::NonZeroU8,
+    time::Duration,
 };
 
 use portcullis_helper::{
@@ -15,6 +17,7 @@ use portcullis_helper::{
 use portcullis_lab::{
     netns::Netns,
     nixos::{self, Flavour, Settings},
+    process::wait_until,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -104,13 +107,24 @@ pub struct Sockets {
     pub http: TcpListener,
 }
 
+/// How long a program that another test of this process is just starting may keep its copies of sockets,
+/// which it has until its exec.
+const COPIES: Duration = Duration::from_secs(10);
+
+fn bind(socket: &Socket, address: SocketAddrV4) {
+    let bind = || socket.bind(&SocketAddr::from(address).into());
+    wait_until(COPIES, || !bind().is_err_and(|error| error.kind() == ErrorKind::AddrInUse));
+    let bound = socket.local_addr().unwrap().as_socket_ipv4();
+    assert_eq!(bound, Some(address), "{:?}", bind());
+}
+
 /// A UDP socket on `eth0` with this mark (0: none), in this thread's namespace.
 pub fn udp(mark: u32, address: SocketAddrV4) -> UdpSocket {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     socket.bind_device(Some(b"eth0")).unwrap();
     socket.set_mark(mark).unwrap();
     socket.set_broadcast(true).unwrap();
-    socket.bind(&SocketAddr::from(address).into()).unwrap();
+    bind(&socket, address);
     socket.into()
 }
 
@@ -119,7 +133,7 @@ fn listener(mark: u32) -> TcpListener {
     socket.bind_device(Some(b"eth0")).unwrap();
     socket.set_mark(mark).unwrap();
     socket.set_reuse_address(true).unwrap();
-    socket.bind(&SocketAddr::from((HOST, HTTP)).into()).unwrap();
+    bind(&socket, SocketAddrV4::new(HOST, HTTP));
     socket.listen(16).unwrap();
     socket.into()
 }
