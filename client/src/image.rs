@@ -188,12 +188,12 @@ impl Generation {
     /// The files on web servers that are passed on, those of a menu's sources, too.
     pub fn passed_on(&self) -> impl Iterator<Item = &Remote> {
         let menu = self.menu.iter().map(|item| &*item.generation);
-        let remote = |payload| match payload {
-            &Payload::Remote(ref remote) if !remote.direct => Some(&**remote),
+        let files = std::iter::once(self)
+            .chain(menu)
+            .flat_map(|one| one.kernel.iter().chain(&one.initrds).chain(&one.others));
+        files.filter_map(|payload| match payload {
+            Payload::Remote(remote) if !remote.direct => Some(&**remote),
             _ => None,
-        };
-        std::iter::once(self).chain(menu).flat_map(move |one| {
-            one.kernel.iter().chain(&one.initrds).chain(&one.others).filter_map(remote)
         })
     }
 

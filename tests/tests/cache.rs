@@ -223,7 +223,7 @@ fn on_a_full_disk_machines_get_every_octet_it_is_said_once_and_nothing_stays() {
         assert!(wait_until(SOON, || count(&client, told) > 0), "{}", client.stdout());
         // Who comes later gets it, too, and nothing is said again.
         let later = Machines::start(&scene.outsider, "192.0.2.2", &path, 1);
-        assert_eq!(later.end(), [whole.clone()], "{}", client.stdout());
+        assert_eq!(later.end(), std::slice::from_ref(&whole), "{}", client.stdout());
         let events = client.events();
         let problems: Vec<_> = events.iter().filter(|event| told(event)).collect();
         assert_eq!(problems.len(), 1, "{problems:#?}");

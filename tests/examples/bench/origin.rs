@@ -126,20 +126,22 @@ proxy_cache copies; proxy_cache_lock on; proxy_cache_lock_timeout 600s; proxy_ca
             "portcullis boot http://{ADDRESS}/{IMAGE}, else as above; a copy of an earlier run is used if that \
              server, asked anew, says that it is the same, and if its SHA-256 is"
         );
-        server.relay(false)?;
+        server.relay(None)?;
         Ok(server)
     }
 
-    /// Passes on what another server has, which it has never seen, or which is `kept`: by nginx in its
-    /// cache, by us from an earlier run.
-    pub fn relay(&mut self, kept: bool) -> Result<()> {
+    /// Passes on what another server has, which it has never seen, or which is `kept`, by nginx in its
+    /// cache, by us from an earlier run, and this one began so long ago.
+    pub fn relay(&mut self, kept: Option<Duration>) -> Result<()> {
         let Some(origin) = &mut self.origin else {
             return Err(LabError(format!("{} passes nothing on", self.name)));
         };
         origin.turn += 1;
         origin.forget()?;
         self.begin_relay()?;
-        if kept {
+        // The disk writes nothing of before while the next figure is taken.
+        nix::unistd::sync();
+        if let Some(rest) = kept {
             let (to, path) = self.url(0);
             let got = self.machines.run(|| http::fetch(address(0), to, &path, Enough::ALL))?;
             got.map_err(|error| LabError::of(self.name, error))?;
@@ -153,10 +155,10 @@ proxy_cache copies; proxy_cache_lock on; proxy_cache_lock_timeout 600s; proxy_ca
                     return Err(LabError("Portcullis keeps no copy".to_owned()));
                 }
             }
+            nix::unistd::sync();
             self.begin_relay()?;
+            std::thread::sleep(rest);
         }
-        // The disk writes nothing of before while the next figure is taken.
-        nix::unistd::sync();
         Ok(())
     }
 
