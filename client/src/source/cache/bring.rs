@@ -18,7 +18,6 @@ use http::{
 };
 use hyper::body::Incoming;
 use tokio::{
-    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
     time::{sleep, timeout},
@@ -123,11 +122,10 @@ impl Fetch {
     async fn bring(&self, body: Incoming, writer: Writer) -> (Option<Written>, Result<(), String>) {
         let (pieces, queue) = mpsc::channel(QUEUED);
         let (done, written) = oneshot::channel();
-        let runtime = Handle::current();
         let thread = thread::Builder::new().name("copy".to_owned()).stack_size(STACK);
         let work = move || {
             // Whoever waits for it may be gone with the runtime.
-            let _ = done.send(writer.run(queue, &runtime));
+            let _ = done.send(writer.run(queue));
         };
         if let Err(error) = thread.spawn(work) {
             return (None, Err(error.to_string()));

@@ -8,18 +8,20 @@
 //!
 //! Why a thread: the disk may block, and what is handed to another thread piece by piece wakes it for each.
 
-use std::{io, os::unix::fs::FileExt as _, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::sync::{mpsc, watch};
 
 use super::{
-    held::{Copied, Places, Progress, Spill},
+    held::{Copied, Progress, Spill},
     record::hex,
     store::{NoRoom, Partial, Store},
 };
@@ -33,6 +35,8 @@ const KEPT: u64 = 4 << 20;
 /// For a machine to take anything, where the others have to wait for it: the slowest network that machines boot
 /// over brings some megabytes in that time.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks whether a machine has moved. Not the runtime's clock, which may end before this thread does.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Writes one copy.
 pub struct Writer {
@@ -57,15 +61,11 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Writes what comes, to its end. Blocks; waits for machines by `runtime`.
+    /// Writes what comes, to its end. Blocks.
     ///
     /// # Errors
     /// Why nobody gets any more of it.
-    pub fn run(
-        mut self,
-        mut queue: mpsc::Receiver<Bytes>,
-        runtime: &Handle,
-    ) -> (Written, Result<(), String>) {
+    pub fn run(mut self, mut queue: mpsc::Receiver<Bytes>) -> (Written, Result<(), String>) {
         let mut hash = self.partial.is_named().then(|| Context::new(&SHA256));
         let mut at = 0;
         let mut batch = Vec::new();
@@ -98,7 +98,7 @@ impl Writer {
                         self.spill(at);
                     }
                     for piece in batch.drain(..) {
-                        result = result.and_then(|()| runtime.block_on(self.keep(piece)));
+                        result = result.and_then(|()| self.keep(piece));
                     }
                 }
             }
@@ -128,11 +128,10 @@ impl Writer {
     }
 
     /// Keeps a piece in memory, once there is room.
-    async fn keep(&self, piece: Bytes) -> Result<(), String> {
+    fn keep(&self, piece: Bytes) -> Result<(), String> {
         let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-        let mut places = self.copy.places.subscribe();
         loop {
-            let Some(slowest) = places.borrow_and_update().slowest() else {
+            let Some(slowest) = self.copy.places.borrow().slowest() else {
                 return Err("the cache's disk takes no more of it, and no machine reads it any \
                             more"
                     .to_owned());
@@ -157,9 +156,13 @@ impl Writer {
             if is_kept {
                 return Ok(());
             }
-            let moved = |places: &Places| places.slowest() != Some(slowest);
-            if timeout(self.patience, places.wait_for(moved)).await.is_err() {
-                self.copy.places.send_modify(|places| places.leave_behind(slowest));
+            let waits = Instant::now();
+            while self.copy.places.borrow().slowest() == Some(slowest) {
+                if waits.elapsed() >= self.patience {
+                    self.copy.places.send_modify(|places| places.leave_behind(slowest));
+                    break;
+                }
+                thread::sleep(LOOK);
             }
         }
     }
@@ -234,8 +237,7 @@ mod tests {
         let (writer, copy, said) = full(PATIENCE);
         let [quick, slow] = [copy.read(), copy.read()];
         let (pieces, queue) = mpsc::channel(QUEUED);
-        let runtime = Handle::current();
-        let thread = std::thread::spawn(move || writer.run(queue, &runtime));
+        let thread = thread::spawn(move || writer.run(queue));
         let sending = tokio::spawn(async move {
             for number in 0..200 {
                 if pieces.send(piece(number)).await.is_err() {
@@ -270,8 +272,7 @@ mod tests {
         let (writer, copy, _) = full(Duration::from_secs(5));
         let [quick, stalled] = [copy.read(), copy.read()];
         let (pieces, queue) = mpsc::channel(QUEUED);
-        let runtime = Handle::current();
-        let thread = std::thread::spawn(move || writer.run(queue, &runtime));
+        let thread = thread::spawn(move || writer.run(queue));
         let sending = tokio::spawn(async move {
             for number in 0..100 {
                 if pieces.send(piece(number)).await.is_err() {
@@ -291,8 +292,7 @@ mod tests {
         let (writer, copy, _) = full(PATIENCE);
         drop(copy.read());
         let (pieces, queue) = mpsc::channel(QUEUED);
-        let runtime = Handle::current();
-        let thread = std::thread::spawn(move || writer.run(queue, &runtime));
+        let thread = thread::spawn(move || writer.run(queue));
         while pieces.send(piece(0)).await.is_ok() {}
         let problem = thread.join().unwrap().1.unwrap_err();
         assert!(problem.contains("no machine reads it"), "{problem}");

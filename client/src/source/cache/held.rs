@@ -130,7 +130,13 @@ impl Copied {
     /// Nothing more will come of it.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        matches!(self.progress.borrow().end, Some(Err(_)))
+        // Whoever writes it may be gone without a word.
+        let is_lost = self.progress.has_changed().is_err();
+        match self.progress.borrow().end {
+            None => is_lost,
+            Some(Ok(_)) => false,
+            Some(Err(_)) => true,
+        }
     }
 
     /// The disk did not take all of it: only those who read it already get the rest.
