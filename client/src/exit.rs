@@ -75,11 +75,15 @@ impl From<Error> for Failure {
         let failure = |message: String| Self { code, message, advice: Vec::new() };
         match &error {
             Error::ZBus(cause) => unreachable_helper(cause, failure),
-            Error::NoAgent(_) => failure(error.message()).advise(
-                "a terminal (without --no-ask-password) and a desktop session can ask for it",
-            ),
+            Error::NoAgent(_) => failure(error.message())
+                .advise(
+                    "a terminal (without --no-ask-password) and a desktop session can ask for it; \
+                     elsewhere start an authentication agent (pkttyagent)",
+                )
+                .advise("members of the group portcullis are not asked (but for full DHCP)"),
             Error::NotAuthorized(_) => failure(error.message()).advise(
-                "an administrator can add you to the group portcullis, or write a polkit rule",
+                "an administrator can add you to the group portcullis (its members at an active local \
+                 session are allowed without a question, but for full DHCP), or write a polkit rule",
             ),
             Error::NoSuchInterface(_) => {
                 failure(error.message()).advise("see `portcullis interfaces`")
@@ -183,6 +187,20 @@ mod tests {
             codes,
             [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 1, 2, 23, 30, 31, 32, 33, 34, 35]
         );
+    }
+
+    /// The helper says what polkit answered; what can be done about it is said here.
+    #[test]
+    fn a_refusal_of_polkit_says_who_could_do_what() {
+        let advice = |error: Error| Failure::from(error).advice.join("; ");
+        let refused = advice(Error::NotAuthorized("polkit refused this".to_owned()));
+        for part in ["group portcullis", "without a question", "but for full DHCP", "polkit rule"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let nobody = advice(Error::NoAgent("a password is needed".to_owned()));
+        for part in ["pkttyagent", "--no-ask-password", "group portcullis"] {
+            assert!(nobody.contains(part), "{nobody}");
+        }
     }
 
     #[test]

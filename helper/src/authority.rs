@@ -7,23 +7,15 @@
 //! A helper that was started for one run is on no bus and asks nobody: the tool that started it did,
 //! before there was a helper. It hears one caller alone.
 
-use std::{
-    collections::HashMap,
-    future::{self, Future},
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, time::Duration};
 
-use portcullis_dbus::{Error, INTERFACE, OBJECT_PATH, action};
-use zbus::{Connection, Message, message::Header, names::UniqueName, proxy::CacheProperties};
+use portcullis_dbus::{Error, OBJECT_PATH, action};
+use zbus::{Connection, Message, message::Header, proxy::CacheProperties};
 use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, ChangedStream, CheckAuthorizationFlags, Subject,
 };
 
-use crate::{
-    caller::{Caller, Departure},
-    limits,
-    request::Details,
-};
+use crate::{caller::Caller, limits, request::Request};
 
 /// What polkit said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +28,10 @@ pub enum Answer {
     Challenge,
     /// The dialog was closed, or the password was wrong.
     Dismissed,
-    /// No answer, or none that could be understood.
+    /// No answer, or none that could be understood; or nobody is left whom it is about.
     Unavailable,
-    /// The caller left the bus while the question was open.
-    CallerLeft,
     /// The dialog stood open for too long and was withdrawn.
     TimedOut,
-}
-
-/// Whether a dialog may be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialog {
-    /// Yes: the caller's message carries the flag for it.
-    Allowed,
-    /// No.
-    Never,
 }
 
 /// Who decides, and about whom.
@@ -74,50 +55,34 @@ impl Authority {
         }
     }
 
-    /// Watches for the caller's leaving.
-    ///
-    /// # Errors
-    /// As [`Departure::watch`].
-    pub async fn departure(&self, caller: &Caller) -> Result<Departure, Error> {
+    /// Whether the caller is still there. Where there is no bus, the helper ends with its caller.
+    pub async fn knows(&self, caller: &Caller) -> bool {
         match self {
-            Self::Polkit(bus) => Departure::watch(bus, &caller.name).await,
-            Self::Launcher(_) => Ok(Departure::with_the_helper()),
+            Self::Polkit(bus) => caller.is_on(bus).await,
+            Self::Launcher(_) => true,
         }
     }
 
-    /// Asks whether the sender of `header` may do `action_id`; `details` are for a site's rules.
-    /// The question is withdrawn when `left` completes, or when its time is over.
+    /// Asks whether a caller may have a request or, without one, manage the leases of others;
+    /// with a `dialog` where it takes a password. The question is withdrawn when `left` completes, or when its time is over.
     pub async fn ask(
         &self,
-        header: &Header<'_>,
-        action_id: &str,
-        details: Option<&Details>,
-        dialog: Dialog,
+        caller: &Caller,
+        request: Option<&Request>,
+        dialog: bool,
         left: impl Future<Output = ()>,
     ) -> Answer {
         let mut left = std::pin::pin!(left);
-        let answer = self.ask_once(header, action_id, details, dialog, left.as_mut()).await;
-        if (answer, dialog) != (Answer::No, Dialog::Allowed) {
+        let answer = self.ask_once(caller, request, dialog, left.as_mut()).await;
+        if answer != Answer::No || !dialog {
             return answer;
         }
         // polkit answers a wrong password as it answers a plain refusal. They differ in what it
         // says when nobody is asked: a password is still needed.
-        match self.ask_once(header, action_id, details, Dialog::Never, left).await {
+        match self.ask_once(caller, request, false, left).await {
             Answer::Challenge => Answer::Dismissed,
-            Answer::CallerLeft => Answer::CallerLeft,
             _ => Answer::No,
         }
-    }
-
-    /// Asks again, without a dialog, about a caller that the action was granted to earlier.
-    pub async fn ask_again(&self, caller: &UniqueName<'_>, details: &Details) -> Answer {
-        // A subject is made from the header of a message alone; this one is never sent.
-        let message = Message::method_call(OBJECT_PATH, "Open").interface(INTERFACE).sender(caller);
-        let Ok(message) = message.build(&()) else {
-            return Answer::Unavailable;
-        };
-        let (header, never) = (message.header(), Dialog::Never);
-        self.ask(&header, details.action, Some(details), never, future::pending()).await
     }
 
     /// Hears whenever polkit's rules, or what they look at, may have changed. `None`: nobody is asked
@@ -131,42 +96,39 @@ impl Authority {
 
     async fn ask_once(
         &self,
-        header: &Header<'_>,
-        action_id: &str,
-        details: Option<&Details>,
-        dialog: Dialog,
+        caller: &Caller,
+        request: Option<&Request>,
+        dialog: bool,
         left: impl Future<Output = ()>,
     ) -> Answer {
         let Self::Polkit(bus) = self else {
             return Answer::Yes;
         };
-        let (flags, patience, late) = match dialog {
-            Dialog::Allowed => {
-                let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
-                (flags, limits::DIALOG, Answer::TimedOut)
-            }
-            Dialog::Never => {
-                (CheckAuthorizationFlags::empty(), limits::POLKIT, Answer::Unavailable)
-            }
+        let (flags, patience, late) = if dialog {
+            let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+            (flags, limits::DIALOG, Answer::TimedOut)
+        } else {
+            (CheckAuthorizationFlags::empty(), limits::POLKIT, Answer::Unavailable)
         };
-        let (Ok(subject), Ok(polkit)) =
-            (Subject::new_for_message_header(header), polkit(bus).await)
-        else {
+        // A subject is made from the header of a message alone. This one is never sent; its number is
+        // no other's, so that it names the question, too.
+        let from = Message::method_call(OBJECT_PATH, "Open").sender(&caller.name).build(&());
+        let (Ok(from), Ok(polkit)) = (from, polkit(bus).await) else {
             return Answer::Unavailable;
         };
-        let details = details.map_or_else(HashMap::new, |details| {
-            let Details { interface, http_port, dhcp, max_seconds, .. } = details;
-            action::DETAILS.into_iter().zip([interface, http_port, *dhcp, max_seconds]).collect()
-        });
-        // One question per message at a time, so sender and serial name it.
-        let cancellation = header.sender().map_or_else(String::new, |sender| {
-            format!("{sender}/{}/{action_id}", header.primary().serial_num())
-        });
+        let cancellation = from.primary_header().serial_num().to_string();
+        let Ok(subject) = Subject::new_for_message_header(&from.header()) else {
+            return Answer::Unavailable;
+        };
+        let action_id = request.map_or(action::MANAGE, Request::action);
+        let details = request.map(Request::details);
+        let details = details.iter().flatten().map(String::as_str);
+        let details: HashMap<_, _> = action::DETAILS.into_iter().zip(details).collect();
         let question =
             polkit.check_authorization(&subject, action_id, &details, flags, &cancellation);
         let answer = tokio::select! {
             biased;
-            () = left => Answer::CallerLeft,
+            () = left => Answer::Unavailable,
             answer = question => {
                 return answer.map_or(Answer::Unavailable, |result| answer_of(&result));
             }
@@ -201,38 +163,28 @@ impl Answer {
     ///
     /// # Errors
     /// For every other answer, the error that the caller gets.
-    pub fn granted(self, dialog: Dialog) -> Result<(), Error> {
-        Err(match (self, dialog) {
-            (Self::Yes, _) => return Ok(()),
-            (Self::No, _) => Error::NotAuthorized(
-                "polkit refused this; a member of the group portcullis at an active local session \
-                 is allowed without a question (but for full DHCP), and an administrator can write \
-                 a rule"
-                    .to_owned(),
-            ),
-            (Self::Challenge, Dialog::Never) => Error::NoAgent(
-                "a password is needed, and the request did not allow asking for it".to_owned(),
-            ),
-            (Self::Challenge, Dialog::Allowed) => Error::NoAgent(
-                "a password is needed, and there is no authentication agent to ask for it: start \
-                 one (in a terminal: pkttyagent), or join the group portcullis (not for full DHCP)"
-                    .to_owned(),
-            ),
-            (Self::Dismissed, _) => Error::AuthenticationDismissed(
-                "the password dialog was dismissed, or the password was wrong".to_owned(),
-            ),
-            (Self::TimedOut, _) => Error::AuthenticationDismissed(
-                "nobody answered the password dialog in time; it was withdrawn".to_owned(),
-            ),
-            (Self::Unavailable, _) => Error::NotAuthorized(
-                "polkit does not answer, so nothing is allowed: check that polkit is installed and \
-                 running"
-                    .to_owned(),
-            ),
-            (Self::CallerLeft, _) => {
-                Error::NotAuthorized("the caller left the bus while polkit was asked".to_owned())
+    pub fn granted(self) -> Result<(), Error> {
+        let (error, sentence): (fn(String) -> Error, _) = match self {
+            Self::Yes => return Ok(()),
+            Self::No => (Error::NotAuthorized, "polkit refused this"),
+            Self::Challenge => {
+                (Error::NoAgent, "a password is needed, and there is nobody to ask for it")
             }
-        })
+            Self::Dismissed => (
+                Error::AuthenticationDismissed,
+                "the password dialog was dismissed, or the password was wrong",
+            ),
+            Self::TimedOut => (
+                Error::AuthenticationDismissed,
+                "nobody answered the password dialog in time; it was withdrawn",
+            ),
+            Self::Unavailable => (
+                Error::NotAuthorized,
+                "polkit does not answer, so nothing is allowed: check that polkit is installed and \
+                 running",
+            ),
+        };
+        Err(error(sentence.to_owned()))
     }
 }
 
@@ -264,7 +216,7 @@ mod tests {
         ];
         for (given, expected) in cases {
             assert_eq!(answer_of(&given), expected, "{given:?}");
-            assert_eq!(expected.granted(Dialog::Allowed).is_ok(), expected == Answer::Yes);
+            assert_eq!(expected.granted().is_ok(), expected == Answer::Yes);
         }
     }
 }

@@ -6,14 +6,13 @@
 //! came from, or the kernel for the very socket; an answer that fails is never read as some uid.
 //! Trusts the bus, and the tool that started a helper for one run for whom it asked.
 
-use std::{future, os::fd::AsFd};
+use std::os::fd::AsFd;
 
-use futures_util::StreamExt;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use portcullis_dbus::Error;
 use zbus::{
     Connection,
-    fdo::{DBusProxy, NameOwnerChangedStream},
+    fdo::DBusProxy,
     message::Header,
     names::{OwnedUniqueName, UniqueName},
     proxy::CacheProperties,
@@ -65,6 +64,14 @@ impl Caller {
         Ok(Self { name: name.clone().into(), uid: Uid(uid) })
     }
 
+    /// Whether the bus still knows it.
+    pub async fn is_on(&self, connection: &Connection) -> bool {
+        let Ok(bus) = bus(connection).await else {
+            return false;
+        };
+        bus.name_has_owner(self.name.as_ref().into()).await.unwrap_or(false)
+    }
+
     /// The program at the other end of a socket that was made by socketpair(2): its user is who made
     /// the pair (SO_PEERCRED, unix(7)). `told`: the uids of whom the starting tool says it asked.
     ///
@@ -87,62 +94,6 @@ impl Caller {
 
 /// The name of the one caller where there is no bus that gives names.
 const ALONE: &str = ":once.0";
-
-/// Notices that a caller has left the bus.
-pub struct Departure(Option<Watch>);
-
-struct Watch {
-    changes: NameOwnerChangedStream,
-    bus: DBusProxy<'static>,
-    name: OwnedUniqueName,
-}
-
-impl Departure {
-    /// Watches from now on, and only then asks whether the caller is still there: a departure
-    /// between the two is seen.
-    ///
-    /// # Errors
-    /// `NotAuthorized` when the caller is gone.
-    pub async fn watch(connection: &Connection, name: &OwnedUniqueName) -> Result<Self, Error> {
-        let bus = bus(connection).await.map_err(|_| unknown())?;
-        let changes = bus
-            .receive_name_owner_changed_with_args(&[(0, name.as_str())])
-            .await
-            .map_err(|_| unknown())?;
-        let departure = Self(Some(Watch { changes, bus, name: name.clone() }));
-        departure.still_here().await?;
-        Ok(departure)
-    }
-
-    /// Of the one caller without a bus: the helper ends with its connection, and all leases with it.
-    #[must_use]
-    pub fn with_the_helper() -> Self {
-        Self(None)
-    }
-
-    /// Asks the bus whether the caller is still there.
-    ///
-    /// # Errors
-    /// `NotAuthorized` when it is not.
-    pub async fn still_here(&self) -> Result<(), Error> {
-        let Some(watch) = &self.0 else {
-            return Ok(());
-        };
-        match watch.bus.name_has_owner(watch.name.as_ref().into()).await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(unknown()),
-        }
-    }
-
-    /// Completes when the caller has left, or when the bus itself is gone. A unique name is never
-    /// given to anybody else, so any change of its owner is its end.
-    pub async fn left(&mut self) {
-        match &mut self.0 {
-            Some(watch) => drop(watch.changes.next().await),
-            None => future::pending().await,
-        }
-    }
-}
 
 async fn bus(connection: &Connection) -> zbus::Result<DBusProxy<'static>> {
     DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await

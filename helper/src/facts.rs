@@ -5,7 +5,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use portcullis_dbus::keys::{self, fact};
-use zbus::{OwnedVariant, Variant};
+use zbus::Variant;
 
 use crate::{
     firewall::{Backend, Dhcp},
@@ -14,50 +14,32 @@ use crate::{
 };
 
 /// Facts by their keys.
-pub type Facts = HashMap<String, OwnedVariant>;
+pub type Facts = HashMap<&'static str, Variant<'static>>;
 
 /// Facts about an open lease.
 #[must_use]
 pub fn of_lease(lease: &Lease) -> Facts {
-    let mut facts = Facts::new();
-    put(&mut facts, fact::BACKEND, backend(lease.backend).into());
-    put(&mut facts, fact::INTERFACE, lease.opening.interface.as_str().into());
-    put(&mut facts, fact::INTERFACE_INDEX, lease.opening.index.into());
-    put(&mut facts, fact::ADDRESS, lease.address.to_string().into());
-    put(&mut facts, fact::OPENED, microseconds(lease.opened).into());
-    put(&mut facts, fact::ENDS, microseconds(lease.ends).into());
-    put_ports(&mut facts, lease.ports());
-    put(&mut facts, fact::DHCP_MODE, dhcp_mode(lease.opening.dhcp).into());
+    let mut facts = of_ports(lease.opening.ports(), lease.opening.dhcp);
+    facts.extend([
+        (fact::BACKEND, backend(lease.backend).into()),
+        (fact::INTERFACE, lease.opening.interface.to_string().into()),
+        (fact::INTERFACE_INDEX, lease.opening.index.into()),
+        (fact::ADDRESS, lease.address.to_string().into()),
+        (fact::OPENED, microseconds(lease.opened).into()),
+        (fact::ENDS, microseconds(lease.ends).into()),
+    ]);
     facts
 }
 
-/// The same for `List`, which also names the user.
-#[must_use]
-pub fn entry(lease: &Lease) -> Facts {
-    let mut facts = of_lease(lease);
-    put(&mut facts, fact::UID, lease.owner.uid.get().into());
-    facts
-}
-
-/// Puts the ports in, by protocol.
-pub fn put_ports(facts: &mut Facts, ports: impl Iterator<Item = (Protocol, u16)>) {
-    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
-    for (protocol, port) in ports {
-        match protocol {
-            Protocol::Udp => udp.push(port),
-            Protocol::Tcp => tcp.push(port),
-        }
-    }
-    put(facts, fact::UDP_PORTS, udp.into());
-    put(facts, fact::TCP_PORTS, tcp.into());
-}
-
-/// Puts a fact in. The only value that cannot be owned is a descriptor that cannot be duplicated,
-/// and no fact is one.
-pub fn put(facts: &mut Facts, name: &str, value: Variant<'_>) {
-    if let Ok(value) = value.try_to_owned() {
-        facts.insert(name.to_owned(), value);
-    }
+/// Facts about ports, by protocol.
+pub fn of_ports(ports: impl Iterator<Item = (Protocol, u16)>, dhcp: Dhcp) -> Facts {
+    let (udp, tcp): (Vec<_>, Vec<_>) = ports.partition(|(protocol, _)| *protocol == Protocol::Udp);
+    let numbers = |ports: Vec<_>| ports.into_iter().map(|(_, port)| port).collect::<Vec<u16>>();
+    Facts::from([
+        (fact::UDP_PORTS, numbers(udp).into()),
+        (fact::TCP_PORTS, numbers(tcp).into()),
+        (fact::DHCP_MODE, dhcp_mode(dhcp).into()),
+    ])
 }
 
 fn microseconds(time: Duration) -> u64 {
@@ -65,8 +47,7 @@ fn microseconds(time: Duration) -> u64 {
 }
 
 /// The word for what is done on UDP 67.
-#[must_use]
-pub fn dhcp_mode(dhcp: Dhcp) -> &'static str {
+fn dhcp_mode(dhcp: Dhcp) -> &'static str {
     match dhcp {
         Dhcp::None => keys::dhcp_mode::NONE,
         Dhcp::Proxy => keys::dhcp_mode::BIND,

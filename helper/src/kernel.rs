@@ -67,10 +67,8 @@ impl Kernel for Linux {
 
     fn boottime(&self) -> Duration {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        // Both are positive for this clock.
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-        Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds))
+        // It is positive for this clock.
+        Duration::try_from(now).unwrap_or_default()
     }
 }
 

@@ -14,16 +14,17 @@ use std::{
 };
 
 use portcullis_dbus::Error;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 use zbus::names::UniqueName;
 
 use crate::{
     caller::{Caller, Uid},
-    config::Quotas,
+    config::Config,
     firewall::{Backend, Opening},
     limits,
     mark::{LeaseMark, Marks},
-    sockdiag::Protocol,
+    request::Request,
+    sockdiag::Found,
     sockets::Ear,
 };
 
@@ -32,7 +33,9 @@ use crate::{
 pub struct Lease {
     /// The connection that it belongs to, and its user.
     pub owner: Caller,
-    /// What was opened.
+    /// What was granted, last of all for how long.
+    pub request: Request,
+    /// What was opened for it.
     pub opening: Opening,
     /// The address that its sockets have.
     pub address: Ipv4Addr,
@@ -50,114 +53,94 @@ pub struct Lease {
     pub ear: Option<Ear>,
 }
 
-impl Lease {
-    /// Its ports.
-    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
-        self.opening.ports()
-    }
-}
-
 /// All leases, and the questions that may become some.
 #[derive(Debug, Default)]
 pub struct Leases {
-    quotas: Quotas,
-    open: BTreeMap<u64, Lease>,
+    /// The open ones, by their ids.
+    pub open: BTreeMap<u64, Lease>,
     last_id: u64,
     last_slot: u8,
-    pending: Vec<Caller>,
+    pending: Vec<(Caller, oneshot::Sender<()>)>,
     ended: VecDeque<(u64, Uid)>,
-    watches: BTreeMap<u64, AbortHandle>,
-}
-
-/// What a lease id is to a user.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// An open lease of this user, whichever connection it belongs to.
-    Own,
-    /// A lease of this user that has ended.
-    OwnEnded,
-    /// An open lease of another user.
-    Foreign,
-    /// No lease, or none that is remembered.
-    Unknown,
 }
 
 impl Leases {
-    /// None yet, and never more than the quotas allow.
-    #[must_use]
-    pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, ..Self::default() }
-    }
-
-    /// Notes that a question of this caller is pending.
+    /// Notes that a question of this caller is pending. What is returned completes when it is not any
+    /// more.
     ///
     /// # Errors
     /// `Busy` when one of this connection already is, or as many of this user as the site allows.
-    pub fn begin_question(&mut self, caller: &Caller) -> Result<(), Error> {
-        let of_user = self.pending.iter().filter(|other| other.uid == caller.uid).count();
-        if of_user >= self.quotas.questions_per_user
-            || self.pending.iter().any(|other| other.name == caller.name)
-        {
+    pub fn begin_question(
+        &mut self,
+        caller: &Caller,
+        site: &Config,
+    ) -> Result<oneshot::Receiver<()>, Error> {
+        let of_user = self.pending.iter().filter(|(other, _)| other.uid == caller.uid).count();
+        if of_user >= site.questions_per_user || self.is_asking(caller) {
             return Err(Error::Busy(
                 "another request of yours is waiting for an answer: answer its password dialog, \
                  or end that program"
                     .to_owned(),
             ));
         }
-        self.pending.push(caller.clone());
-        Ok(())
+        let (pending, over) = oneshot::channel();
+        self.pending.push((caller.clone(), pending));
+        Ok(over)
+    }
+
+    /// Whether a question of this connection is pending.
+    #[must_use]
+    pub fn is_asking(&self, caller: &Caller) -> bool {
+        self.pending.iter().any(|(other, _)| other.name == caller.name)
     }
 
     /// Forgets the pending question of a connection.
-    pub fn end_question(&mut self, caller: &Caller) {
-        self.pending.retain(|other| other.name != caller.name);
+    pub fn end_question(&mut self, name: &UniqueName<'_>) {
+        self.pending.retain(|(other, _)| other.name != *name);
     }
 
     /// Whether this user may have one more lease.
     ///
     /// # Errors
     /// `LimitsExceeded`.
-    pub fn check_quota(&self, uid: Uid) -> Result<(), Error> {
+    pub fn check_quota(&self, uid: Uid, site: &Config) -> Result<(), Error> {
         let own = self.open.values().filter(|lease| lease.owner.uid == uid).count();
-        if own >= self.quotas.leases_per_user {
+        if own >= site.leases_per_user {
             return Err(Error::LimitsExceeded(format!(
                 "you already have {own} leases, as many as this host allows: close one (`portcullis \
                  status` shows them)"
             )));
         }
-        if self.open.len() >= self.quotas.leases {
+        if self.open.len() >= site.leases {
             return Err(Error::LimitsExceeded(format!(
                 "{} leases are open on this host, and it allows no more",
-                self.quotas.leases
+                site.leases
             )));
         }
         Ok(())
     }
 
-    /// The user who has a port leased on an interface.
-    #[must_use]
-    pub fn lessee(&self, port: (Protocol, u16), index: u32) -> Option<Uid> {
-        self.open
-            .values()
-            .find(|lease| lease.opening.index == index && lease.ports().any(|own| own == port))
-            .map(|lease| lease.owner.uid)
-    }
-
-    /// The next slot, in turn, that no open lease and nothing in `taken` has.
-    #[must_use]
-    pub fn next_mark(&mut self, marks: Marks, taken: &[LeaseMark]) -> Option<LeaseMark> {
-        for _ in 0..=u8::MAX {
-            self.last_slot = self.last_slot.wrapping_add(1);
-            let Some(slot) = NonZeroU8::new(self.last_slot) else {
-                continue;
-            };
-            let mark = marks.lease(slot);
-            if !taken.contains(&mark) && self.open.values().all(|lease| lease.opening.mark != mark)
-            {
-                return Some(mark);
-            }
-        }
-        None
+    /// The mark with the next slot, in turn, that neither an open lease nor a living socket has.
+    ///
+    /// # Errors
+    /// `LimitsExceeded`.
+    pub fn next_mark(&mut self, marks: Marks, living: &[Found]) -> Result<LeaseMark, Error> {
+        let last = self.last_slot;
+        let slots = (0..=u8::MAX).map(|step| last.wrapping_add(step).wrapping_add(1));
+        let mut marks = slots.filter_map(NonZeroU8::new).map(|slot| marks.lease(slot));
+        let free = marks.find(|mark| {
+            living.iter().all(|socket| socket.mark != mark.value())
+                && self.open.values().all(|lease| lease.opening.mark != *mark)
+        });
+        let free = free.ok_or_else(|| {
+            Error::LimitsExceeded(
+                "every slot is taken by a lease, or by a process that still holds the sockets of \
+                 an ended one"
+                    .to_owned(),
+            )
+        })?;
+        self.last_slot = free.slot.get();
+        Ok(free)
     }
 
     /// Records a lease and gives it an id.
@@ -166,21 +149,9 @@ impl Leases {
         (self.last_id, self.open.entry(self.last_id).or_insert(lease))
     }
 
-    /// Notes the task that waits for the owner of a lease to leave; it ends with the lease.
-    pub fn watched_by(&mut self, id: u64, watch: AbortHandle) {
-        if self.open.contains_key(&id) {
-            self.watches.insert(id, watch);
-        } else {
-            watch.abort();
-        }
-    }
-
     /// Takes a lease out; remembers whose it was ([`limits::ENDED_LEASES`]).
     pub fn remove(&mut self, id: u64) -> Option<Lease> {
         let lease = self.open.remove(&id)?;
-        if let Some(watch) = self.watches.remove(&id) {
-            watch.abort();
-        }
         if self.ended.len() >= limits::ENDED_LEASES {
             self.ended.pop_front();
         }
@@ -188,14 +159,12 @@ impl Leases {
         Some(lease)
     }
 
-    /// What an id is to a user.
+    /// Whether a lease is, or was, this user's, whichever connection it belongs to.
     #[must_use]
-    pub fn relation(&self, id: u64, uid: Uid) -> Relation {
+    pub fn is_of(&self, id: u64, uid: Uid) -> bool {
         match self.open.get(&id) {
-            Some(lease) if lease.owner.uid == uid => Relation::Own,
-            Some(_) => Relation::Foreign,
-            None if self.ended.contains(&(id, uid)) => Relation::OwnEnded,
-            None => Relation::Unknown,
+            Some(lease) => lease.owner.uid == uid,
+            None => self.ended.contains(&(id, uid)),
         }
     }
 
@@ -211,16 +180,6 @@ impl Leases {
                     .to_owned(),
             )
         })
-    }
-
-    /// All open leases in order of their ids.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Lease)> {
-        self.open.iter().map(|(id, lease)| (*id, lease))
-    }
-
-    /// All open leases in order of their ids, to note what was seen of them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Lease)> {
-        self.open.iter_mut().map(|(id, lease)| (*id, lease))
     }
 
     /// Whether there is neither a lease nor a question.

@@ -28,7 +28,7 @@ pub const CHAIN_NAME: usize = 64;
 pub const MAX_SECONDS_CEILING: u32 = 7 * 24 * 60 * 60;
 /// Shortest lease, seconds: below this a machine cannot load an image.
 pub const MAX_SECONDS_FLOOR: u32 = 10;
-/// Keys in a request: seven are defined, one more is already refused.
+/// Keys in a request: as many as are defined.
 pub const REQUEST_KEYS: usize = 7;
 /// Longest interface name, bytes (IFNAMSIZ without the NUL).
 pub const INTERFACE_NAME: usize = 15;
@@ -37,8 +37,8 @@ pub const DIALOG: Duration = Duration::from_secs(120);
 /// How long polkit may take to answer a question that shows no dialog.
 pub const POLKIT: Duration = Duration::from_secs(10);
 /// Questions without a dialog (`Check`, and `List` when there are leases of others) that one user may
-/// cause in a burst, and one more per second after that.
-pub const CHECK_BURST: u32 = 20;
+/// cause in a burst: as many as are earned, one per second, in this time.
+pub const CHECK_BURST: Duration = Duration::from_secs(20);
 /// Users whose `Check` rate is remembered; the oldest is forgotten first.
 pub const CHECK_USERS: usize = 64;
 /// How long the helper stays without a lease before it leaves the bus.

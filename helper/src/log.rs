@@ -19,8 +19,7 @@ use crate::{
     caller::Caller,
     facts, journal,
     lease::Lease,
-    request::{self, Details, Request},
-    sockdiag::Protocol,
+    request::{Request, word},
 };
 
 /// What was decided.
@@ -28,27 +27,14 @@ use crate::{
 pub enum Decision<'d> {
     /// A lease was opened.
     Granted,
-    /// A request was refused.
-    Refused {
-        /// The method.
-        method: &'static str,
-        /// Why.
-        error: &'d Error,
-    },
+    /// A call of this method was refused, with this error.
+    Refused(&'static str, &'d Error),
     /// The end of a lease was moved.
-    Extended {
-        /// To so many seconds from now.
-        seconds: u32,
-    },
+    Extended,
     /// Somebody with the manage action ends another's lease; its own entry follows.
     Managed,
-    /// A lease is over.
-    Ended {
-        /// Why.
-        reason: &'static str,
-        /// How long it was open, seconds.
-        seconds: u64,
-    },
+    /// A lease is over, for this reason, after so many seconds.
+    Ended(&'static str, u64),
 }
 
 impl Decision<'_> {
@@ -56,10 +42,10 @@ impl Decision<'_> {
     fn kind(&self) -> (&'static str, &'static str) {
         match self {
             Self::Granted => ("granted", "150783d880d24208a7a0727e1e2059db"),
-            Self::Refused { .. } => ("refused", "506650eaaac842b595f7f99b47b9d6f5"),
-            Self::Extended { .. } => ("extended", "a6334bb2ffe845c7a5877183e59ad0e5"),
+            Self::Refused(..) => ("refused", "506650eaaac842b595f7f99b47b9d6f5"),
+            Self::Extended => ("extended", "a6334bb2ffe845c7a5877183e59ad0e5"),
             Self::Managed => ("managed", "d83e5d10a8d443908b21d4dc4d88ddbb"),
-            Self::Ended { .. } => ("ended", "e3995dcf1c554863a80cba7b874ef6ff"),
+            Self::Ended(..) => ("ended", "e3995dcf1c554863a80cba7b874ef6ff"),
         }
     }
 }
@@ -107,46 +93,43 @@ fn fields(decision: &Decision<'_>, caller: &Caller, about: About<'_>) -> Fields 
     if let About::Number(id) | About::Lease(id, _) = about {
         fields.push(("PORTCULLIS_LEASE", id.to_string()));
     }
-    let known = match about {
+    let request = match about {
         About::Nothing | About::Number(_) => None,
-        About::Request(request) => Some((request.details(), ports(request.ports()))),
+        About::Request(request) => Some(request),
         About::Lease(_, lease) => {
-            let seconds = lease.ends.saturating_sub(lease.opened).as_secs();
-            let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
             fields.push(("PORTCULLIS_BACKEND", facts::backend(lease.backend).to_owned()));
-            Some((Details::of_lease(&lease.opening, seconds), ports(lease.ports())))
+            Some(&lease.request)
         }
     };
-    let mut seconds = None;
-    if let Some((details, ports)) = known {
-        fields.push(("PORTCULLIS_INTERFACE", details.interface));
-        fields.push(("PORTCULLIS_DHCP", details.dhcp.to_owned()));
-        fields.push(("PORTCULLIS_HTTP_PORT", details.http_port));
-        fields.push(("PORTCULLIS_PORTS", ports));
-        seconds = Some(details.max_seconds);
+    let mut lasts = None;
+    if let Some(request) = request {
+        let [interface, http_port, dhcp, seconds] = request.details();
+        fields.push(("PORTCULLIS_INTERFACE", interface));
+        fields.push(("PORTCULLIS_DHCP", dhcp));
+        fields.push(("PORTCULLIS_HTTP_PORT", http_port));
+        fields.push(("PORTCULLIS_PORTS", ports(request)));
+        lasts = Some(seconds);
     }
     match decision {
-        Decision::Granted | Decision::Managed => {}
-        Decision::Refused { method, error } => {
+        Decision::Granted | Decision::Extended | Decision::Managed => {}
+        Decision::Refused(method, error) => {
             let name = error.name();
             let result = name.rsplit('.').next().unwrap_or_default();
             fields.push(("PORTCULLIS_METHOD", (*method).to_owned()));
             fields.push(("PORTCULLIS_RESULT", result.to_owned()));
         }
-        Decision::Extended { seconds: new } => seconds = Some(new.to_string()),
-        Decision::Ended { reason, seconds: lasted } => {
-            seconds = Some(lasted.to_string());
+        Decision::Ended(reason, seconds) => {
+            lasts = Some(seconds.to_string());
             fields.push(("PORTCULLIS_REASON", (*reason).to_owned()));
         }
     }
-    fields.extend(seconds.map(|seconds| ("PORTCULLIS_SECONDS", seconds)));
+    fields.extend(lasts.map(|seconds| ("PORTCULLIS_SECONDS", seconds)));
     fields
 }
 
-fn ports(ports: impl Iterator<Item = (Protocol, u16)>) -> String {
-    let words: Vec<String> =
-        ports.map(|(protocol, port)| format!("{}/{port}", request::word(protocol))).collect();
-    words.join(",")
+fn ports(request: &Request) -> String {
+    let words = request.ports().map(|(protocol, port)| format!("{}/{port}", word(protocol)));
+    words.collect::<Vec<_>>().join(",")
 }
 
 /// The same as one line: `decision=granted uid=1000 ...`.
@@ -198,8 +181,7 @@ const INFO: u8 = 6;
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::Decision;
-    use crate::request;
+    use super::{Decision, Error};
 
     /// Names of fields in a text.
     fn names(text: &str) -> BTreeSet<&str> {
@@ -216,13 +198,13 @@ mod tests {
         assert!(names(here).len() > 10);
         assert_eq!(names(here), names(documented));
         assert!(names(catalogue).is_subset(&names(here)));
-        let error = &request::parse_seconds(0).unwrap_err();
+        let error = &Error::Busy(String::new());
         for decision in [
             Decision::Granted,
-            Decision::Refused { method: "Open", error },
-            Decision::Extended { seconds: 10 },
+            Decision::Refused("Open", error),
+            Decision::Extended,
             Decision::Managed,
-            Decision::Ended { reason: "closed", seconds: 10 },
+            Decision::Ended("closed", 10),
         ] {
             let (kind, id) = decision.kind();
             assert!(documented.contains(&format!("| `{kind}` | `{id}` |")), "{kind} {id}");

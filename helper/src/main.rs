@@ -15,10 +15,7 @@ use portcullis_helper::{
     firewall::{Firewall, Nftables},
     guard,
     kernel::Linux,
-    log,
-    notify::Notifier,
-    privileges::{self, Become, PrivilegeError},
-    run,
+    log, notify, privileges, run,
     state::State,
 };
 use tokio::{
@@ -45,7 +42,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         [] => serve(),
         [Some("--once")] => once(),
-        [Some("--sweep")] => sweep(Become::Installed),
+        [Some("--sweep")] => sweep(),
         [Some("--check-config")] => check_config(None),
         [Some("--check-config"), Some(file)] => check_config(Some(file)),
         [Some("--version")] => {
@@ -63,24 +60,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::fatal(&error);
-            Notifier::from_environment().failed(&error);
+            notify::failed(&error);
             ExitCode::FAILURE
         }
     }
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
-    let raw = privileges::settle(Become::Installed)?;
+    let raw = privileges::settle(privileges::installed)?;
     let state = state(raw)?;
     runtime()?.block_on(async {
-        // Signals first: a stop that comes while the bus is being asked is not lost.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        };
+        let stop = stop()?;
         let connection = zbus::Connection::system().await?;
-        Ok(run::run(connection, state, &Notifier::from_environment(), stop).await?)
+        Ok(run::run(connection, state, stop).await?)
     })
 }
 
@@ -94,18 +86,23 @@ fn once() -> Result<(), Box<dyn Error>> {
     dup2_stdin(stderr())?;
     // No file system is kept from being unmounted.
     std::env::set_current_dir("/")?;
-    privileges::settle(Become::Nobody)?;
+    privileges::settle(privileges::free_id)?;
     if let Some(copy) = guard::split()? {
         drop(socket);
-        return if guard::wait(copy)? { Ok(()) } else { sweep(Become::Nobody) };
+        return if guard::wait(copy)? { Ok(()) } else { sweep() };
     }
     let state = state(false)?;
-    runtime()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async {
-            let _ = terminate.recv().await;
-        };
-        Ok(run::once(UnixStream::from(socket), caller, state, stop).await?)
+    runtime()?
+        .block_on(async { Ok(run::once(UnixStream::from(socket), caller, state, stop()?).await?) })
+}
+
+/// Completes when the helper is told to stop. Before the first await of all, so that a stop that comes
+/// while the bus is being asked is not lost.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     })
 }
 
@@ -114,7 +111,9 @@ fn once() -> Result<(), Box<dyn Error>> {
 fn state(raw: bool) -> Result<State, Box<dyn Error>> {
     let config = config::load()?;
     if raw && !config.raw_dhcp {
-        return Err(PrivilegeError::NeedlessRaw.into());
+        return Err("the helper has CAP_NET_RAW and no use for it: say raw-dhcp = true in the \
+                    configuration, or remove the drop-in that grants it"
+            .into());
     }
     let mut firewall = Nftables::new(&config)?;
     firewall.sweep()?;
@@ -126,8 +125,9 @@ fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn sweep(whom: Become) -> Result<(), Box<dyn Error>> {
-    privileges::settle(whom)?;
+/// By itself, or after a helper for one run, which has become somebody already.
+fn sweep() -> Result<(), Box<dyn Error>> {
+    privileges::settle(privileges::installed)?;
     // A configuration that became bad keeps nothing of ours in the firewall.
     let config = config::load().unwrap_or_else(|error| {
         log::fatal(&error);

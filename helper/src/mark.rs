@@ -80,23 +80,13 @@ impl Marks {
 /// (`sockdiag::tagged`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseMark {
-    marks: Marks,
-    slot: NonZeroU8,
+    /// The tag and mask that it is made with.
+    pub marks: Marks,
+    /// The slot.
+    pub slot: NonZeroU8,
 }
 
 impl LeaseMark {
-    /// The tag and mask that it is made with.
-    #[must_use]
-    pub fn marks(self) -> Marks {
-        self.marks
-    }
-
-    /// The slot.
-    #[must_use]
-    pub fn slot(self) -> NonZeroU8 {
-        self.slot
-    }
-
     /// The whole 32-bit mark of the lease's sockets.
     #[must_use]
     pub fn value(self) -> u32 {
@@ -120,7 +110,7 @@ mod tests {
         let other = Marks::new(0x1230_0000, 0xfff0_0000).unwrap();
         assert_eq!(other.lease(NonZeroU8::MIN).value(), 0x1230_0001);
         assert_eq!(other.of_socket(0x5a00_0001), None);
-        assert_eq!(other.of_socket(0x1230_00ff).unwrap().slot(), NonZeroU8::MAX);
+        assert_eq!(other.of_socket(0x1230_00ff).unwrap().slot, NonZeroU8::MAX);
     }
 
     #[test]

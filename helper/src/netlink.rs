@@ -4,7 +4,7 @@
 //! ([`limits::DUMP_MESSAGES`]); an answer to an earlier request is never taken for one to this.
 //! Trusts: the kernel, and only messages that came from it. Never: looks into a message's body.
 
-use std::{io, ops::RangeInclusive, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname,
@@ -25,9 +25,10 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 /// The kernel is to answer also when all went well.
 pub const NLM_F_ACK: u16 = 0x4;
+/// Everything of one kind is asked for.
+pub const NLM_F_DUMP: u16 = 0x300;
 /// The dump is torn: what it lists changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
 
 /// A message without its header's bookkeeping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +94,11 @@ impl Socket {
         Ok(answers)
     }
 
-    fn exchange(
+    /// As [`Self::transact`], each answer in its turn: for what is more than is kept.
+    ///
+    /// # Errors
+    /// As [`Self::transact`], and the first of `take`.
+    pub fn exchange(
         &mut self,
         messages: &[Message],
         take: &mut dyn FnMut(Message) -> io::Result<()>,
@@ -112,52 +117,7 @@ impl Socket {
             bytes.extend(encode(message, self.sequence));
         }
         send(&self.descriptor, &bytes, SendFlags::empty())?;
-        self.receive(&(first..=self.sequence), last, take)
-    }
-
-    /// One request with one answer.
-    ///
-    /// # Errors
-    /// As [`Self::transact`].
-    pub fn ask(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
-        self.transact(&[Message { kind, flags: NLM_F_ACK, body }])
-    }
-
-    /// Everything of one kind, read again while others change it.
-    ///
-    /// # Errors
-    /// As [`Self::transact`]; `Interrupted` when it never held still.
-    pub fn dump(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
-        let request = Message { kind, flags: NLM_F_DUMP, body };
-        for _ in 0..limits::COMMIT_ATTEMPTS {
-            let answers = self.transact(std::slice::from_ref(&request))?;
-            if answers.iter().all(|one| one.flags & NLM_F_DUMP_INTR == 0) {
-                return Ok(answers);
-            }
-        }
-        Err(io::ErrorKind::Interrupted.into())
-    }
-
-    /// Everything of one kind, each in its turn: for what is more than is kept.
-    ///
-    /// # Errors
-    /// As [`Self::transact`], and the first of `take`.
-    pub fn dump_each(
-        &mut self,
-        kind: u16,
-        body: Vec<u8>,
-        mut take: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let request = Message { kind, flags: NLM_F_DUMP, body };
-        self.exchange(&[request], &mut |answer| take(&answer.body))
-    }
-
-    fn receive(
-        &self,
-        ours: &RangeInclusive<u32>,
-        last: u32,
-        take: &mut dyn FnMut(Message) -> io::Result<()>,
-    ) -> io::Result<()> {
+        let ours = first..=self.sequence;
         let mut buffer = vec![0; limits::NETLINK_BUFFER];
         loop {
             let received = recvfrom(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty());
@@ -187,6 +147,29 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// One request with one answer.
+    ///
+    /// # Errors
+    /// As [`Self::transact`].
+    pub fn ask(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
+        self.transact(&[Message { kind, flags: NLM_F_ACK, body }])
+    }
+
+    /// Everything of one kind, read again while others change it.
+    ///
+    /// # Errors
+    /// As [`Self::transact`]; `Interrupted` when it never held still.
+    pub fn dump(&mut self, kind: u16, body: Vec<u8>) -> io::Result<Vec<Message>> {
+        let request = Message { kind, flags: NLM_F_DUMP, body };
+        for _ in 0..limits::COMMIT_ATTEMPTS {
+            let answers = self.transact(std::slice::from_ref(&request))?;
+            if answers.iter().all(|one| one.flags & NLM_F_DUMP_INTR == 0) {
+                return Ok(answers);
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
     }
 }
 

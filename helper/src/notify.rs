@@ -11,50 +11,30 @@ use std::{
         unix::{ffi::OsStrExt, net::SocketAddr},
     },
     path::Path,
-    time::Duration,
 };
 
 use crate::journal::send_now;
 
 /// Said once the helper has its name on the bus.
 pub const READY: &str = "READY=1";
-/// Said whenever the helper's loop goes round.
+/// Said whenever the helper's loop goes round: at least every [`crate::limits::TICK`], far more often than
+/// the unit wants to hear it.
 pub const ALIVE: &str = "WATCHDOG=1";
 /// Said when the helper is leaving.
 pub const STOPPING: &str = "STOPPING=1";
 
-/// The way to the service manager.
-#[derive(Debug, Default)]
-pub struct Notifier(Option<SocketAddr>);
-
-impl Notifier {
-    /// To the manager that the environment names, if any.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        let path = env::var_os("NOTIFY_SOCKET");
-        Self(path.and_then(|path| match path.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name).ok(),
-            None => SocketAddr::from_pathname(Path::new(&path)).ok(),
-        }))
-    }
-
-    /// The helper cannot start or go on: one line, that `systemctl status` and the client show.
-    pub fn failed(&self, error: &dyn Display) {
-        let text = error.to_string();
-        self.tell(&format!("STATUS={}", text.lines().next().unwrap_or_default()));
-    }
-
-    /// Says one of the words above.
-    pub fn tell(&self, word: &str) {
-        let _ = self.0.as_ref().map(|address| send_now(address, word.as_bytes()));
-    }
+/// The helper cannot start or go on: one line, that `systemctl status` and the client show.
+pub fn failed(error: &dyn Display) {
+    let text = error.to_string();
+    tell(&format!("STATUS={}", text.lines().next().unwrap_or_default()));
 }
 
-/// How often the manager wants to hear that the helper is alive: half of its patience, as
-/// sd_watchdog_enabled(3) advises.
-#[must_use]
-pub fn watchdog() -> Option<Duration> {
-    let patience: u64 = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    let half = Duration::from_micros(patience).checked_div(2)?;
-    (!half.is_zero()).then_some(half)
+/// Says one of the words above to the manager that the environment names, if any.
+pub fn tell(word: &str) {
+    let path = env::var_os("NOTIFY_SOCKET");
+    let address = path.and_then(|path| match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name).ok(),
+        None => SocketAddr::from_pathname(Path::new(&path)).ok(),
+    });
+    let _ = address.map(|address| send_now(&address, word.as_bytes()));
 }

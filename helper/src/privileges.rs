@@ -4,7 +4,7 @@
 //! capability in any set (a site may add CAP_NET_RAW), and cannot gain one; or [`settle`] has failed and nothing else happens.
 //! Must run before any other thread exists, since Linux keeps capabilities per thread.
 
-use std::io;
+use std::fmt::Display;
 
 use nix::unistd::{self, Gid, Group, Uid, User};
 use rustix::{
@@ -18,80 +18,31 @@ use crate::limits;
 /// The user that the helper runs as.
 pub const USER: &str = "portcullis";
 
-/// Whom the helper becomes when root starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Become {
-    /// The user [`USER`], which comes with the package.
-    Installed,
-    /// A user id that nobody has, for one run: nothing is installed, so nobody made a user; `nobody`
-    /// is shared, and who shares a user id can stop and kill the helper.
-    Nobody,
-}
-
 /// What the helper needs: CAP_NET_ADMIN for marks, filters and the firewall, CAP_NET_BIND_SERVICE
 /// for ports below 1024.
 pub const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Why the helper does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum PrivilegeError {
-    /// The user is missing.
-    #[error(
-        "there is no user {USER}: install the sysusers file and run systemd-sysusers, or make a \
-         system user of that name"
-    )]
-    NoUser,
-    /// Every user id for one run has somebody.
-    #[error(
-        "no user id of {first} to {last} is free: end a helper of another run, or install the package",
-        first = limits::ONCE_UIDS.start(),
-        last = limits::ONCE_UIDS.end()
-    )]
-    NoFreeId,
-    /// The user is root.
-    #[error("the user {USER} has uid or gid 0: the helper never runs as root")]
-    UserIsRoot,
-    /// Started by somebody else than systemd or root.
-    #[error(
-        "the helper needs exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and has {0:?}: it is \
-         started by the bus through its unit, not by hand"
-    )]
-    WrongCapabilities(CapabilitySet),
-    /// A drop-in of the unit is there, and not what it is for.
-    #[error(
-        "the helper has CAP_NET_RAW and no use for it: say raw-dhcp = true in the configuration, or \
-         remove the drop-in that grants it"
-    )]
-    NeedlessRaw,
-    /// The kernel refused a step.
-    #[error("the kernel refused to {step}: {source}")]
-    Kernel {
-        /// What was being done.
-        step: &'static str,
-        /// What it answered.
-        source: io::Error,
-    },
-}
-
-/// Becomes the helper's user if started by root, and makes sure of the capabilities in any case.
+/// Becomes a user ([`installed`] or [`free_id`]) if started by root, and makes sure of the capabilities in
+/// any case.
 ///
 /// Returns whether CAP_NET_RAW is there, too, as a site may want it for UDP 67.
 ///
 /// # Errors
-/// When the process would have more or less than it needs.
-pub fn settle(whom: Become) -> Result<bool, PrivilegeError> {
+/// When the process would have more or less than it needs: why, and what to do.
+pub fn settle(user: fn() -> Result<(Uid, Gid), String>) -> Result<bool, String> {
     if unistd::geteuid().is_root() || unistd::getuid().is_root() {
-        let (uid, gid) = match whom {
-            Become::Installed => installed()?,
-            Become::Nobody => free_id()?,
-        };
+        let (uid, gid) = user()?;
         become_user(uid, gid)?;
     }
     let held = thread::capabilities(None).map_err(step("read capabilities"))?;
     let raw = held.permitted.contains(CapabilitySet::NET_RAW);
     let needed = if raw { NEEDED.union(CapabilitySet::NET_RAW) } else { NEEDED };
     if held.permitted != needed || held.effective != needed {
-        return Err(PrivilegeError::WrongCapabilities(held.permitted));
+        return Err(format!(
+            "the helper needs exactly CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and has {:?}: it is \
+             started by the bus through its unit, not by hand",
+            held.permitted
+        ));
     }
     // Nothing is ever executed, so nothing is to be handed on. (The unit's system call filter leaves
     // no capset(2); an inheritable set without an ambient one gives nobody anything.)
@@ -100,18 +51,31 @@ pub fn settle(whom: Become) -> Result<bool, PrivilegeError> {
     Ok(raw)
 }
 
-fn installed() -> Result<(Uid, Gid), PrivilegeError> {
-    let user =
-        User::from_name(USER).map_err(step("look up the user"))?.ok_or(PrivilegeError::NoUser)?;
+/// The user [`USER`], which comes with the package.
+///
+/// # Errors
+/// When it is not there, or is root.
+pub fn installed() -> Result<(Uid, Gid), String> {
+    let Some(user) = User::from_name(USER).map_err(step("look up the user"))? else {
+        return Err(format!(
+            "there is no user {USER}: install the sysusers file and run systemd-sysusers, or make a \
+             system user of that name"
+        ));
+    };
     if user.uid.is_root() || user.gid.as_raw() == 0 {
-        return Err(PrivilegeError::UserIsRoot);
+        return Err(format!("the user {USER} has uid or gid 0: the helper never runs as root"));
     }
     Ok((user.uid, user.gid))
 }
 
-/// The first id that is no user's, no group's and no process's. Two that start at once may find the
-/// same: they can then end each other, and nothing else.
-fn free_id() -> Result<(Uid, Gid), PrivilegeError> {
+/// A user id that nobody has, for one run: nothing is installed, so nobody made a user; `nobody` is
+/// shared, and who shares a user id can stop and kill the helper. The first that is no user's, no group's
+/// and no process's. Two that start at once may find the same: they can then end each other, and nothing
+/// else.
+///
+/// # Errors
+/// When each has somebody.
+pub fn free_id() -> Result<(Uid, Gid), String> {
     for id in limits::ONCE_UIDS {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         let known = User::from_uid(uid).map_err(step("look up a user"))?.is_some()
@@ -122,12 +86,15 @@ fn free_id() -> Result<(Uid, Gid), PrivilegeError> {
             return Ok((uid, gid));
         }
     }
-    Err(PrivilegeError::NoFreeId)
+    Err(format!(
+        "no user id of {:?} is free: end a helper of another run, or install the package",
+        limits::ONCE_UIDS
+    ))
 }
 
 /// Root's way down: bounding set first (needs CAP_SETPCAP), then groups, gid and uid (need
 /// CAP_SETGID and CAP_SETUID); keep-capabilities carries the permitted set over the last step.
-fn become_user(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
+fn become_user(uid: Uid, gid: Gid) -> Result<(), String> {
     for capability in CapabilitySet::all().difference(NEEDED) {
         // EINVAL: newer than this kernel, so not there to be dropped.
         match thread::remove_capability_from_bounding_set(capability) {
@@ -148,6 +115,6 @@ fn become_user(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
     thread::set_capabilities(None, sets).map_err(step("set capabilities"))
 }
 
-fn step<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> PrivilegeError {
-    move |errno| PrivilegeError::Kernel { step, source: errno.into() }
+fn step<E: Display>(step: &'static str) -> impl Fn(E) -> String {
+    move |error| format!("the kernel refused to {step}: {error}")
 }

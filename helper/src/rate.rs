@@ -7,46 +7,24 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{caller::Uid, limits};
 
-/// What each user has left.
+/// For each user, when all that was taken will be earned again.
 #[derive(Debug, Default)]
-pub struct Rates {
-    users: BTreeMap<Uid, Bucket>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    left: u32,
-    filled: Duration,
-}
+pub struct Rates(BTreeMap<Uid, Duration>);
 
 impl Rates {
     /// Takes one call of this user at this time; `false` when there is none left.
     pub fn take(&mut self, uid: Uid, now: Duration) -> bool {
-        let mut bucket = self
-            .users
-            .get(&uid)
-            .copied()
-            .unwrap_or(Bucket { left: limits::CHECK_BURST, filled: now });
-        let seconds = now.saturating_sub(bucket.filled).as_secs();
-        if seconds > 0 {
-            let earned = u32::try_from(seconds).unwrap_or(u32::MAX);
-            bucket.left = bucket.left.saturating_add(earned).min(limits::CHECK_BURST);
-            bucket.filled = bucket.filled.saturating_add(Duration::from_secs(seconds));
+        let earned = self.0.get(&uid).map_or(now, |earned| now.max(*earned));
+        let earned = earned.saturating_add(Duration::from_secs(1));
+        let granted = earned.saturating_sub(now) <= limits::CHECK_BURST;
+        if granted {
+            self.0.insert(uid, earned);
         }
-        let granted = bucket.left > 0;
-        bucket.left = bucket.left.saturating_sub(1);
-        self.users.insert(uid, bucket);
-        if self.users.len() > limits::CHECK_USERS
-            && let Some(oldest) = self.oldest()
-        {
-            self.users.remove(&oldest);
+        if self.0.len() > limits::CHECK_USERS {
+            let oldest = self.0.iter().min_by_key(|(_, earned)| **earned).map(|(uid, _)| *uid);
+            oldest.and_then(|uid| self.0.remove(&uid));
         }
         granted
-    }
-
-    fn oldest(&self) -> Option<Uid> {
-        let by_age = self.users.iter().min_by_key(|(_, bucket)| bucket.filled);
-        by_age.map(|(uid, _)| *uid)
     }
 }
 
@@ -59,7 +37,7 @@ mod tests {
         let mut rates = Rates::default();
         let (greedy, other) = (Uid::for_test(1), Uid::for_test(2));
         let at = Duration::from_millis;
-        for _ in 0..limits::CHECK_BURST {
+        for _ in 0..limits::CHECK_BURST.as_secs() {
             assert!(rates.take(greedy, at(500)));
         }
         assert!(!rates.take(greedy, at(500)));
@@ -75,7 +53,7 @@ mod tests {
         for uid in 0..1000 {
             assert!(rates.take(Uid::for_test(uid), Duration::from_secs(u64::from(uid))));
         }
-        assert_eq!(rates.users.len(), limits::CHECK_USERS);
-        assert!(rates.users.contains_key(&Uid::for_test(999)));
+        assert_eq!(rates.0.len(), limits::CHECK_USERS);
+        assert!(rates.0.contains_key(&Uid::for_test(999)));
     }
 }

@@ -10,24 +10,26 @@ use portcullis_dbus::{
     BOOT_SERVER_PORT, DEFAULT_HTTP_PORT, DEFAULT_MAX_SECONDS, DHCP_PORT, Error, TFTP_PORT, action,
     keys::{dhcp, dhcp_mode, request as key},
 };
-use zbus::{OwnedVariant, Variant};
+use zbus::OwnedVariant;
 
-use crate::{
-    firewall::{Dhcp, Opening},
-    interface::InterfaceName,
-    limits,
-    sockdiag::Protocol,
-};
+use crate::{firewall::Dhcp, interface::InterfaceName, limits, sockdiag::Protocol};
 
 /// A request that is well-formed. Says nothing about whether it is allowed or can be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Request {
-    interface: InterfaceName,
-    dhcp: Dhcp,
-    boot_server: bool,
-    tftp: bool,
-    http: Option<u16>,
-    max_seconds: u32,
+    /// The interface to serve on.
+    pub interface: InterfaceName,
+    /// What is asked for on UDP 67.
+    pub dhcp: Dhcp,
+    /// Whether UDP 4011 is asked for.
+    pub boot_server: bool,
+    /// Whether UDP 69 is asked for.
+    pub tftp: bool,
+    /// The TCP port asked for, if any.
+    pub http: Option<u16>,
+    /// Seconds until the lease ends by itself.
+    pub max_seconds: u32,
 }
 
 impl Request {
@@ -37,149 +39,119 @@ impl Request {
     /// # Errors
     /// `InvalidRequest`, with the key at fault and what it may be.
     pub fn parse(options: &HashMap<String, OwnedVariant>, longest: u32) -> Result<Self, Error> {
-        if options.len() > limits::REQUEST_KEYS {
-            return invalid("the request has more keys than there are");
+        if !options.keys().all(|name| KEYS.contains(&name.as_str())) {
+            let known = KEYS.join(", ");
+            return Err(Error::InvalidRequest(format!(
+                "the request has a key that this version does not know; it knows {known}"
+            )));
         }
-        let mut interface = None;
-        let mut request_dhcp = Dhcp::Proxy;
-        let mut full_dhcp = false;
-        let mut boot_server = true;
-        let mut tftp = true;
-        let mut http_port = DEFAULT_HTTP_PORT;
-        let mut max_seconds = DEFAULT_MAX_SECONDS.min(longest);
-        for (name, value) in options {
-            match (name.as_str(), &**value) {
-                (key::INTERFACE, Variant::Str(text)) => interface = Some(parse_interface(text)?),
-                (key::DHCP, Variant::Str(text)) => request_dhcp = parse_dhcp(text)?,
-                (key::FULL_DHCP, Variant::Bool(wanted)) => full_dhcp = *wanted,
-                (key::BOOT_SERVER, Variant::Bool(wanted)) => boot_server = *wanted,
-                (key::TFTP, Variant::Bool(wanted)) => tftp = *wanted,
-                (key::HTTP_PORT, Variant::U16(port)) => http_port = *port,
-                (key::MAX_SECONDS, Variant::U32(seconds)) => max_seconds = *seconds,
-                (key::INTERFACE, _) => return invalid("interface must be a string (s)"),
-                (key::DHCP, _) => return invalid("dhcp must be a string (s)"),
-                (key::FULL_DHCP, _) => return invalid("full-dhcp must be a boolean (b)"),
-                (key::BOOT_SERVER, _) => return invalid("boot-server must be a boolean (b)"),
-                (key::TFTP, _) => return invalid("tftp must be a boolean (b)"),
-                (key::HTTP_PORT, _) => {
-                    return invalid("http-port must be an unsigned 16-bit integer (q)");
-                }
-                (key::MAX_SECONDS, _) => {
-                    return invalid("max-seconds must be an unsigned 32-bit integer (u)");
-                }
-                _ => {
-                    return invalid(
-                        "the request has a key that this version does not know; it knows \
-                         interface, dhcp, full-dhcp, boot-server, tftp, http-port and max-seconds",
-                    );
-                }
+        let flag = |name, default| {
+            Ok::<bool, Error>(read(options, name, "a boolean (b)")?.unwrap_or(default))
+        };
+        let dhcp = match (
+            read(options, key::DHCP, "a string (s)")?.unwrap_or(dhcp::BIND),
+            flag(key::FULL_DHCP, false)?,
+        ) {
+            (dhcp::BIND, false) => Dhcp::Proxy,
+            (dhcp::BIND, true) => Dhcp::Full,
+            (dhcp::NONE, false) => Dhcp::None,
+            (dhcp::SHARE, false) => Dhcp::Shared,
+            (dhcp::NONE | dhcp::SHARE, true) => {
+                return invalid(
+                    "full-dhcp needs dhcp = bind: addresses are handed out from UDP 67",
+                );
             }
-        }
-        let Some(interface) = interface else {
+            _ => return invalid("dhcp must be bind, share or none"),
+        };
+        let port = read(options, key::HTTP_PORT, "an unsigned 16-bit integer (q)")?;
+        let http = match port.unwrap_or(DEFAULT_HTTP_PORT) {
+            0 => None,
+            1..limits::HTTP_PORT_FLOOR => {
+                return invalid("http-port must be 1024 to 65535, or 0 for none");
+            }
+            port => Some(port),
+        };
+        let max_seconds = read(options, key::MAX_SECONDS, "an unsigned 32-bit integer (u)")?
+            .unwrap_or(DEFAULT_MAX_SECONDS.min(longest));
+        let Some(name) = read(options, key::INTERFACE, "a string (s)")? else {
             return invalid("the request names no interface: the key interface (s) is required");
         };
-        if full_dhcp && request_dhcp != Dhcp::Proxy {
-            return invalid("full-dhcp needs dhcp = bind: addresses are handed out from UDP 67");
-        }
+        let Some(interface) = InterfaceName::parse(name) else {
+            return invalid("interface must be 1 to 15 of the characters A-Z a-z 0-9 _ . : @ -");
+        };
         let request = Self {
             interface,
-            dhcp: if full_dhcp { Dhcp::Full } else { request_dhcp },
-            boot_server,
-            tftp,
-            http: parse_http_port(http_port)?,
-            max_seconds: parse_seconds(max_seconds)?,
+            dhcp,
+            boot_server: flag(key::BOOT_SERVER, true)?,
+            tftp: flag(key::TFTP, true)?,
+            http,
+            max_seconds,
         };
         if request.ports().next().is_none() {
             return invalid("the request asks for no port at all");
         }
-        Ok(request)
+        request.lasting(max_seconds)
     }
 
-    /// The interface to serve on.
-    #[must_use]
-    pub fn interface(&self) -> &InterfaceName {
-        &self.interface
-    }
-
-    /// What is asked for on UDP 67.
-    #[must_use]
-    pub fn dhcp(&self) -> Dhcp {
-        self.dhcp
-    }
-
-    /// Whether UDP 4011 is asked for.
-    #[must_use]
-    pub fn boot_server(&self) -> bool {
-        self.boot_server
-    }
-
-    /// Whether UDP 69 is asked for.
-    #[must_use]
-    pub fn tftp(&self) -> bool {
-        self.tftp
-    }
-
-    /// The TCP port asked for, if any.
-    #[must_use]
-    pub fn http(&self) -> Option<u16> {
-        self.http
-    }
-
-    /// Seconds until the lease ends by itself.
-    #[must_use]
-    pub fn max_seconds(&self) -> u32 {
-        self.max_seconds
+    /// The same for so many seconds.
+    ///
+    /// # Errors
+    /// `InvalidRequest` when out of range.
+    pub fn lasting(self, max_seconds: u32) -> Result<Self, Error> {
+        if (limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING).contains(&max_seconds) {
+            return Ok(Self { max_seconds, ..self });
+        }
+        Err(Error::InvalidRequest(format!(
+            "the time must be {} to {} seconds",
+            limits::MAX_SECONDS_FLOOR,
+            limits::MAX_SECONDS_CEILING
+        )))
     }
 
     /// The ports asked for.
-    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
+    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> + use<> {
         ports(self.dhcp != Dhcp::None, self.boot_server, self.tftp, self.http)
     }
 
-    /// What polkit and a site's rules are told.
+    /// The action that it takes polkit's yes to.
     #[must_use]
-    pub fn details(&self) -> Details {
-        Details::new(&self.interface, self.http, self.dhcp, self.max_seconds)
+    pub fn action(&self) -> &'static str {
+        if self.dhcp == Dhcp::Full { action::OPEN_DHCP } else { action::OPEN }
     }
-}
 
-/// A question to polkit: the action and its details, as text ([`portcullis_dbus::action::DETAILS`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Details {
-    /// The action.
-    pub action: &'static str,
-    /// Interface name.
-    pub interface: String,
-    /// TCP port in decimal, 0 for none.
-    pub http_port: String,
-    /// `bind`, `full`, `share` or `none`.
-    pub dhcp: &'static str,
-    /// Seconds in decimal.
-    pub max_seconds: String,
-}
-
-impl Details {
-    fn new(interface: &InterfaceName, http: Option<u16>, asked: Dhcp, max_seconds: u32) -> Self {
-        let (action, dhcp) = match asked {
-            Dhcp::None => (action::OPEN, dhcp::NONE),
-            Dhcp::Proxy => (action::OPEN, dhcp::BIND),
-            Dhcp::Shared | Dhcp::Raw => (action::OPEN, dhcp::SHARE),
-            Dhcp::Full => (action::OPEN_DHCP, dhcp_mode::FULL),
+    /// What polkit, a site's rules and the journal are told, in the order of [`action::DETAILS`].
+    #[must_use]
+    pub fn details(&self) -> [String; action::DETAILS.len()] {
+        let dhcp = match self.dhcp {
+            Dhcp::None => dhcp::NONE,
+            Dhcp::Proxy => dhcp::BIND,
+            Dhcp::Shared | Dhcp::Raw => dhcp::SHARE,
+            Dhcp::Full => dhcp_mode::FULL,
         };
-        Self {
-            action,
-            interface: interface.to_string(),
-            http_port: http.unwrap_or(0).to_string(),
-            dhcp,
-            max_seconds: max_seconds.to_string(),
-        }
+        let (http, seconds) = (self.http.unwrap_or(0), self.max_seconds);
+        [self.interface.to_string(), http.to_string(), dhcp.to_owned(), seconds.to_string()]
     }
+}
 
-    /// For an opening that stands and is to last so many seconds from now.
-    #[must_use]
-    pub fn of_lease(opening: &Opening, max_seconds: u32) -> Self {
-        Self::new(&opening.interface, opening.http, opening.dhcp, max_seconds)
-    }
+/// Every key that there is.
+const KEYS: [&str; limits::REQUEST_KEYS] = [
+    key::INTERFACE,
+    key::DHCP,
+    key::FULL_DHCP,
+    key::BOOT_SERVER,
+    key::TFTP,
+    key::HTTP_PORT,
+    key::MAX_SECONDS,
+];
+
+/// The value of a key, if it is there and of its type.
+fn read<'v, T: TryFrom<&'v OwnedVariant>>(
+    options: &'v HashMap<String, OwnedVariant>,
+    name: &str,
+    kind: &str,
+) -> Result<Option<T>, Error> {
+    let value = options.get(name).map(T::try_from).transpose();
+    value.map_err(|_| Error::InvalidRequest(format!("{name} must be {kind}")))
 }
 
 /// The ports of a request or lease, with their protocols.
@@ -208,45 +180,6 @@ pub fn word(protocol: Protocol) -> &'static str {
     }
 }
 
-/// Seconds of a lease, for `Open` and `Extend` alike.
-///
-/// # Errors
-/// `InvalidRequest` when out of range.
-pub fn parse_seconds(seconds: u32) -> Result<u32, Error> {
-    if (limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING).contains(&seconds) {
-        return Ok(seconds);
-    }
-    Err(Error::InvalidRequest(format!(
-        "the time must be {} to {} seconds",
-        limits::MAX_SECONDS_FLOOR,
-        limits::MAX_SECONDS_CEILING
-    )))
-}
-
-fn parse_interface(text: &str) -> Result<InterfaceName, Error> {
-    InterfaceName::parse(text).map_or_else(
-        || invalid("interface must be 1 to 15 of the characters A-Z a-z 0-9 _ . : @ -"),
-        Ok,
-    )
-}
-
-fn parse_dhcp(text: &str) -> Result<Dhcp, Error> {
-    match text {
-        dhcp::BIND => Ok(Dhcp::Proxy),
-        dhcp::NONE => Ok(Dhcp::None),
-        dhcp::SHARE => Ok(Dhcp::Shared),
-        _ => invalid("dhcp must be bind, share or none"),
-    }
-}
-
-fn parse_http_port(port: u16) -> Result<Option<u16>, Error> {
-    match port {
-        0 => Ok(None),
-        1..limits::HTTP_PORT_FLOOR => invalid("http-port must be 1024 to 65535, or 0 for none"),
-        _ => Ok(Some(port)),
-    }
-}
-
 fn invalid<T>(sentence: &str) -> Result<T, Error> {
     Err(Error::InvalidRequest(sentence.to_owned()))
 }
@@ -254,6 +187,7 @@ fn invalid<T>(sentence: &str) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use proptest::{collection::hash_map, prelude::*};
+    use zbus::Variant;
 
     use super::*;
 
@@ -282,21 +216,16 @@ mod tests {
                 (Protocol::Tcp, 64172)
             ]
         );
-        assert_eq!(request.max_seconds(), 43_200);
-        let details = request.details();
-        assert_eq!(
-            (details.interface, details.http_port, details.dhcp, details.max_seconds),
-            ("eth0".into(), "64172".into(), "bind", "43200".into())
-        );
+        assert_eq!(request.max_seconds, 43_200);
+        assert_eq!(request.details(), ["eth0", "64172", "bind", "43200"]);
     }
 
     #[test]
     fn handing_out_addresses_is_another_question() {
         let plain = parse(&[("interface", "eth0".into()), ("full-dhcp", false.into())]).unwrap();
-        assert_eq!((plain.dhcp(), plain.details().action), (Dhcp::Proxy, action::OPEN));
+        assert_eq!((plain.dhcp, plain.action()), (Dhcp::Proxy, action::OPEN));
         let full = parse(&[("interface", "eth0".into()), ("full-dhcp", true.into())]).unwrap();
-        let details = full.details();
-        assert_eq!((details.action, details.dhcp), (action::OPEN_DHCP, "full"));
+        assert_eq!((full.action(), full.details()[2].as_str()), (action::OPEN_DHCP, "full"));
         assert!(full.ports().eq(plain.ports()));
     }
 
@@ -338,9 +267,8 @@ mod tests {
     #[test]
     fn sharing_is_the_same_question_with_its_own_word() {
         let request = parse(&[("interface", "eth0".into()), ("dhcp", "share".into())]).unwrap();
-        assert_eq!(request.dhcp(), Dhcp::Shared);
-        let details = request.details();
-        assert_eq!((details.action, details.dhcp), (action::OPEN, "share"));
+        assert_eq!(request.dhcp, Dhcp::Shared);
+        assert_eq!((request.action(), request.details()[2].as_str()), (action::OPEN, "share"));
     }
 
     fn value() -> impl Strategy<Value = OwnedVariant> {
@@ -375,9 +303,9 @@ mod tests {
         ) {
             match Request::parse(&options, limits::MAX_SECONDS_CEILING) {
                 Ok(request) => {
-                    prop_assert!(InterfaceName::parse(request.interface().as_str()).is_some());
-                    prop_assert!(request.http().is_none_or(|port| port >= 1024));
-                    prop_assert!((10..=604_800).contains(&request.max_seconds()));
+                    prop_assert!(InterfaceName::parse(request.interface.as_str()).is_some());
+                    prop_assert!(request.http.is_none_or(|port| port >= 1024));
+                    prop_assert!((10..=604_800).contains(&request.max_seconds));
                     prop_assert!((1..=4).contains(&request.ports().count()));
                     prop_assert!(options.keys().all(|name| matches!(
                         name.as_str(),

@@ -19,44 +19,23 @@ pub fn link(name: &InterfaceName) -> io::Result<Option<Link>> {
     // NETLINK_ROUTE is the family that is meant by none.
     let mut route = Socket::open(None)?;
     let by_name = attribute::text(IFLA_IFNAME, name.as_str());
-    let Some(seen) = get_link(&mut route, 0, &by_name)? else {
+    let Some((mut link, ruler)) = get_link(&mut route, 0, &by_name)? else {
         return Ok(None);
     };
-    let master = match seen.master {
-        None => None,
-        Some(index) => {
-            let name = get_link(&mut route, index, &[])?.map(|link| link.name);
-            let name = name.and_then(|name| InterfaceName::parse(&name));
-            Some(Master { name, kind: seen.slave_kind })
-        }
-    };
-    Ok(Some(Link {
-        index: seen.index,
-        name: seen.name,
-        up: seen.flags & IFF_UP != 0,
-        loopback: seen.flags & IFF_LOOPBACK != 0,
-        master,
-        addresses: addresses(&mut route, seen.index)?,
-    }))
-}
-
-/// One RTM_NEWLINK, as far as it matters here.
-#[derive(Debug, PartialEq, Eq)]
-pub struct SeenLink {
-    /// Its index.
-    pub index: u32,
-    /// IFF_UP and the like.
-    pub flags: u32,
-    /// Its name; not checked yet.
-    pub name: String,
-    /// Index of the bridge, bond or VRF that it belongs to.
-    pub master: Option<u32>,
-    /// What that is; empty when it has none.
-    pub slave_kind: String,
+    if let Some((master, index)) = link.master.as_mut().zip(ruler) {
+        let ruler = get_link(&mut route, index, &[])?;
+        master.name = ruler.and_then(|(ruler, _)| InterfaceName::parse(&ruler.name));
+    }
+    link.addresses = addresses(&mut route, link.index)?;
+    Ok(Some(link))
 }
 
 /// By index, or, where that is 0, by an attribute.
-fn get_link(route: &mut Socket, index: u32, attributes: &[u8]) -> io::Result<Option<SeenLink>> {
+fn get_link(
+    route: &mut Socket,
+    index: u32,
+    attributes: &[u8],
+) -> io::Result<Option<(Link, Option<u32>)>> {
     let ifinfomsg = [[0; 4], index.to_ne_bytes(), [0; 4], [0; 4]].concat();
     let answers = match route.ask(RTM_GETLINK, [&ifinfomsg, attributes].concat()) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
@@ -75,19 +54,25 @@ fn addresses(route: &mut Socket, index: u32) -> io::Result<Vec<Ipv4Addr>> {
     Ok(found)
 }
 
-/// Reads the body of an RTM_NEWLINK.
+/// Reads the body of an RTM_NEWLINK: all but its addresses and the name of what rules it, whose index
+/// is told. The names are not checked yet.
 ///
 /// # Errors
 /// `InvalidData`.
-pub fn parse_link(body: &[u8]) -> io::Result<SeenLink> {
+pub fn parse_link(body: &[u8]) -> io::Result<(Link, Option<u32>)> {
     let attributes = Attributes::read(body.get(IFINFOMSG..).ok_or_else(malformed)?)?;
-    Ok(SeenLink {
+    let flags = u32::from_ne_bytes(field(body, 8)?);
+    let master = attributes.array(IFLA_MASTER)?.map(u32::from_ne_bytes);
+    let kind = attributes.nested(IFLA_LINKINFO)?.text(IFLA_INFO_SLAVE_KIND);
+    let link = Link {
         index: u32::from_ne_bytes(field(body, 4)?),
-        flags: u32::from_ne_bytes(field(body, 8)?),
         name: attributes.text(IFLA_IFNAME),
-        master: attributes.array(IFLA_MASTER)?.map(u32::from_ne_bytes),
-        slave_kind: attributes.nested(IFLA_LINKINFO)?.text(IFLA_INFO_SLAVE_KIND),
-    })
+        up: flags & IFF_UP != 0,
+        loopback: flags & IFF_LOOPBACK != 0,
+        master: master.map(|_| Master { name: None, kind }),
+        addresses: Vec::new(),
+    };
+    Ok((link, master))
 }
 
 /// Index of the interface, and its own address: IFA_ADDRESS would be the peer's on a point-to-point
@@ -132,14 +117,15 @@ mod tests {
         body.extend(attribute::bytes(IFLA_MASTER, &3_u32.to_ne_bytes()));
         let info = [attribute::text(1, "veth"), attribute::text(IFLA_INFO_SLAVE_KIND, "bridge")];
         body.extend(attribute::nested(IFLA_LINKINFO, &info));
-        let expected = SeenLink {
+        let expected = Link {
             index: 7,
-            flags: 0x1003,
             name: "eth0".into(),
-            master: Some(3),
-            slave_kind: "bridge".into(),
+            up: true,
+            loopback: false,
+            master: Some(Master { name: None, kind: "bridge".into() }),
+            addresses: Vec::new(),
         };
-        assert_eq!(parse_link(&body).unwrap(), expected);
+        assert_eq!(parse_link(&body).unwrap(), (expected, Some(3)));
         for length in 0..16 {
             assert!(parse_link(body.get(..length).unwrap()).is_err(), "{length}");
         }

@@ -1,29 +1,24 @@
 //! The helper's life on the bus: appear, serve, look after the leases, leave. Or without one, for the
 //! one program that it was started for, as long as that holds its end of the socket.
 //!
-//! Guarantees: the name is asked for once everything answers, without taking it from anybody, and
-//! its loss ends the helper; every lease is closed before a regular end. Leaving for idleness gives
+//! Guarantees: the name is asked for once everything answers, without taking it from anybody, and not to
+//! be taken away; should it have another owner all the same, the helper ends; every lease is closed before a regular end. Leaving for idleness gives
 //! the name back first, then answers what was on its way, and stays if that was a request.
 
-use std::{
-    future::{self, Future},
-    os::unix::net::UnixStream,
-    time::Duration,
-};
+use std::{future::Future, os::unix::net::UnixStream};
 
-use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
 use portcullis_dbus::{BUS_NAME, OBJECT_PATH};
 use zbus::{
     Connection, Guid, connection,
-    fdo::{DBusProxy, NameLostStream, RequestNameFlags},
+    fdo::{DBusProxy, RequestNameFlags},
     proxy::CacheProperties,
 };
 
 use crate::{
     authority::Authority,
     caller::Caller,
-    limits, log,
-    notify::{self, Notifier},
+    limits, log, notify,
     service::{Netboot, tell},
     state::{CannotClose, State},
     watch::Watch,
@@ -53,19 +48,22 @@ pub enum Failure {
 pub async fn run(
     connection: Connection,
     state: State,
-    notifier: &Notifier,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let netboot = Netboot::new(Authority::Polkit(connection.clone()), state);
     connection.object_server().at(OBJECT_PATH, netboot.clone()).await?;
     let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
-    let mut lost = bus.receive_name_lost_with_args(&[(0, BUS_NAME)]).await?;
+    let departures = bus.receive_name_owner_changed().await?;
     connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
-    notifier.tell(notify::READY);
+    notify::tell(notify::READY);
     log::note("ready");
 
-    let outcome = look_after(&connection, &netboot, notifier, stop, Some(&mut lost)).await;
-    notifier.tell(notify::STOPPING);
+    let outcome = tokio::select! {
+        outcome = look_after(&connection, &netboot, stop, true) => outcome,
+        () = netboot.heed_departures(&connection, departures) => Err(Failure::NameLost),
+        never = netboot.heed_polkit(&connection) => match never {},
+    };
+    notify::tell(notify::STOPPING);
     let ended = netboot.state().end_all();
     tell(&connection, ended).await;
     // What is still open now is closed by the kernel, together with this process.
@@ -96,79 +94,47 @@ pub async fn once(
         connection = speaks => connection.map_err(Failure::Alone)?,
     };
     log::note("ready");
-    let outcome = look_after(&connection, &netboot, &Notifier::default(), stop, None).await;
+    let outcome = tokio::select! {
+        outcome = look_after(&connection, &netboot, stop, false) => outcome,
+        () = connection.closed() => Ok(()),
+    };
     let ended = netboot.state().end_all();
     tell(&connection, ended).await;
     outcome
 }
 
-/// `lost`: the loss of the name on the bus; without a bus, the end of the connection is what ends the
-/// helper, and nothing else.
+/// Until `stop` completes or, where it `may_leave` a bus, there is nothing left to do.
 async fn look_after(
     connection: &Connection,
     netboot: &Netboot,
-    notifier: &Notifier,
     stop: impl Future<Output = ()>,
-    mut lost: Option<&mut NameLostStream>,
+    may_leave: bool,
 ) -> Result<(), Failure> {
     let mut stop = std::pin::pin!(stop);
-    let watchdog = notify::watchdog().unwrap_or(Duration::MAX);
-    let mut heed_polkit = std::pin::pin!(netboot.heed_polkit(connection));
+    // A firewall that cannot be watched is seen by the tick.
     let watch = Watch::open().inspect_err(|error| log::kernel("watch the firewall", error)).ok();
     loop {
-        let next_tick = netboot.state().next_tick().min(watchdog);
+        let next_tick = netboot.state().next_tick();
         tokio::select! {
             () = &mut stop => return Ok(()),
-            () = name_lost(&mut lost) => return Err(Failure::NameLost),
-            () = connection.closed() => {
-                return lost.map_or(Ok(()), |_| Err(Failure::NameLost));
-            }
-            () = &mut heed_polkit => {}
-            () = firewall_changed(watch.as_ref()) => {}
+            Some(Ok(())) = OptionFuture::from(watch.as_ref().map(Watch::changed)) => {}
             () = tokio::time::sleep(next_tick) => {}
         }
-        notifier.tell(notify::ALIVE);
+        notify::tell(notify::ALIVE);
         let ended = netboot.state().tick()?;
         tell(connection, ended).await;
-        let may_leave = netboot.state().may_leave();
-        if let Some(lost) = &mut lost
-            && may_leave
-            && leave(connection, netboot, lost).await?
-        {
+        let idle = may_leave && netboot.state().may_leave();
+        if idle && leave(connection, netboot).await? {
             log::note("leaving: nothing to do");
             return Ok(());
         }
     }
 }
 
-/// Never completes where there is no name.
-async fn name_lost(lost: &mut Option<&mut NameLostStream>) {
-    match lost {
-        Some(lost) => drop(lost.next().await),
-        None => future::pending().await,
-    }
-}
-
-/// Never completes when the firewall cannot be watched: the tick sees the change then.
-async fn firewall_changed(watch: Option<&Watch>) {
-    if let Some(watch) = watch
-        && watch.changed().await.is_ok()
-    {
-        return;
-    }
-    future::pending().await
-}
-
 /// Gives the name back. Once the bus has confirmed that, every call that was sent to the name is
 /// already here; if one of them was a request, the helper takes the name again and stays.
-async fn leave(
-    connection: &Connection,
-    netboot: &Netboot,
-    lost: &mut NameLostStream,
-) -> Result<bool, Failure> {
+async fn leave(connection: &Connection, netboot: &Netboot) -> Result<bool, Failure> {
     connection.release_name(BUS_NAME).await?;
-    // The bus says NameLost for a name that was given back, too.
-    let _ = tokio::time::timeout(limits::DRAIN, lost.next()).await;
     // Every call has a task of its own; each notes itself as soon as it is run.
     tokio::time::sleep(limits::SOON).await;
     if netboot.state().may_leave() {

@@ -12,30 +12,35 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
 use portcullis_dbus::{
-    Error, INTERFACE, OBJECT_PATH, action,
+    BUS_NAME, Error, INTERFACE, OBJECT_PATH,
     keys::{authorization, fact, reason},
 };
+use tokio::sync::oneshot;
 use zbus::{
-    Connection, OwnedFd, OwnedVariant, interface,
+    Connection, OwnedFd, OwnedVariant,
+    fdo::NameOwnerChangedStream,
+    interface,
     message::{Flags, Header},
+    names::BusName,
     object_server::SignalEmitter,
 };
 
 use crate::{
-    authority::{Answer, Authority, Dialog},
-    caller::{Caller, Departure},
+    authority::{Answer, Authority},
+    caller::Caller,
     facts::{self, Facts},
-    lease::{Lease, Relation, no_such_lease},
-    limits,
+    lease::{Lease, no_such_lease},
     log::{self, About, Decision},
-    request::{self, Details, Request},
-    state::{Ended, State},
+    request::Request,
+    state::{Ended, Granted, State},
 };
 
 /// The object at [`OBJECT_PATH`].
@@ -65,13 +70,11 @@ impl Netboot {
         &self,
         request: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
-    ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
-        let caller = self.caller(&header).await?;
-        let request = self
-            .state()
-            .parse(&request)
+    ) -> Result<(u64, HashMap<&'static str, OwnedFd>, Facts), Error> {
+        let (caller, dialog) = self.caller(&header).await?;
+        let request = Request::parse(&request, self.state().config.max_seconds)
             .inspect_err(|error| refused("Open", error, &caller, About::Nothing))?;
-        let outcome = self.open_for(&caller, &request, &header).await;
+        let outcome = self.open_for(&caller, &request, dialog).await;
         outcome.inspect_err(|error| refused("Open", error, &caller, About::Request(&request)))
     }
 
@@ -83,8 +86,8 @@ impl Netboot {
         seconds: u32,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let caller = self.caller(&header).await?;
-        let outcome = self.extend_for(&caller, lease, seconds, &header).await;
+        let (caller, dialog) = self.caller(&header).await?;
+        let outcome = self.extend_for(&caller, lease, seconds, dialog).await;
         outcome.inspect_err(|error| refused("Extend", error, &caller, About::Number(lease)))
     }
 
@@ -96,8 +99,8 @@ impl Netboot {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let caller = self.caller(&header).await?;
-        let outcome = self.close_for(&caller, lease, &header).await;
+        let (caller, dialog) = self.caller(&header).await?;
+        let outcome = self.close_for(&caller, lease, dialog).await;
         let ended =
             outcome.inspect_err(|error| refused("Close", error, &caller, About::Number(lease)))?;
         tell(connection, ended).await;
@@ -116,16 +119,11 @@ impl Netboot {
         request: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Facts, Error> {
-        let caller = self.caller(&header).await?;
-        self.take_from_rate(&caller)?;
-        let request = self.state().parse(&request)?;
-        let details = request.details();
-        let answer = self
-            .authority
-            .ask(&header, details.action, Some(&details), Dialog::Never, future::pending())
-            .await;
+        let (caller, _) = self.caller(&header).await?;
+        let request = Request::parse(&request, self.state().config.max_seconds)?;
+        let answer = self.ask_quietly(&caller, Some(&request)).await?;
         let mut facts = self.state().facts(&request, caller.uid);
-        facts::put(&mut facts, fact::AUTHORIZATION, word_for(answer).into());
+        facts.insert(fact::AUTHORIZATION, word_for(answer).into());
         Ok(facts)
     }
 
@@ -134,20 +132,18 @@ impl Netboot {
     /// Each with its facts as returned by `Open`, and `uid` (u), the user it belongs to.
     #[zbus(out_args("leases"))]
     async fn list(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<(u64, Facts)>, Error> {
-        let caller = self.caller(&header).await?;
-        let others = {
-            let state = self.state();
-            state.leases.iter().any(|(_, lease)| lease.owner.uid != caller.uid)
-        };
-        let all = others && {
-            self.take_from_rate(&caller)?;
-            let question =
-                self.authority.ask(&header, action::MANAGE, None, Dialog::Never, future::pending());
-            question.await == Answer::Yes
-        };
+        let (caller, _) = self.caller(&header).await?;
+        let own = |lease: &Lease| lease.owner.uid == caller.uid;
+        let hidden = !self.state().leases.open.values().all(own);
+        let all = hidden && self.ask_quietly(&caller, None).await? == Answer::Yes;
         let state = self.state();
-        let shown = state.leases.iter().filter(|(_, lease)| all || lease.owner.uid == caller.uid);
-        Ok(shown.map(|(id, lease)| (id, facts::entry(lease))).collect())
+        let shown = state.leases.open.iter().filter(|(_, lease)| all || own(lease));
+        let entry = |(id, lease): (&u64, &Lease)| {
+            let mut facts = facts::of_lease(lease);
+            facts.insert(fact::UID, lease.owner.uid.get().into());
+            (*id, facts)
+        };
+        Ok(shown.map(entry).collect())
     }
 
     /// A lease of this connection has ended. Sent to no other.
@@ -175,34 +171,51 @@ impl Netboot {
     /// Asks polkit again, whenever its rules change, about every lease, and ends those that are
     /// refused now. A password that would be asked for is no refusal: it may have been given. Never
     /// completes.
-    pub async fn heed_polkit(&self, connection: &Connection) {
-        if let Some(mut changes) = self.authority.changes().await {
-            while changes.next().await.is_some() {
-                self.ask_again(connection).await;
+    pub async fn heed_polkit(&self, connection: &Connection) -> Infallible {
+        let Some(mut changes) = self.authority.changes().await else {
+            return future::pending().await;
+        };
+        while changes.next().await.is_some() {
+            let question =
+                |(id, lease): (&u64, &Lease)| (*id, lease.owner.clone(), lease.request.clone());
+            let leases: Vec<_> = self.state().leases.open.iter().map(question).collect();
+            for (id, owner, request) in leases {
+                let answer = self.authority.ask(&owner, Some(&request), false, future::pending());
+                if answer.await == Answer::No {
+                    let ended = self.state().end(id, reason::REVOKED);
+                    tell(connection, ended).await;
+                }
             }
         }
         future::pending().await
     }
 
-    async fn ask_again(&self, connection: &Connection) {
-        let question = |(id, lease): (u64, &Lease)| {
-            let whole = lease.ends.saturating_sub(lease.opened).as_secs();
-            let seconds = u32::try_from(whole).unwrap_or(limits::MAX_SECONDS_CEILING);
-            (id, lease.owner.name.clone(), Details::of_lease(&lease.opening, seconds))
-        };
-        let leases: Vec<_> = self.state().leases.iter().map(question).collect();
-        for (id, owner, details) in leases {
-            if self.authority.ask_again(&owner, &details).await == Answer::No {
-                let ended = self.state().end(id, reason::REVOKED);
-                tell(connection, ended).await;
+    /// Ends what belongs to a connection in the moment in which that leaves the bus. Completes when the
+    /// bus itself is gone, or has given the helper's name to another.
+    pub async fn heed_departures(
+        &self,
+        connection: &Connection,
+        mut changes: NameOwnerChangedStream,
+    ) {
+        let own = connection.unique_name().map(|name| name.as_str());
+        while let Some(change) = changes.next().await {
+            let Ok(change) = change.args() else {
+                continue;
+            };
+            match (&change.name, change.new_owner.as_deref()) {
+                (BusName::Unique(name), None) => self.state().left(name),
+                (name, Some(owner)) if *name == BUS_NAME && own != Some(owner) => return,
+                _ => {}
             }
         }
     }
 
-    /// Who calls. Notes the call first, so that the helper does not leave with it half done.
-    async fn caller(&self, header: &Header<'_>) -> Result<Caller, Error> {
+    /// Who calls, and whether somebody is there to answer a dialog, as the message says. Notes the call
+    /// first, so that the helper does not leave with it half done.
+    async fn caller(&self, header: &Header<'_>) -> Result<(Caller, bool), Error> {
         self.state().touch();
-        self.authority.caller(header).await
+        let dialog = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        Ok((self.authority.caller(header).await?, dialog))
     }
 
     /// The checklist.
@@ -210,18 +223,12 @@ impl Netboot {
         &self,
         caller: &Caller,
         request: &Request,
-        header: &Header<'_>,
-    ) -> Result<(u64, HashMap<String, OwnedFd>, Facts), Error> {
-        let _question = self.begin_question(caller)?;
-        let mut departure = self.authority.departure(caller).await?;
+        dialog: bool,
+    ) -> Result<Granted, Error> {
+        let mut question = self.begin_question(caller)?;
         let site = self.state().admit(request, caller.uid)?;
-        self.authorize(header, &request.details(), &mut departure).await?;
-        departure.still_here().await?;
-        let granted = self.state().grant(request, &site, caller)?;
-        self.end_when_left(granted.lease, departure);
-        let sockets = granted.sockets.into_iter();
-        let sockets = sockets.map(|(key, socket)| (key.to_owned(), socket.into())).collect();
-        Ok((granted.lease, sockets, granted.facts))
+        question.ask(Some(request), dialog).await.granted()?;
+        self.state().grant(request, &site, caller)
     }
 
     async fn extend_for(
@@ -229,24 +236,18 @@ impl Netboot {
         caller: &Caller,
         lease: u64,
         seconds: u32,
-        header: &Header<'_>,
+        dialog: bool,
     ) -> Result<(), Error> {
-        let seconds = request::parse_seconds(seconds)?;
-        let details = {
-            let mut state = self.state();
-            state.config.permit_seconds(seconds)?;
-            let lease = state.leases.own(lease, &caller.name)?;
-            Details::of_lease(&lease.opening, seconds)
-        };
-        let _question = self.begin_question(caller)?;
-        let mut departure = self.authority.departure(caller).await?;
-        self.authorize(header, &details, &mut departure).await?;
-        departure.still_here().await?;
+        let request = self.state().leases.own(lease, &caller.name)?.request.clone();
+        let request = request.lasting(seconds)?;
+        self.state().config.permit(&request)?;
+        let mut question = self.begin_question(caller)?;
+        question.ask(Some(&request), dialog).await.granted()?;
         let mut state = self.state();
-        let ends = state.now().saturating_add(std::time::Duration::from_secs(seconds.into()));
+        let ends = state.now().saturating_add(Duration::from_secs(seconds.into()));
         let own = state.leases.own(lease, &caller.name)?;
-        own.ends = ends;
-        log::decision(&Decision::Extended { seconds }, caller, About::Lease(lease, own));
+        (own.request, own.ends) = (request, ends);
+        log::decision(&Decision::Extended, caller, About::Lease(lease, own));
         Ok(())
     }
 
@@ -254,68 +255,42 @@ impl Netboot {
         &self,
         caller: &Caller,
         lease: u64,
-        header: &Header<'_>,
+        dialog: bool,
     ) -> Result<Option<Ended>, Error> {
-        let relation = self.state().leases.relation(lease, caller.uid);
-        let reason = match relation {
-            Relation::Own => reason::CLOSED,
-            Relation::OwnEnded => return Ok(None),
-            Relation::Unknown | Relation::Foreign => {
-                let _question = self.begin_question(caller)?;
-                let mut departure = self.authority.departure(caller).await?;
-                // About an id that nobody has polkit is asked, too, so that the time which the
-                // answer takes tells nothing; but nobody is made to type a password for it.
-                let known = relation == Relation::Foreign;
-                let dialog = if known { dialog(header) } else { Dialog::Never };
-                let question =
-                    self.authority.ask(header, action::MANAGE, None, dialog, departure.left());
-                if question.await != Answer::Yes || !known {
-                    return Err(no_such_lease());
-                }
-                log::decision(&Decision::Managed, caller, About::Number(lease));
-                reason::MANAGER
-            }
-        };
-        Ok(self.state().end(lease, reason))
-    }
-
-    async fn authorize(
-        &self,
-        header: &Header<'_>,
-        details: &Details,
-        departure: &mut Departure,
-    ) -> Result<(), Error> {
-        let dialog = dialog(header);
-        self.authority
-            .ask(header, details.action, Some(details), dialog, departure.left())
-            .await
-            .granted(dialog)
+        if self.state().leases.is_of(lease, caller.uid) {
+            return Ok(self.state().end(lease, reason::CLOSED));
+        }
+        let mut question = self.begin_question(caller)?;
+        // About an id that nobody has polkit is asked, too, so that the time which the answer takes
+        // tells nothing; but nobody is made to type a password for it.
+        let known = self.state().leases.open.contains_key(&lease);
+        if question.ask(None, dialog && known).await != Answer::Yes || !known {
+            return Err(no_such_lease());
+        }
+        log::decision(&Decision::Managed, caller, About::Number(lease));
+        Ok(self.state().end(lease, reason::MANAGER))
     }
 
     fn begin_question(&self, caller: &Caller) -> Result<Question, Error> {
-        self.state().leases.begin_question(caller)?;
-        Ok(Question { netboot: self.clone(), caller: caller.clone() })
-    }
-
-    /// Questions without a dialog are many at once, so their number is what is limited.
-    fn take_from_rate(&self, caller: &Caller) -> Result<(), Error> {
         let mut state = self.state();
-        let now = state.now();
-        if state.rates.take(caller.uid, now) {
-            return Ok(());
-        }
-        Err(Error::LimitsExceeded("too many questions to polkit: wait a second".to_owned()))
+        let State { leases, config, .. } = &mut *state;
+        let over = leases.begin_question(caller, config)?;
+        Ok(Question { netboot: self.clone(), caller: caller.clone(), over })
     }
 
-    /// Ends the lease in the moment in which its owner leaves. The watch ends with the lease.
-    fn end_when_left(&self, lease: u64, mut departure: Departure) {
-        let netboot = self.clone();
-        let watch = tokio::spawn(async move {
-            departure.left().await;
-            // Nobody is left to be told.
-            netboot.state().end(lease, reason::OWNER_LEFT);
-        });
-        self.state().leases.watched_by(lease, watch.abort_handle());
+    /// Asks polkit without a dialog. Such questions may be many at once, so their number is what is
+    /// limited.
+    async fn ask_quietly(
+        &self,
+        caller: &Caller,
+        request: Option<&Request>,
+    ) -> Result<Answer, Error> {
+        let now = self.state().now();
+        if !self.state().rates.take(caller.uid, now) {
+            let sentence = "too many questions to polkit: wait a second";
+            return Err(Error::LimitsExceeded(sentence.to_owned()));
+        }
+        Ok(self.authority.ask(caller, request, false, future::pending()).await)
     }
 }
 
@@ -328,24 +303,37 @@ pub async fn tell(connection: &Connection, ended: impl IntoIterator<Item = Ended
     }
 }
 
-/// A pending question; it is over when this is dropped, however the method ends.
+/// A pending question; it is over when this is dropped, however the method ends, and when its caller
+/// leaves.
 struct Question {
     netboot: Netboot,
     caller: Caller,
+    over: oneshot::Receiver<()>,
+}
+
+impl Question {
+    /// Asks polkit, and the bus before and after it whether the caller is still there: since this
+    /// question was noted, a departure is seen.
+    async fn ask(&mut self, request: Option<&Request>, dialog: bool) -> Answer {
+        let authority = &self.netboot.authority;
+        if !authority.knows(&self.caller).await {
+            return Answer::Unavailable;
+        }
+        let left = async { drop((&mut self.over).await) };
+        let answer = authority.ask(&self.caller, request, dialog, left).await;
+        if !authority.knows(&self.caller).await {
+            return Answer::Unavailable;
+        }
+        answer
+    }
 }
 
 impl Drop for Question {
     fn drop(&mut self) {
         let mut state = self.netboot.state();
         state.touch();
-        state.leases.end_question(&self.caller);
+        state.leases.end_question(&self.caller.name);
     }
-}
-
-/// A dialog appears only if the caller's message says that somebody is there to answer it.
-fn dialog(header: &Header<'_>) -> Dialog {
-    let allowed = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
-    if allowed { Dialog::Allowed } else { Dialog::Never }
 }
 
 fn word_for(answer: Answer) -> &'static str {
@@ -353,10 +341,10 @@ fn word_for(answer: Answer) -> &'static str {
         Answer::Yes => authorization::YES,
         Answer::Challenge => authorization::CHALLENGE,
         Answer::No | Answer::Dismissed => authorization::NO,
-        Answer::Unavailable | Answer::CallerLeft | Answer::TimedOut => authorization::UNAVAILABLE,
+        Answer::Unavailable | Answer::TimedOut => authorization::UNAVAILABLE,
     }
 }
 
 fn refused(method: &'static str, error: &Error, caller: &Caller, about: About<'_>) {
-    log::decision(&Decision::Refused { method, error }, caller, about);
+    log::decision(&Decision::Refused(method, error), caller, about);
 }

@@ -11,7 +11,7 @@ use crate::{
     attribute::{self, Attributes, field, malformed},
     limits,
     mark::Marks,
-    netlink::{self, Socket},
+    netlink::{self, Message, NLM_F_DUMP, Socket},
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -108,8 +108,9 @@ fn sockets(
         request.extend(port.to_be_bytes());
         request.resize(56, 0);
         request.extend(filter);
-        socket.dump_each(SOCK_DIAG_BY_FAMILY, request, |answer| {
-            found.insert(parse(protocol, answer)?);
+        let request = Message { kind: SOCK_DIAG_BY_FAMILY, flags: NLM_F_DUMP, body: request };
+        socket.exchange(&[request], &mut |answer| {
+            found.insert(parse(protocol, &answer.body)?);
             if found.len() > limits::DUMP_MESSAGES { Err(netlink::too_many()) } else { Ok(()) }
         })?;
     }

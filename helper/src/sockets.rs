@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
-use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT, keys};
+use portcullis_dbus::{DHCP_PORT, TFTP_PORT, keys};
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -63,77 +63,63 @@ pub struct BindError {
 /// The first socket that could not be made; EADDRINUSE when somebody else has the port.
 pub fn bind(opening: &Opening, address: Ipv4Addr) -> Result<Bound, BindError> {
     let mut bound = Bound { handed: Vec::new(), placeholders: Vec::new(), ear: None };
-    if opening.dhcp == Dhcp::Raw {
-        let (socket, ear) = of_udp(DHCP_PORT, raw_ear(opening))?;
-        bound.handed.push((keys::socket::DHCP_RAW, socket));
-        bound.ear = Some(ear);
-    } else if opening.dhcp != Dhcp::None {
-        // Beside another server: what is sent to the host itself (a renewal) would come to the
-        // younger of two sockets on the wildcard address alone; a broadcast comes to both.
-        let address = match opening.dhcp {
-            Dhcp::Shared => Ipv4Addr::BROADCAST,
-            _ => Ipv4Addr::UNSPECIFIED,
-        };
-        let socket = udp(opening, address, DHCP_PORT, limits::DHCP_RECEIVE_BUFFER);
-        bound.handed.push((keys::socket::DHCP, of_udp(DHCP_PORT, socket)?));
-    }
-    if opening.tftp {
-        let socket = reserved_udp(
-            opening,
-            address,
-            TFTP_PORT,
-            limits::TFTP_RECEIVE_BUFFER,
-            &mut bound.placeholders,
-        );
-        bound.handed.push((keys::socket::TFTP, of_udp(TFTP_PORT, socket)?));
-    }
-    if opening.boot_server {
-        let socket = reserved_udp(
-            opening,
-            address,
-            BOOT_SERVER_PORT,
-            limits::DHCP_RECEIVE_BUFFER,
-            &mut bound.placeholders,
-        );
-        bound.handed.push((keys::socket::BOOT_SERVER, of_udp(BOOT_SERVER_PORT, socket)?));
-    }
-    if let Some(port) = opening.http {
-        let socket = listener(opening, address, port);
-        let socket =
-            socket.map_err(|source| BindError { protocol: sockdiag::Protocol::Tcp, port, source });
-        bound.handed.push((keys::socket::HTTP, socket?));
+    for (protocol, port) in opening.ports() {
+        let made = make(&mut bound, opening, SocketAddrV4::new(address, port), protocol);
+        made.map_err(|source| BindError { protocol, port, source })?;
     }
     Ok(bound)
 }
 
-fn of_udp<T>(port: u16, socket: io::Result<T>) -> Result<T, BindError> {
-    socket.map_err(|source| BindError { protocol: sockdiag::Protocol::Udp, port, source })
+fn make(
+    bound: &mut Bound,
+    opening: &Opening,
+    address: SocketAddrV4,
+    protocol: sockdiag::Protocol,
+) -> io::Result<()> {
+    let everybody = |ip| SocketAddrV4::new(ip, DHCP_PORT);
+    let (key, socket) = match (protocol, address.port()) {
+        (sockdiag::Protocol::Tcp, _) => (keys::socket::HTTP, listener(opening, address)?),
+        (_, DHCP_PORT) => match opening.dhcp {
+            Dhcp::Raw => {
+                let (socket, ear) = raw_ear(opening)?;
+                bound.ear = Some(ear);
+                (keys::socket::DHCP_RAW, socket)
+            }
+            // Beside another server: what is sent to the host itself (a renewal) would come to the
+            // younger of two sockets on the wildcard address alone; a broadcast comes to both.
+            Dhcp::Shared => (keys::socket::DHCP, udp(opening, everybody(Ipv4Addr::BROADCAST))?),
+            _ => (keys::socket::DHCP, udp(opening, everybody(Ipv4Addr::UNSPECIFIED))?),
+        },
+        (_, port) => {
+            bound.placeholders.push(placeholder(address)?);
+            let key =
+                if port == TFTP_PORT { keys::socket::TFTP } else { keys::socket::BOOT_SERVER };
+            (key, udp(opening, address)?)
+        }
+    };
+    bound.handed.push((key, socket));
+    Ok(())
 }
 
-/// A UDP port that nobody else can have: any user may move a UDP socket of theirs onto an interface
+/// Keeps a UDP port from everybody else: any user may move a UDP socket of theirs onto an interface
 /// and port (a wildcard bind elsewhere, then SO_BINDTODEVICE) and take its packets, unless the port
 /// is held on the address without a device. The placeholder holds it so and takes nothing: the
 /// lease's socket, bound to the device, always ranks higher, and the placeholder's filter drops all.
-fn reserved_udp(
-    opening: &Opening,
-    address: Ipv4Addr,
-    port: u16,
-    buffer: usize,
-    placeholders: &mut Vec<OwnedFd>,
-) -> io::Result<OwnedFd> {
+fn placeholder(address: SocketAddrV4) -> io::Result<OwnedFd> {
     let placeholder = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     filter(&placeholder, &[SockFilter::new(BPF_RET, 0, 0, 0)])?;
     placeholder.set_reuse_port(true)?;
-    placeholder.bind(&SocketAddrV4::new(address, port).into())?;
-    placeholders.push(placeholder.into());
-    udp(opening, address, port, buffer)
+    placeholder.bind(&address.into())?;
+    Ok(placeholder.into())
 }
 
-fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Result<OwnedFd> {
+fn udp(opening: &Opening, address: SocketAddrV4) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::DGRAM, Protocol::UDP)?;
     filter(&socket, &only_interface(opening.index))?;
+    let tftp = address.port() == TFTP_PORT;
+    let buffer = if tftp { limits::TFTP_RECEIVE_BUFFER } else { limits::DHCP_RECEIVE_BUFFER };
     setsockopt(&socket, RcvBufForce, &buffer)?;
-    if port == DHCP_PORT {
+    if address.port() == DHCP_PORT {
         // Machines without an address are answered by broadcast. No SO_REUSEPORT: the port needs a
         // privilege, so there is nobody to hold it against.
         socket.set_broadcast(true)?;
@@ -141,7 +127,7 @@ fn udp(opening: &Opening, address: Ipv4Addr, port: u16, buffer: usize) -> io::Re
     } else {
         socket.set_reuse_port(true)?;
     }
-    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
@@ -153,7 +139,7 @@ fn raw_ear(opening: &Opening) -> io::Result<(OwnedFd, Ear)> {
     drop(netlink::socket(Some(rustix::net::netlink::XFRM), SocketFlags::empty(), 0));
     let unsupported = |error| io::Error::other(format!("{NO_POLICIES}: {error}"));
     raw::silence(&socket).map_err(unsupported)?;
-    socket.set_mark(opening.mark.marks().tag())?;
+    socket.set_mark(opening.mark.marks.tag())?;
     filter(&socket, &only_broadcasts(opening.index))?;
     setsockopt(&socket, RcvBufForce, &limits::DHCP_RECEIVE_BUFFER)?;
     Ok((socket.try_clone()?.into(), Ear(socket)))
@@ -163,13 +149,13 @@ const NO_POLICIES: &str = "a raw socket is silenced by an IPsec policy, and this
                            the module xfrm_user at each start: modules-load.d(5); on NixOS \
                            boot.kernelModules)";
 
-fn listener(opening: &Opening, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+fn listener(opening: &Opening, address: SocketAddrV4) -> io::Result<OwnedFd> {
     let socket = confined(opening, Type::STREAM, Protocol::TCP)?;
     // A machine that reboots comes back from the same port: the last connection's TIME_WAIT must
     // keep neither us from binding nor it from connecting.
     socket.set_reuse_address(true)?;
     raw::no_time_wait(&socket)?;
-    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    socket.bind(&address.into())?;
     socket.listen(limits::TCP_BACKLOG)?;
     Ok(socket.into())
 }

@@ -6,13 +6,16 @@
 //! kernel refuses that for too long, the helper ends, and its table with it. Trusts that its caller
 //! has asked polkit.
 
-use std::{collections::HashMap, io, net::IpAddr, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, time::Duration};
 
 use portcullis_dbus::{
     DHCP_PORT, Error,
     keys::{backend, fact, reason},
 };
-use zbus::{OwnedVariant, names::OwnedUniqueName};
+use zbus::{
+    OwnedFd,
+    names::{OwnedUniqueName, UniqueName},
+};
 
 use crate::{
     caller::{Caller, Uid},
@@ -24,7 +27,6 @@ use crate::{
     lease::{Lease, Leases},
     limits,
     log::{self, About, Decision},
-    mark::LeaseMark,
     rate::Rates,
     request::{self, Request},
     sockdiag::{Found, Protocol},
@@ -51,16 +53,8 @@ pub struct State {
     stopping: bool,
 }
 
-/// What a granted request gives.
-#[derive(Debug)]
-pub struct Granted {
-    /// Id of the lease.
-    pub lease: u64,
-    /// The sockets, for the client alone.
-    pub sockets: Vec<(&'static str, OwnedFd)>,
-    /// Facts about the lease.
-    pub facts: Facts,
-}
+/// What a granted request gives: the id of the lease, its sockets, for the client alone, and facts.
+pub type Granted = (u64, HashMap<&'static str, OwnedFd>, Facts);
 
 /// A lease that is over, for the signal to its owner.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,7 +83,7 @@ impl State {
     ) -> Self {
         let last_used = kernel.boottime();
         Self {
-            leases: Leases::new(config.quotas),
+            leases: Leases::default(),
             config,
             rates: Rates::default(),
             kernel,
@@ -112,14 +106,6 @@ impl State {
         self.last_used = self.now();
     }
 
-    /// The request in a dictionary.
-    ///
-    /// # Errors
-    /// As [`Request::parse`].
-    pub fn parse(&self, options: &HashMap<String, OwnedVariant>) -> Result<Request, Error> {
-        Request::parse(options, self.config.max_seconds)
-    }
-
     /// Whether this request of this user could be granted now, polkit aside; and where. Asked
     /// before the dialog, so that nobody types a password in vain, and again after it.
     ///
@@ -127,14 +113,12 @@ impl State {
     /// The configuration, the quota, the interface, or the port that is in the way.
     pub fn admit(&mut self, request: &Request, uid: Uid) -> Result<Site, Error> {
         self.config.permit(request)?;
-        self.leases.check_quota(uid)?;
+        self.leases.check_quota(uid, &self.config)?;
         let site = self.site(request)?;
-        for (protocol, port) in request.ports() {
-            if let Some(uid) = self.leases.lessee((protocol, port), site.index) {
-                return Err(Error::AddressInUse(leased(protocol, port, uid)));
-            }
+        match request.ports().find_map(|port| self.leased(port, &site)) {
+            Some((_, sentence)) => Err(Error::AddressInUse(sentence)),
+            None => Ok(site),
         }
-        Ok(site)
     }
 
     /// The interface of a request, if it can be served on.
@@ -142,7 +126,7 @@ impl State {
     /// # Errors
     /// `NoSuchInterface`.
     pub fn site(&mut self, request: &Request) -> Result<Site, Error> {
-        let name = request.interface();
+        let name = &request.interface;
         let link = self.kernel.link(name).map_err(|error| {
             Error::NoSuchInterface(format!("the kernel did not say what {name} is: {error}"))
         })?;
@@ -159,6 +143,9 @@ impl State {
         site: &Site,
         caller: &Caller,
     ) -> Result<Granted, Error> {
+        if !self.leases.is_asking(caller) {
+            return Err(Error::NotAuthorized("the caller has left the bus".to_owned()));
+        }
         if self.stopping {
             return Err(Error::Busy("the helper is stopping: ask again".to_owned()));
         }
@@ -178,13 +165,13 @@ impl State {
         let living = living.map_err(|error| Error::FirewallFailed(not_listed(&error)))?;
         refuse_leftovers(&living, request, site)?;
         let asked = Opening {
-            mark: self.next_mark(&living)?,
+            mark: self.leases.next_mark(self.config.marks, &living)?,
             interface: site.name.clone(),
             index: site.index,
-            dhcp: request.dhcp(),
-            boot_server: request.boot_server(),
-            tftp: request.tftp(),
-            http: request.http(),
+            dhcp: request.dhcp,
+            boot_server: request.boot_server,
+            tftp: request.tftp,
+            http: request.http,
         };
         let (opening, bound) = self.bind(asked, site)?;
         let opened = self.now();
@@ -195,11 +182,12 @@ impl State {
         })?;
         let lease = Lease {
             owner: caller.clone(),
+            request: request.clone(),
             opening,
             address: site.address,
             backend,
             opened,
-            ends: opened.saturating_add(Duration::from_secs(request.max_seconds().into())),
+            ends: opened.saturating_add(Duration::from_secs(request.max_seconds.into())),
             chain_gone_since: None,
             placeholders: bound.placeholders,
             ear: bound.ear,
@@ -207,7 +195,8 @@ impl State {
         let facts = facts::of_lease(&lease);
         let (id, lease) = self.leases.insert(lease);
         log::decision(&Decision::Granted, caller, About::Lease(id, lease));
-        Ok(Granted { lease: id, sockets: bound.handed, facts })
+        let sockets = bound.handed.into_iter().map(|(key, socket)| (key, socket.into()));
+        Ok((id, sockets.collect(), facts))
     }
 
     /// Ends a lease: closes its opening and forgets it. `None` when it is not open.
@@ -216,15 +205,27 @@ impl State {
         self.touch();
         self.close(&lease.opening);
         let seconds = self.now().saturating_sub(lease.opened).as_secs();
-        log::decision(&Decision::Ended { reason, seconds }, &lease.owner, About::Lease(id, &lease));
+        log::decision(&Decision::Ended(reason, seconds), &lease.owner, About::Lease(id, &lease));
         Some(Ended { lease: id, owner: lease.owner.name, reason })
     }
 
     /// Ends every lease, as the helper stops. A request that is answered after that is refused.
     pub fn end_all(&mut self) -> Vec<Ended> {
         self.stopping = true;
-        let ids: Vec<u64> = self.leases.iter().map(|(id, _)| id).collect();
-        ids.into_iter().filter_map(|id| self.end(id, reason::HELPER_STOPPING)).collect()
+        self.end_where(|_| true, reason::HELPER_STOPPING)
+    }
+
+    /// Ends what belongs to a connection that has left the bus: its leases and its question. Nobody is
+    /// left to be told.
+    pub fn left(&mut self, name: &UniqueName<'_>) {
+        self.leases.end_question(name);
+        self.end_where(|lease| lease.owner.name == *name, reason::OWNER_LEFT);
+    }
+
+    fn end_where(&mut self, over: impl Fn(&Lease) -> bool, reason: &'static str) -> Vec<Ended> {
+        let ids = self.leases.open.iter().filter(|(_, lease)| over(lease)).map(|(id, _)| *id);
+        let ids: Vec<u64> = ids.collect();
+        ids.into_iter().filter_map(|id| self.end(id, reason)).collect()
     }
 
     /// Holds every lease against the world and ends those that no longer fit into it.
@@ -233,20 +234,20 @@ impl State {
     /// [`CannotClose`], when the helper has to leave.
     pub fn tick(&mut self) -> Result<Vec<Ended>, CannotClose> {
         self.tidy()?;
-        if self.leases.iter().next().is_none() {
+        if self.leases.open.is_empty() {
             return Ok(Vec::new());
         }
         let now = self.now();
         let living =
             self.kernel.tagged().inspect_err(|error| log::kernel("list sockets", error)).ok();
         let mut over = Vec::new();
-        for (id, lease) in self.leases.iter_mut() {
+        for (id, lease) in &mut self.leases.open {
             let link = self.kernel.link(&lease.opening.interface);
             let reason = upkeep::expired(lease, now)
                 .or_else(|| upkeep::interface_changed(lease, &link))
                 .or_else(|| upkeep::sockets_changed(lease, living.as_deref()))
                 .or_else(|| upkeep::firewall_changed(lease, now, self.firewall.as_mut()));
-            over.extend(reason.map(|reason| (id, reason)));
+            over.extend(reason.map(|reason| (*id, reason)));
         }
         Ok(over.into_iter().filter_map(|(id, reason)| self.end(id, reason)).collect())
     }
@@ -256,7 +257,7 @@ impl State {
     pub fn next_tick(&self) -> Duration {
         let now = self.now();
         let recent = |since: Duration| now.saturating_sub(since) < limits::FIREWALL_PATIENCE;
-        let reloading = self.leases.iter().any(|(_, lease)| lease.chain_gone_since.is_some());
+        let reloading = self.leases.open.values().any(|lease| lease.chain_gone_since.is_some());
         if reloading || self.untidy_since.is_some_and(recent) { limits::SOON } else { limits::TICK }
     }
 
@@ -273,18 +274,20 @@ impl State {
     /// What `Check` says about a request, apart from polkit's part. Changes nothing.
     pub fn facts(&mut self, request: &Request, uid: Uid) -> Facts {
         let mut problems = Vec::new();
-        let mut facts = Facts::new();
-        facts::put(&mut facts, fact::INTERFACE, request.interface().as_str().into());
+        let mut facts = facts::of_ports(request.ports(), request.dhcp);
+        facts.insert(fact::INTERFACE, request.interface.to_string().into());
         match self.site(request) {
             Ok(site) => {
-                facts::put(&mut facts, fact::INTERFACE_INDEX, site.index.into());
-                facts::put(&mut facts, fact::ADDRESS, site.address.to_string().into());
                 let taken = self.ports_taken(request, &site, &mut problems);
-                facts::put(&mut facts, fact::PORTS_TAKEN, taken.into());
+                facts.extend([
+                    (fact::INTERFACE_INDEX, site.index.into()),
+                    (fact::ADDRESS, site.address.to_string().into()),
+                    (fact::PORTS_TAKEN, taken.into()),
+                ]);
             }
             Err(error) => problems.push(error.message()),
         }
-        for allowed in [self.config.permit(request), self.leases.check_quota(uid)] {
+        for allowed in [self.config.permit(request), self.leases.check_quota(uid, &self.config)] {
             problems.extend(allowed.err().map(|error| error.message()));
         }
         let backend = match self.firewall.backend() {
@@ -294,13 +297,13 @@ impl State {
                 backend::UNSUPPORTED
             }
         };
-        facts::put(&mut facts, fact::BACKEND, backend.into());
         // That the firewall cannot be read is among the problems by now.
         let drops = self.firewall.other_drops().unwrap_or_default();
-        facts::put(&mut facts, fact::OTHER_DROPS, drops.into());
-        facts::put_ports(&mut facts, request.ports());
-        facts::put(&mut facts, fact::DHCP_MODE, facts::dhcp_mode(request.dhcp()).into());
-        facts::put(&mut facts, fact::PROBLEMS, problems.into());
+        facts.extend([
+            (fact::BACKEND, backend.into()),
+            (fact::OTHER_DROPS, drops.into()),
+            (fact::PROBLEMS, problems.into()),
+        ]);
         facts
     }
 
@@ -311,40 +314,50 @@ impl State {
         problems: &mut Vec<String>,
     ) -> Vec<(String, u16, u32)> {
         let mut taken = Vec::new();
-        for (protocol, port) in request.ports() {
-            let (uid, problem) = match self.leases.lessee((protocol, port), site.index) {
-                Some(uid) => (uid.get(), leased(protocol, port, uid)),
-                // Whether the other server's socket can be shared shows when it is tried.
-                None if request.dhcp() == Dhcp::Shared && port == DHCP_PORT => continue,
-                None => match self.holder(protocol, port, site) {
-                    Ok(None) => continue,
-                    Ok(Some(holder)) => (holder.uid, self.in_use(protocol, port, Some(holder))),
-                    Err(error) => {
-                        problems.push(not_listed(&error));
-                        continue;
-                    }
-                },
-            };
-            problems.push(problem);
-            taken.push((request::word(protocol).to_owned(), port, uid));
+        for port in request.ports() {
+            // Whether the other server's socket can be shared shows when it is tried.
+            let shared = request.dhcp == Dhcp::Shared && port.1 == DHCP_PORT;
+            let found = if shared { Ok(self.leased(port, site)) } else { self.taken(port, site) };
+            match found {
+                Ok(Some((uid, sentence))) => {
+                    problems.push(sentence);
+                    taken.push((request::word(port.0).to_owned(), port.1, uid));
+                }
+                Ok(None) => {}
+                Err(error) => problems.push(not_listed(&error)),
+            }
         }
         taken
     }
 
-    /// The socket that keeps us from binding a port: bound to the wildcard or to our address, and to
-    /// no other interface. One on 127.0.0.1 is not in the way.
-    fn holder(&mut self, protocol: Protocol, port: u16, site: &Site) -> io::Result<Option<Found>> {
-        let ours = |address: IpAddr| match address {
+    /// The user who has a port leased on an interface, and a sentence about that.
+    fn leased(&self, port: (Protocol, u16), site: &Site) -> Option<(u32, String)> {
+        let mut open = self.leases.open.values().filter(|lease| lease.opening.index == site.index);
+        let uid = open.find(|lease| lease.opening.ports().any(|own| own == port))?.owner.uid;
+        let (protocol, port) = (request::word(port.0), port.1);
+        let what = format!("is leased to uid {uid} (`portcullis status`)");
+        Some((uid.get(), format!("{protocol} port {port} of this interface {what}")))
+    }
+
+    /// Who keeps us from binding a port, and a sentence about that: a lease, or a socket that is bound to
+    /// the wildcard or to our address, and to no other interface. One on 127.0.0.1 is not in the way.
+    fn taken(&mut self, port: (Protocol, u16), site: &Site) -> io::Result<Option<(u32, String)>> {
+        let leased = self.leased(port, site);
+        if leased.is_some() {
+            return Ok(leased);
+        }
+        let ours = |address: IpAddr| match address.to_canonical() {
             // Ours is on the wildcard address, so any other is in the way.
-            _ if port == DHCP_PORT => true,
-            IpAddr::V4(address) => address.is_unspecified() || address == site.address,
-            IpAddr::V6(address) => {
-                address.is_unspecified() || address.to_ipv4_mapped() == Some(site.address)
-            }
+            _ if port.1 == DHCP_PORT => true,
+            address => address.is_unspecified() || address == site.address,
         };
-        let holders = self.kernel.holders(protocol, port)?;
-        Ok(holders.into_iter().find(|holder| {
+        let mut holders = self.kernel.holders(port.0, port.1)?.into_iter();
+        let holder = holders.find(|holder| {
             ours(holder.address) && (holder.ifindex == 0 || holder.ifindex == site.index)
+        });
+        Ok(holder.map(|holder| match self.config.marks.of_socket(holder.mark) {
+            Some(_) => (holder.uid, outlived(&holder)),
+            None => (holder.uid, in_use(port, &format!("a program of uid {}", holder.uid))),
         }))
     }
 
@@ -371,40 +384,13 @@ impl State {
             _ => "",
         };
         if is_taken(&error) || advice == NOT_PRIVILEGED {
-            let holder = self.holder(error.protocol, error.port, site).ok().flatten();
-            let mut text = self.in_use(error.protocol, error.port, holder);
-            text.push_str(advice);
-            return Error::AddressInUse(text);
+            let port = (error.protocol, error.port);
+            let taken = self.taken(port, site).ok().flatten();
+            let sentence =
+                taken.map_or_else(|| in_use(port, "another program"), |(_, sentence)| sentence);
+            return Error::AddressInUse(sentence + advice);
         }
         Error::FirewallFailed(format!("the kernel refused to open {error}"))
-    }
-
-    fn in_use(&self, protocol: Protocol, port: u16, holder: Option<Found>) -> String {
-        if let Some(ours) = holder
-            && self.config.marks.of_socket(ours.mark).is_some()
-        {
-            return outlived(&ours);
-        }
-        let holder = holder.map_or_else(
-            || "another program".to_owned(),
-            |holder| format!("a program of uid {}", holder.uid),
-        );
-        let protocol = request::word(protocol);
-        format!(
-            "{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)"
-        )
-    }
-
-    fn next_mark(&mut self, living: &[Found]) -> Result<LeaseMark, Error> {
-        let marks = self.config.marks;
-        let taken: Vec<_> = living.iter().filter_map(|one| marks.of_socket(one.mark)).collect();
-        self.leases.next_mark(marks, &taken).ok_or_else(|| {
-            Error::LimitsExceeded(
-                "every slot is taken by a lease, or by a process that still holds the sockets of \
-                 an ended one"
-                    .to_owned(),
-            )
-        })
     }
 
     fn close(&mut self, opening: &Opening) {
@@ -422,32 +408,20 @@ impl State {
         if self.untidy_since.is_none() {
             return Ok(());
         }
-        let now = self.now();
-        match self.firewall.sweep() {
-            Ok(_) => {
-                self.unclosed_since = None;
-                // Our table stands anyway while a lease is open; the end of that one tidies up.
-                if self.leases.iter().next().is_some() || !self.is_any_held() {
-                    self.untidy_since = None;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                log::firewall("tidy up", &error);
-                match self.unclosed_since {
-                    Some(since) if now.saturating_sub(since) >= limits::FIREWALL_PATIENCE => {
-                        Err(CannotClose)
-                    }
-                    _ => Ok(()),
-                }
-            }
+        if let Err(error) = self.firewall.sweep() {
+            log::firewall("tidy up", &error);
+            let since = |since| self.now().saturating_sub(since);
+            let tried = self.unclosed_since.map_or(Duration::ZERO, since);
+            return if tried < limits::FIREWALL_PATIENCE { Ok(()) } else { Err(CannotClose) };
         }
-    }
-
-    /// Whether some process holds a socket of ours; if the kernel does not say, yes.
-    fn is_any_held(&mut self) -> bool {
-        let living = self.kernel.tagged();
-        living.map_or(true, |living| living.iter().any(|socket| socket.held))
+        self.unclosed_since = None;
+        // Our table stands anyway while a lease is open; the end of that one tidies up. If the kernel does
+        // not say whether a socket of ours is held, one is.
+        let is_free = |living: Vec<Found>| living.iter().all(|socket| !socket.held);
+        if !self.leases.open.is_empty() || self.kernel.tagged().is_ok_and(is_free) {
+            self.untidy_since = None;
+        }
+        Ok(())
     }
 }
 
@@ -475,9 +449,9 @@ fn is_taken(error: &BindError) -> bool {
     error.source.kind() == io::ErrorKind::AddrInUse
 }
 
-fn leased(protocol: Protocol, port: u16, uid: Uid) -> String {
+fn in_use((protocol, port): (Protocol, u16), holder: &str) -> String {
     let protocol = request::word(protocol);
-    format!("{protocol} port {port} of this interface is leased to uid {uid} (`portcullis status`)")
+    format!("{protocol} port {port} is in use by {holder}: stop it (`ss -lnp` as root names it)")
 }
 
 fn outlived(socket: &Found) -> String {
@@ -501,12 +475,7 @@ fn not_listed(error: &io::Error) -> String {
 fn firewall_error(error: FirewallError) -> Error {
     match error {
         FirewallError::Unsupported(sentence) => Error::FirewallUnsupported(sentence),
-        FirewallError::Kernel { .. }
-        | FirewallError::Protocol { .. }
-        | FirewallError::Firewalld(_)
-        | FirewallError::AnotherHelper => {
-            Error::FirewallFailed(format!("the firewall was not changed: {error}"))
-        }
+        error => Error::FirewallFailed(format!("the firewall was not changed: {error}")),
     }
 }
 

@@ -115,6 +115,7 @@ const PROMISES: [Promise; 12] = [
                     "p1_a_caller_without_the_flag_for_a_dialog_gets_none",
                     "p1_a_slow_polkit_is_no_polkit_for_a_question_without_a_dialog",
                     "p1_a_caller_killed_during_the_dialog_gets_nothing",
+                    "p1_a_departure_that_is_seen_before_the_grant_leaves_nothing",
                 ],
             ),
             (

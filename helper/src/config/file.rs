@@ -10,10 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Table;
 
-use super::{Config, Glob, NamedChain, Ports};
-use crate::{limits, mark::Marks};
+use super::Config;
+use crate::limits;
 
 /// The configuration. Drop-ins: files with the ending `.toml` in the directory of this name with
 /// `.d`, in the order of their names.
@@ -45,23 +46,25 @@ pub fn check(file: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check_text(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    let mut config = Config::default();
-    parse(file, text)?.apply(&mut config);
-    Ok(config)
+    parse(file, text)
 }
 
 fn load_from(file: &Path) -> Result<Config, ConfigError> {
     let mut directory = file.as_os_str().to_owned();
     directory.push(".d");
-    let mut config = Config::default();
+    let mut whole = Table::new();
     for path in std::iter::once(file.to_owned()).chain(drop_ins(Path::new(&directory))?) {
         match read(&path) {
-            Ok(text) => parse(&path, &text)?.apply(&mut config),
+            Ok(text) => {
+                check_text(&path, &text)?;
+                whole.extend(parse::<Table>(&path, &text)?);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(unreadable(&path)(error)),
         }
     }
-    Ok(config)
+    // Each of its values was checked, with its line.
+    whole.try_into().map_err(|error: toml::de::Error| ConfigError(error.to_string()))
 }
 
 fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -100,43 +103,7 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> ConfigError {
     move |error| ConfigError(format!("{}: cannot be read: {error}", path.display()))
 }
 
-/// What one file says. The keys are documented for administrators in systemd/helper.toml.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Layer {
-    interfaces: Option<Vec<Glob>>,
-    http_ports: Option<Vec<Ports>>,
-    max_seconds: Option<Seconds>,
-    full_dhcp: Option<bool>,
-    raw_dhcp: Option<bool>,
-    leases: Option<Count<{ limits::LEASES_CEILING }>>,
-    leases_per_user: Option<Count<{ limits::LEASES_CEILING }>>,
-    questions_per_user: Option<Count<{ limits::QUESTIONS_CEILING }>>,
-    mark: Option<Tagging>,
-    firewall: Option<NamedChain>,
-}
-
-impl Layer {
-    fn apply(self, config: &mut Config) {
-        fn set<T>(here: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *here = value;
-            }
-        }
-        set(&mut config.interfaces, self.interfaces);
-        set(&mut config.http_ports, self.http_ports);
-        set(&mut config.max_seconds, self.max_seconds.map(|seconds| seconds.0));
-        set(&mut config.full_dhcp, self.full_dhcp);
-        set(&mut config.raw_dhcp, self.raw_dhcp);
-        set(&mut config.quotas.leases, self.leases.map(|count| count.0));
-        set(&mut config.quotas.leases_per_user, self.leases_per_user.map(|count| count.0));
-        set(&mut config.quotas.questions_per_user, self.questions_per_user.map(|count| count.0));
-        set(&mut config.marks, self.mark.map(|tagging| tagging.0));
-        set(&mut config.chain, self.firewall.map(Some));
-    }
-}
-
-fn parse(file: &Path, text: &str) -> Result<Layer, ConfigError> {
+fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| format!("{}:", line_of(text, span.start)));
         let (line, reason) = (line.unwrap_or_default(), error.message().replace('\n', ", "));
@@ -149,73 +116,21 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count().saturating_add(1)
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "u32")]
-struct Seconds(u32);
-
-impl TryFrom<u32> for Seconds {
-    type Error = String;
-
-    fn try_from(seconds: u32) -> Result<Self, Self::Error> {
-        let (least, most) = (limits::MAX_SECONDS_FLOOR, limits::MAX_SECONDS_CEILING);
-        if (least..=most).contains(&seconds) {
-            return Ok(Self(seconds));
-        }
-        Err(format!("a time is {least} to {most} seconds"))
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "usize")]
-struct Count<const MOST: usize>(usize);
-
-impl<const MOST: usize> TryFrom<usize> for Count<MOST> {
-    type Error = String;
-
-    fn try_from(count: usize) -> Result<Self, Self::Error> {
-        if (1..=MOST).contains(&count) {
-            return Ok(Self(count));
-        }
-        Err(format!("this number is 1 to {MOST}"))
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "TagAndMask")]
-struct Tagging(Marks);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TagAndMask {
-    tag: u32,
-    mask: u32,
-}
-
-impl TryFrom<TagAndMask> for Tagging {
-    type Error = &'static str;
-
-    fn try_from(TagAndMask { tag, mask }: TagAndMask) -> Result<Self, Self::Error> {
-        Marks::new(tag, mask).map(Self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{collections::BTreeSet, fs};
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
-        config::{Family, Quotas},
+        config::{Family, Ports},
         interface::InterfaceName,
+        mark::Marks,
     };
 
     fn read_text(text: &str) -> Result<Config, String> {
-        let mut config = Config::default();
-        let layer = parse(Path::new("helper.toml"), text).map_err(|error| error.to_string())?;
-        layer.apply(&mut config);
-        Ok(config)
+        check_text(Path::new("helper.toml"), text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -249,8 +164,7 @@ mod tests {
         assert_eq!(config.http_ports, [Ports(64172..=64172), Ports(8000..=8099)]);
         assert_eq!(config.max_seconds, 3600);
         assert!(config.full_dhcp);
-        let quotas = Quotas { leases: 10, leases_per_user: 2, questions_per_user: 3 };
-        assert_eq!(config.quotas, quotas);
+        assert_eq!((config.leases, config.leases_per_user, config.questions_per_user), (10, 2, 3));
         assert_eq!(config.marks, Marks::new(0x1230_0000, 0xfff0_0000).unwrap());
         let chain = config.chain.unwrap();
         assert_eq!(chain.family, Family::Ip);
@@ -313,23 +227,12 @@ mod tests {
             })
             .collect();
         let mut config = read_text(&uncommented.join("\n")).unwrap();
-        let layer = parse(Path::new(""), &uncommented.join("\n")).unwrap();
-        // Every key is there.
-        let Layer {
-            interfaces: Some(_),
-            http_ports: Some(_),
-            max_seconds: Some(_),
-            full_dhcp: Some(_),
-            raw_dhcp: Some(_),
-            leases: Some(_),
-            leases_per_user: Some(_),
-            questions_per_user: Some(_),
-            mark: Some(_),
-            firewall: Some(_),
-        } = layer
-        else {
-            panic!("a key is missing in the example: {layer:?}");
-        };
+        // Every key is there: those that are known stand in what is said of one that is not.
+        let shown = parse::<Table>(Path::new(""), &uncommented.join("\n")).unwrap();
+        let known = read_text("colour = 1").unwrap_err();
+        let known: BTreeSet<&str> = known.split('`').skip(3).step_by(2).collect();
+        assert!(known.len() == 10 && known.contains("leases-per-user"), "{known:?}");
+        assert_eq!(shown.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
         // And what it shows is the default, but for the chain, which has none.
         assert!(config.chain.take().is_some());
         assert_eq!(config, Config::default());
@@ -349,9 +252,9 @@ mod tests {
         fs::write(drop_ins.join("10-a.toml"), "leases = 2\nleases-per-user = 2").unwrap();
         fs::write(drop_ins.join("30-c.toml.bak"), "leases = 4").unwrap();
         fs::write(&file, "leases = 1\nleases-per-user = 1\nquestions-per-user = 2").unwrap();
-        let quotas = Quotas { leases: 3, leases_per_user: 2, questions_per_user: 2 };
-        assert_eq!(load_from(&file).unwrap().quotas, quotas);
-        assert_eq!(check(&file).unwrap().quotas.leases, 1);
+        let config = load_from(&file).unwrap();
+        assert_eq!((config.leases, config.leases_per_user, config.questions_per_user), (3, 2, 2));
+        assert_eq!(check(&file).unwrap().leases, 1);
 
         fs::write(drop_ins.join("40-d.toml"), "\nlease = 4").unwrap();
         let error = load_from(&file).unwrap_err().to_string();
@@ -406,8 +309,8 @@ mod tests {
             match read_text(&lines.join("\n")) {
                 Ok(config) => {
                     prop_assert!((10..=604_800).contains(&config.max_seconds));
-                    prop_assert!((1..=128).contains(&config.quotas.leases));
-                    prop_assert!((1..=8).contains(&config.quotas.questions_per_user));
+                    prop_assert!((1..=128).contains(&config.leases));
+                    prop_assert!((1..=8).contains(&config.questions_per_user));
                     prop_assert!(config.http_ports.iter().all(|ports| *ports.0.start() >= 1024));
                     prop_assert_ne!(config.marks.tag() & config.marks.mask(), 0);
                     prop_assert_eq!(config.marks.mask() & 0xff, 0);

@@ -8,30 +8,42 @@ mod file;
 use std::{fmt, ops::RangeInclusive};
 
 use portcullis_dbus::Error;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use file::{ConfigError, FILE, check, check_text, load};
 
 use crate::{firewall::Dhcp, interface::InterfaceName, limits, mark::Marks, request::Request};
 
-/// What a site allows, and how the helper fits into its firewall.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a site allows, and how the helper fits into its firewall. The keys are documented for
+/// administrators in systemd/helper.toml.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Interfaces that may be served on.
     pub interfaces: Vec<Glob>,
     /// TCP ports that may be opened for boot images.
     pub http_ports: Vec<Ports>,
     /// The longest lease, seconds.
+    #[serde(deserialize_with = "seconds")]
     pub max_seconds: u32,
     /// Whether full DHCP may be asked for at all.
     pub full_dhcp: bool,
     /// Whether a raw socket may be used beside a DHCP server that keeps UDP 67 to itself.
     pub raw_dhcp: bool,
-    /// How many of what.
-    pub quotas: Quotas,
+    /// Leases of all users together.
+    #[serde(deserialize_with = "count::<_, { limits::LEASES_CEILING }>")]
+    pub leases: usize,
+    /// Leases of one user.
+    #[serde(deserialize_with = "count::<_, { limits::LEASES_CEILING }>")]
+    pub leases_per_user: usize,
+    /// Questions of one user that wait for an answer, each from another connection.
+    #[serde(deserialize_with = "count::<_, { limits::QUESTIONS_CEILING }>")]
+    pub questions_per_user: usize,
     /// Tag and mask of our marks.
+    #[serde(rename = "mark", deserialize_with = "marks")]
     pub marks: Marks,
     /// The chain that openings go into, where the administrator names one.
+    #[serde(rename = "firewall")]
     pub chain: Option<NamedChain>,
 }
 
@@ -43,7 +55,9 @@ impl Default for Config {
             max_seconds: limits::MAX_SECONDS_CEILING,
             full_dhcp: false,
             raw_dhcp: false,
-            quotas: Quotas::default(),
+            leases: limits::LEASES,
+            leases_per_user: limits::LEASES_PER_USER,
+            questions_per_user: limits::QUESTIONS_PER_USER,
             marks: Marks::default(),
             chain: None,
         }
@@ -56,32 +70,26 @@ impl Config {
     /// # Errors
     /// `ForbiddenByPolicy`, with what is allowed instead.
     pub fn permit(&self, request: &Request) -> Result<(), Error> {
-        let interface = request.interface();
+        let interface = &request.interface;
         if !self.interfaces.iter().any(|glob| glob.matches(interface)) {
-            let allowed = list(&self.interfaces);
-            return forbidden(format!("serving on {interface}; interfaces = [{allowed}]"));
+            let allowed: Vec<_> = self.interfaces.iter().map(|glob| &glob.0).collect();
+            return forbidden(format!("serving on {interface}; interfaces = {allowed:?}"));
         }
-        if let Some(port) = request.http()
+        if let Some(port) = request.http
             && !self.http_ports.iter().any(|ports| ports.0.contains(&port))
         {
-            let allowed = list(&self.http_ports);
+            let allowed: Vec<_> = self.http_ports.iter().map(ToString::to_string).collect();
+            let allowed = allowed.join(", ");
             return forbidden(format!("TCP port {port}; http-ports = [{allowed}]"));
         }
-        if request.dhcp() == Dhcp::Full && !self.full_dhcp {
+        if request.dhcp == Dhcp::Full && !self.full_dhcp {
             return forbidden("handing out addresses; full-dhcp = false".to_owned());
         }
-        self.permit_seconds(request.max_seconds())
-    }
-
-    /// Whether a lease may last so long.
-    ///
-    /// # Errors
-    /// `ForbiddenByPolicy`.
-    pub fn permit_seconds(&self, seconds: u32) -> Result<(), Error> {
-        if seconds <= self.max_seconds {
-            return Ok(());
+        let (seconds, most) = (request.max_seconds, self.max_seconds);
+        if seconds > most {
+            return forbidden(format!("{seconds} seconds; max-seconds = {most}"));
         }
-        forbidden(format!("{seconds} seconds; max-seconds = {}", self.max_seconds))
+        Ok(())
     }
 }
 
@@ -91,29 +99,28 @@ fn forbidden(what: String) -> Result<(), Error> {
     )))
 }
 
-fn list(allowed: &[impl fmt::Display]) -> String {
-    allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let (least, most) = (limits::MAX_SECONDS_FLOOR, limits::MAX_SECONDS_CEILING);
+    let seconds = u32::deserialize(from)?;
+    let fits = (least..=most).contains(&seconds).then_some(seconds);
+    fits.ok_or_else(|| D::Error::custom(format!("a time is {least} to {most} seconds")))
 }
 
-/// How many leases and questions there may be at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quotas {
-    /// Leases of all users together.
-    pub leases: usize,
-    /// Leases of one user.
-    pub leases_per_user: usize,
-    /// Questions of one user that wait for an answer, each from another connection.
-    pub questions_per_user: usize,
+fn count<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<usize, D::Error> {
+    let count = usize::deserialize(from)?;
+    let fits = (1..=MOST).contains(&count).then_some(count);
+    fits.ok_or_else(|| D::Error::custom(format!("this number is 1 to {MOST}")))
 }
 
-impl Default for Quotas {
-    fn default() -> Self {
-        Self {
-            leases: limits::LEASES,
-            leases_per_user: limits::LEASES_PER_USER,
-            questions_per_user: limits::QUESTIONS_PER_USER,
-        }
+fn marks<'de, D: Deserializer<'de>>(from: D) -> Result<Marks, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct TagAndMask {
+        tag: u32,
+        mask: u32,
     }
+    let TagAndMask { tag, mask } = TagAndMask::deserialize(from)?;
+    Marks::new(tag, mask).map_err(D::Error::custom)
 }
 
 /// A pattern for names of interfaces: `*` stands for any characters, `?` for one.
@@ -141,12 +148,6 @@ impl Glob {
     #[must_use]
     pub fn matches(&self, name: &InterfaceName) -> bool {
         matches(self.0.as_bytes(), name.as_str().as_bytes())
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "\"{}\"", self.0)
     }
 }
 

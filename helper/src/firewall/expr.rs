@@ -1,14 +1,25 @@
-//! The few nf_tables expressions that our rules are made of.
+//! The few words of nf_tables that our rules are made of, and what the kernel calls them.
 //!
-//! Each function returns one condition or one statement as a sentence of expressions; a rule is
-//! their concatenation. A condition that does not hold, or cannot be asked of this packet, ends the
-//! rule. Everything goes through register 1. Numbers: include/uapi/linux/netfilter/nf_tables.h.
+//! A rule is a text of phrases, nearly as nft writes them: conditions, then a statement. It is made
+//! of our own words and of numbers (and the name of an interface, which has neither blank nor comma).
+//! A phrase that is not known becomes an expression that no kernel has: then the whole transaction is
+//! refused. A condition that does not hold, or cannot be asked of this packet, ends the rule.
+//!
+//! | phrase | nft |
+//! |---|---|
+//! | `FIELD VALUE`, `FIELD != VALUE`, `>=`, `<=`, `FIELD & MASK = VALUE` | the same, with the fields of [`Field::named`] |
+//! | `FIELD in SET`, `FIELD not-in SET`, `socket-mark . iif not-in SET` | `FIELD @SET`, `!= @SET` |
+//! | `iifname NAME` | the whole name |
+//! | `mark set & MASK ^ BITS`, `sport set PORT` | `meta mark set meta mark & MASK ^ BITS`, `udp sport set PORT` |
+//! | `notrack`, `reset`, `accept`, `drop`, `jump CHAIN` | the same; `reject with tcp reset` |
+//!
+//! Everything goes through register 1. Numbers: include/uapi/linux/netfilter/nf_tables.h.
 //!
 //! | expression | its attributes (`enum nft_*_attributes`) |
 //! |---|---|
-//! | meta | 1 register to load into, 2 key, 3 register to set it from |
-//! | payload | 1 register, 2 header, 3 offset, 4 length |
-//! | cmp | 1 register, 2 operator, 3 data |
+//! | meta | 1 register to load into, 2 key (`enum nft_meta_keys`), 3 register to set it from |
+//! | payload | 1 register, 2 header (1 network, 2 transport), 3 offset, 4 length |
+//! | cmp | 1 register, 2 operator (`enum nft_cmp_ops`), 3 data |
 //! | bitwise | 1 register read, 2 register written, 3 length, 4 mask, 5 xor |
 //! | lookup | 1 set, 2 register read, 3 register written (a map), 5 flags |
 //! | immediate | 1 register, 2 data |
@@ -19,14 +30,8 @@
 
 use crate::{
     attribute::{bytes, nested, number, text},
-    interface::InterfaceName,
     limits,
-    mark::Marks,
-    sockdiag::Protocol,
 };
-
-/// One expression, as an element of a rule's list.
-pub type Expr = Vec<u8>;
 
 /// `NFTA_LIST_ELEM`: each element of a list.
 pub const ELEMENT: u16 = 1;
@@ -50,208 +55,142 @@ const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
 
 /// `NFT_REG_1`
 const REGISTER: u32 = 1;
-/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`
-const NETWORK: u32 = 1;
-const TRANSPORT: u32 = 2;
-/// `enum nft_meta_keys`
 const META_MARK: u32 = 3;
 const META_IIF: u32 = 4;
-const META_OIF: u32 = 5;
-const META_IIFNAME: u32 = 6;
-const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
-/// `enum nft_cmp_ops`
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
 const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
-const AT_MOST: u32 = 3;
-const AT_LEAST: u32 = 5;
-const NFT_LOOKUP_F_INV: u32 = 1;
 
-/// `meta nfproto ipv4`
-pub fn ipv4() -> Vec<Expr> {
-    const NFPROTO_IPV4: u8 = 2;
-    meta_is(META_NFPROTO, &[NFPROTO_IPV4])
+/// One expression, as an element of a rule's list.
+type Expr = Vec<u8>;
+
+/// The expressions of a rule.
+pub fn rule(phrases: &str) -> Vec<Expr> {
+    let unknown = || vec![expression("portcullis", &[])];
+    phrases.split(", ").flat_map(|one| phrase(one).unwrap_or_else(unknown)).collect()
 }
 
-/// `meta l4proto udp|tcp`
-pub fn protocol(protocol: Protocol) -> Vec<Expr> {
-    meta_is(META_L4PROTO, &[protocol.number()])
+fn phrase(phrase: &str) -> Option<Vec<Expr>> {
+    let words: Vec<&str> = phrase.split(' ').collect();
+    Some(match *words.as_slice() {
+        ["accept"] => verdict(&[number(CODE, NF_ACCEPT)]),
+        ["drop"] => verdict(&[number(CODE, NF_DROP)]),
+        ["jump", chain] => verdict(&[number(CODE, NFT_JUMP), text(CHAIN, chain)]),
+        ["notrack"] => vec![expression("notrack", &[])],
+        ["reset"] => {
+            const NFT_REJECT_TCP_RST: u32 = 1;
+            vec![expression("reject", &[number(1, NFT_REJECT_TCP_RST)])]
+        }
+        ["mark", "set", "&", kept, "^", bits] => {
+            let field = Field::named("mark")?;
+            let set = expression("meta", &[number(2, META_MARK), number(3, REGISTER)]);
+            let changed = bitwise(&field.octets(kept)?, &field.octets(bits)?);
+            vec![field.load, changed, set]
+        }
+        ["sport", "set", port] => set_udp_sport(&Field::named("sport")?.octets(port)?),
+        ["iifname", name] => {
+            // Padded with NULs to IFNAMSIZ.
+            let mut whole = name.as_bytes().to_vec();
+            whole.resize(limits::INTERFACE_NAME.saturating_add(1), 0);
+            vec![Field::named("iifname")?.load, compare(EQUAL, &whole)]
+        }
+        ["socket-mark", ".", "iif", "not-in", set] => {
+            // `NFT_REG32_01`: what is in it is the second quarter of what is in register 1.
+            let iif = expression("meta", &[number(1, 9), number(2, META_IIF)]);
+            vec![Field::named("socket-mark")?.load, iif, lookup(set, false)]
+        }
+        [field, "in", set] => vec![Field::named(field)?.load, lookup(set, true)],
+        [field, "not-in", set] => vec![Field::named(field)?.load, lookup(set, false)],
+        [field, "&", mask, "=", value] => {
+            let field = Field::named(field)?;
+            let (mask, value) = (field.octets(mask)?, field.octets(value)?);
+            vec![field.load, bitwise(&mask, &vec![0; mask.len()]), compare(EQUAL, &value)]
+        }
+        [field, value] => Field::named(field)?.compared(EQUAL, value)?,
+        [field, "!=", value] => Field::named(field)?.compared(1, value)?,
+        [field, "<=", value] => Field::named(field)?.compared(3, value)?,
+        [field, ">=", value] => Field::named(field)?.compared(5, value)?,
+        _ => return None,
+    })
 }
 
-/// `iif INDEX`
-pub fn iif(index: u32) -> Vec<Expr> {
-    meta_is(META_IIF, &index.to_ne_bytes())
+/// What can be asked of a packet.
+struct Field {
+    /// Loads it into the register.
+    load: Expr,
+    size: usize,
+    network_order: bool,
 }
 
-/// `oif INDEX`
-pub fn oif(index: u32) -> Vec<Expr> {
-    meta_is(META_OIF, &index.to_ne_bytes())
-}
-
-/// `iifname "NAME"`, the whole name: padded with NULs to IFNAMSIZ.
-pub fn iifname(name: &InterfaceName) -> Vec<Expr> {
-    let mut bytes = name.as_str().as_bytes().to_vec();
-    bytes.resize(limits::INTERFACE_NAME.saturating_add(1), 0);
-    meta_is(META_IIFNAME, &bytes)
-}
-
-/// `th sport PORT`
-pub fn sport(port: u16) -> Vec<Expr> {
-    transport(0, EQUAL, &port.to_be_bytes())
-}
-
-/// `th sport != PORT`
-pub fn sport_is_not(port: u16) -> Vec<Expr> {
-    transport(0, NOT_EQUAL, &port.to_be_bytes())
-}
-
-/// `udp sport set PORT`, with the checksum (RFC 768: the last two octets of the header's eight).
-pub fn set_udp_sport(port: u16) -> Vec<Expr> {
-    const NFT_PAYLOAD_CSUM_INET: u32 = 1;
-    let port = port.to_be_bytes();
-    let place = [number(2, TRANSPORT), number(3, 0), number(4, length(&port))];
-    let checksum = [number(5, REGISTER), number(6, NFT_PAYLOAD_CSUM_INET), number(7, 6)];
-    vec![
-        expression("immediate", &[number(1, REGISTER), data(IMMEDIATE_DATA, &port)]),
-        expression("payload", &[place, checksum].concat()),
-    ]
-}
-
-/// `th dport PORT`
-pub fn dport(port: u16) -> Vec<Expr> {
-    transport(2, EQUAL, &port.to_be_bytes())
-}
-
-/// `th dport != PORT`
-pub fn dport_is_not(port: u16) -> Vec<Expr> {
-    transport(2, NOT_EQUAL, &port.to_be_bytes())
-}
-
-/// `udp length >= LEAST`, `udp length <= MOST`: header and payload, octets (RFC 768).
-pub fn udp_length(least: u16, most: u16) -> Vec<Expr> {
-    [transport(4, AT_LEAST, &least.to_be_bytes()), vec![compare(AT_MOST, &most.to_be_bytes())]]
-        .concat()
-}
-
-/// These octets at this offset of the transport header.
-pub fn transport_bytes(offset: u32, bytes: &[u8]) -> Vec<Expr> {
-    transport(offset, EQUAL, bytes)
-}
-
-/// TCP without SYN: nothing that begins a connection (RFC 9293 section 3.1, octet 13).
-pub fn not_syn() -> Vec<Expr> {
-    vec![load(TRANSPORT, 13, 1), mask(&[0x02], &[0]), compare(EQUAL, &[0])]
-}
-
-/// An IPv4 header without options that is no fragment and has none to follow (RFC 791 section 3.1:
-/// version 4, IHL 5; MF 0, offset 0).
-pub fn plain_ip_header() -> Vec<Expr> {
-    vec![
-        load(NETWORK, 0, 1),
-        compare(EQUAL, &[0x45]),
-        load(NETWORK, 6, 2),
-        mask(&[0x3f, 0xff], &[0, 0]),
-        compare(EQUAL, &[0, 0]),
-    ]
-}
-
-/// `ip daddr 255.255.255.255`
-pub fn to_everybody() -> Vec<Expr> {
-    vec![load(NETWORK, 16, 4), compare(EQUAL, &[255; 4])]
-}
-
-/// `fib saddr . oif type local`: the source is an address of the interface that it leaves by.
-pub fn source_is_our_own() -> Vec<Expr> {
-    const RESULT_ADDRTYPE: u32 = 3;
-    const SADDR_AND_OIF: u32 = 1 | (1 << 4);
-    const RTN_LOCAL: u32 = 2;
-    let fib = [number(1, REGISTER), number(2, RESULT_ADDRTYPE), number(3, SADDR_AND_OIF)];
-    vec![expression("fib", &fib), compare(EQUAL, &RTN_LOCAL.to_ne_bytes())]
-}
-
-/// `socket mark & MASK == TAG`. Sockets that are not whole (TIME_WAIT, a connection that is being
-/// opened) have no mark to the kernel, and the rule ends.
-pub fn socket_is_tagged(marks: Marks) -> Vec<Expr> {
-    [vec![socket_mark()], tagged(marks)].concat()
-}
-
-/// `socket mark MARK`
-pub fn socket_mark_is(mark: u32) -> Vec<Expr> {
-    vec![socket_mark(), compare(EQUAL, &mark.to_ne_bytes())]
-}
-
-/// `socket mark != MARK`
-pub fn socket_mark_is_not(mark: u32) -> Vec<Expr> {
-    vec![socket_mark(), compare(NOT_EQUAL, &mark.to_ne_bytes())]
-}
-
-/// `socket mark @SET`, or `socket mark != @SET`.
-pub fn socket_mark_in(set: &str, within: bool) -> Vec<Expr> {
-    let mut lookup = vec![text(1, set), number(2, REGISTER)];
-    if !within {
-        lookup.push(number(5, NFT_LOOKUP_F_INV));
+impl Field {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "mark" => Self::meta(META_MARK, 4),
+            "iif" => Self::meta(META_IIF, 4),
+            "oif" => Self::meta(5, 4),
+            "iifname" => Self::meta(6, 16),
+            "nfproto" => Self::meta(15, 1),
+            "protocol" => Self::meta(16, 1),
+            // NFT_SOCKET_MARK. Sockets that are not whole (TIME_WAIT, a connection that is being
+            // opened) have no mark to the kernel, and the rule ends.
+            "socket-mark" => Self::host("socket", &[(1, 1), (2, REGISTER)], 4),
+            // The type of the source address at the interface that it leaves by (`fib saddr . oif
+            // type`): NFT_FIB_RESULT_ADDRTYPE, of NFTA_FIB_F_SADDR and _OIF.
+            "source-type" => Self::host("fib", &[(1, REGISTER), (2, 3), (3, 1 | (1 << 4))], 4),
+            // RFC 791 section 3.1: version and length of the header; flags and offset; destination.
+            "ip-header" => Self::payload(NETWORK, 0, 1),
+            "ip-fragment" => Self::payload(NETWORK, 6, 2),
+            "daddr" => Self::payload(NETWORK, 16, 4),
+            // RFC 768, RFC 9293.
+            "sport" => Self::payload(TRANSPORT, 0, 2),
+            "dport" => Self::payload(TRANSPORT, 2, 2),
+            "udp-length" => Self::payload(TRANSPORT, 4, 2),
+            "tcp-flags" => Self::payload(TRANSPORT, 13, 1),
+            // RFC 951, behind the header of UDP; RFC 2132: the cookie, and option 53 as the first.
+            "bootp-op" => Self::payload(TRANSPORT, 8, 1),
+            "bootp-yiaddr" => Self::payload(TRANSPORT, 8 + 16, 4),
+            "bootp-options" => Self::payload(TRANSPORT, 8 + 236, 7),
+            _ => return None,
+        })
     }
-    vec![socket_mark(), expression("lookup", &lookup)]
-}
 
-/// `iif @SET`
-pub fn iif_in(set: &str) -> Vec<Expr> {
-    vec![meta(META_IIF), expression("lookup", &[text(1, set), number(2, REGISTER)])]
-}
+    fn host(name: &str, attributes: &[(u16, u32)], size: usize) -> Self {
+        let attributes: Vec<_> = attributes.iter().map(|(kind, one)| number(*kind, *one)).collect();
+        Self { load: expression(name, &attributes), size, network_order: false }
+    }
 
-/// `socket mark . iif != @SET`
-pub fn socket_mark_and_iif_not_in(set: &str) -> Vec<Expr> {
-    /// `NFT_REG32_01`: what is in it is the second quarter of what is in [`REGISTER`].
-    const SECOND: u32 = 9;
-    let iif = expression("meta", &[number(1, SECOND), number(2, META_IIF)]);
-    let lookup = [text(1, set), number(2, REGISTER), number(5, NFT_LOOKUP_F_INV)];
-    vec![socket_mark(), iif, expression("lookup", &lookup)]
-}
+    fn meta(key: u32, size: usize) -> Self {
+        Self::host("meta", &[(1, REGISTER), (2, key)], size)
+    }
 
-/// `meta mark & MASK == TAG`
-pub fn packet_is_tagged(marks: Marks) -> Vec<Expr> {
-    [vec![meta(META_MARK)], tagged(marks)].concat()
-}
+    fn payload(header: u32, offset: u32, size: u8) -> Self {
+        let place = [(1, REGISTER), (2, header), (3, offset), (4, size.into())];
+        Self { network_order: true, ..Self::host("payload", &place, size.into()) }
+    }
 
-/// `meta mark set meta mark & ~MASK | bits`
-pub fn set_tag_bits(marks: Marks, bits: u32) -> Vec<Expr> {
-    vec![
-        meta(META_MARK),
-        mask(&(!marks.mask()).to_ne_bytes(), &bits.to_ne_bytes()),
-        expression("meta", &[number(2, META_MARK), number(3, REGISTER)]),
-    ]
-}
+    fn compared(self, operator: u32, value: &str) -> Option<Vec<Expr>> {
+        let value = self.octets(value)?;
+        Some(vec![self.load, compare(operator, &value)])
+    }
 
-/// `notrack`
-pub fn notrack() -> Vec<Expr> {
-    vec![expression("notrack", &[])]
-}
-
-/// An expression that no kernel has.
-#[cfg(test)]
-pub fn unknown() -> Vec<Expr> {
-    vec![expression("portcullis", &[])]
-}
-
-/// `reject with tcp reset`
-pub fn reset() -> Vec<Expr> {
-    const NFT_REJECT_TCP_RST: u32 = 1;
-    vec![expression("reject", &[number(1, NFT_REJECT_TCP_RST)])]
-}
-
-/// `accept`
-pub fn accept() -> Vec<Expr> {
-    verdict(&[number(CODE, NF_ACCEPT)])
-}
-
-/// `drop`
-pub fn drop() -> Vec<Expr> {
-    verdict(&[number(CODE, NF_DROP)])
-}
-
-/// `jump CHAIN`
-pub fn jump(chain: &str) -> Vec<Expr> {
-    verdict(&[number(CODE, NFT_JUMP), text(CHAIN, chain)])
+    /// A value of it: a name, or a number in decimal or hexadecimal digits.
+    fn octets(&self, value: &str) -> Option<Vec<u8>> {
+        let value = match (value, value.strip_prefix("0x")) {
+            // NFPROTO_IPV4, RTN_LOCAL
+            ("ipv4" | "local", _) => 2,
+            ("udp", _) => 17,
+            ("tcp", _) => 6,
+            (_, Some(digits)) => u64::from_str_radix(digits, 16).ok()?,
+            (digits, None) => digits.parse().ok()?,
+        };
+        let octets = value.to_le_bytes();
+        let (octets, rest) = octets.split_at_checked(self.size)?;
+        let mut octets = rest.iter().all(|octet| *octet == 0).then(|| octets.to_vec())?;
+        if self.network_order || cfg!(target_endian = "big") {
+            octets.reverse();
+        }
+        Some(octets)
+    }
 }
 
 fn verdict(attributes: &[Vec<u8>]) -> Vec<Expr> {
@@ -260,46 +199,34 @@ fn verdict(attributes: &[Vec<u8>]) -> Vec<Expr> {
     vec![expression("immediate", &[number(1, NFT_REG_VERDICT), data])]
 }
 
-fn meta(key: u32) -> Expr {
-    expression("meta", &[number(1, REGISTER), number(2, key)])
-}
-
-fn meta_is(key: u32, value: &[u8]) -> Vec<Expr> {
-    vec![meta(key), compare(EQUAL, value)]
-}
-
-fn load(base: u32, offset: u32, length: u32) -> Expr {
-    let place = [number(1, REGISTER), number(2, base), number(3, offset), number(4, length)];
-    expression("payload", &place)
-}
-
-fn transport(offset: u32, operator: u32, value: &[u8]) -> Vec<Expr> {
-    vec![load(TRANSPORT, offset, length(value)), compare(operator, value)]
+/// With the checksum (RFC 768: the last two octets of the header's eight).
+fn set_udp_sport(port: &[u8]) -> Vec<Expr> {
+    const NFT_PAYLOAD_CSUM_INET: u32 = 1;
+    let place = [number(2, TRANSPORT), number(3, 0), number(4, 2)];
+    let checksum = [number(5, REGISTER), number(6, NFT_PAYLOAD_CSUM_INET), number(7, 6)];
+    vec![
+        expression("immediate", &[number(1, REGISTER), data(IMMEDIATE_DATA, port)]),
+        expression("payload", &[place, checksum].concat()),
+    ]
 }
 
 fn compare(operator: u32, value: &[u8]) -> Expr {
     expression("cmp", &[number(1, REGISTER), number(2, operator), data(3, value)])
 }
 
+fn lookup(set: &str, within: bool) -> Expr {
+    const NFT_LOOKUP_F_INV: u32 = 1;
+    let mut attributes = vec![text(1, set), number(2, REGISTER)];
+    attributes.extend((!within).then(|| number(5, NFT_LOOKUP_F_INV)));
+    expression("lookup", &attributes)
+}
+
 /// Register = register & mask ^ xor.
-fn mask(mask: &[u8], xor: &[u8]) -> Expr {
-    let registers = [number(1, REGISTER), number(2, REGISTER), number(3, length(mask))].concat();
+fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
+    // A few octets; a number that cannot be stated would be refused by the kernel.
+    let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+    let registers = [number(1, REGISTER), number(2, REGISTER), number(3, length)].concat();
     expression("bitwise", &[registers, data(4, mask), data(5, xor)])
-}
-
-fn tagged(marks: Marks) -> Vec<Expr> {
-    let tag = compare(EQUAL, &marks.tag().to_ne_bytes());
-    vec![mask(&marks.mask().to_ne_bytes(), &[0; 4]), tag]
-}
-
-fn socket_mark() -> Expr {
-    const NFT_SOCKET_MARK: u32 = 1;
-    expression("socket", &[number(1, NFT_SOCKET_MARK), number(2, REGISTER)])
-}
-
-/// A value is a few octets; one that no length can state would be refused by the kernel.
-fn length(value: &[u8]) -> u32 {
-    u32::try_from(value.len()).unwrap_or(u32::MAX)
 }
 
 /// A value as it is (`NFTA_DATA_VALUE`).
@@ -309,4 +236,48 @@ pub fn data(kind: u16, value: &[u8]) -> Vec<u8> {
 
 fn expression(name: &str, attributes: &[Vec<u8>]) -> Expr {
     nested(ELEMENT, &[text(NAME, name), nested(DATA, attributes)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_phrase_has_the_kernels_form() {
+        let expected = [
+            // NFTA_LIST_ELEM; NFTA_EXPR_NAME; NFTA_EXPR_DATA: header, offset, length behind the register.
+            b"\x34\0\x01\x80\x0c\0\x01\0payload\0\x24\0\x02\x80\x08\0\x01\0\0\0\0\x01".as_slice(),
+            b"\x08\0\x02\0\0\0\0\x02\x08\0\x03\0\0\0\0\x02\x08\0\x04\0\0\0\0\x02",
+            // The value, in network order.
+            b"\x2c\0\x01\x80\x08\0\x01\0cmp\0\x20\0\x02\x80\x08\0\x01\0\0\0\0\x01",
+            b"\x08\0\x02\0\0\0\0\x01\x0c\0\x03\x80\x06\0\x01\0\0\x43\0\0",
+        ];
+        assert_eq!(rule("dport != 67").concat(), expected.concat());
+        // In the host's.
+        assert!(rule("iif 67").concat().ends_with(b"\x43\0\0\0"));
+    }
+
+    #[test]
+    fn what_is_no_phrase_is_refused_by_every_kernel() {
+        let unknown = rule("portcullis");
+        assert_eq!(unknown, [expression("portcullis", &[])]);
+        for phrase in [
+            "",
+            "dport",
+            "dport  67",
+            "dport 65536",
+            "dport -1",
+            "dport 0x",
+            "port 67",
+            "iif in",
+            "jump",
+            "accept drop",
+            "mark set & 0x1ffffffff ^ 0",
+            "iifname != eth0",
+        ] {
+            assert_eq!(rule(phrase), unknown, "{phrase:?}");
+        }
+        assert_eq!(rule("accept, dport x"), [rule("accept"), unknown].concat());
+    }
 }

@@ -88,10 +88,7 @@ impl Admission {
     pub fn withdraw(self) -> Result<(), FirewallError> {
         converse("close the ports", async |bus| {
             for rule in &self.rules {
-                match remove(bus, &self.zone, rule).await {
-                    Ok(()) | Err(zbus::Error::MethodError(..)) => {}
-                    failed => return failed,
-                }
+                remove(bus, &self.zone, rule).await?;
             }
             Ok(())
         })
@@ -101,7 +98,7 @@ impl Admission {
 /// The priority tells the lease and the turn: no two rules are the same one. A priority above 0
 /// counts after what the zone denies.
 fn rule(opening: &Opening, second_turn: bool, (protocol, port): (Protocol, u16)) -> String {
-    let slot = u16::from(opening.mark.slot().get());
+    let slot = u16::from(opening.mark.slot.get());
     let priority = slot.saturating_mul(2).saturating_add(second_turn.into());
     let protocol = request::word(protocol);
     format!(
@@ -109,8 +106,12 @@ fn rule(opening: &Opening, second_turn: bool, (protocol, port): (Protocol, u16))
     )
 }
 
+/// What is not there counts as removed.
 async fn remove(bus: &Connection, zone: &str, rule: &str) -> zbus::Result<()> {
-    call::<String>(bus, "removeRichRule", &(zone, rule)).await.map(drop)
+    match call::<String>(bus, "removeRichRule", &(zone, rule)).await {
+        Ok(_) | Err(zbus::Error::MethodError(..)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn call<T>(

@@ -8,9 +8,9 @@
 use std::{fs, io, path::PathBuf};
 
 use super::{
-    Backend, FirewallError, Opening,
+    Backend, Opening,
     expr::{self, NF_ACCEPT, NF_DROP},
-    nft::{self, At, Change, Family, Path, Place},
+    nft::{self, AT_HEAD, Change, Family, INPUT, OUTPUT, Path},
     table,
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     config::{self, NamedChain},
     limits,
     mark::LeaseMark,
+    request::word,
 };
 
 /// The chain of NixOS' nftables firewall that openings belong into, and the base chain before it.
@@ -32,8 +33,8 @@ pub const NIXOS_IPTABLES: Path<'_> = path(Family::IPV4, "filter", "nixos-fw");
 /// The base chain of firewalld, with its nftables back end.
 pub const FIREWALLD: Path<'_> = path(Family::INET, "firewalld", "filter_INPUT");
 
-const fn path<'a>(family: Family, table: &'a str, chain: &'a str) -> Path<'a> {
-    Path { family, table, chain }
+const fn path<'a>(family: Family, table: &'a str, name: &'a str) -> Path<'a> {
+    Path { family, table, name }
 }
 
 /// The chain that the configuration names. Its names live as long as the process, as those of
@@ -59,7 +60,7 @@ pub struct Chain {
     /// Its handle: another one after it was deleted and made again in the same table.
     pub handle: u64,
     /// The hook that it is a base chain at, if IPv4 passes there.
-    pub hook: Option<At>,
+    pub hook: Option<u32>,
     /// Whether its policy is to drop.
     pub drops: bool,
 }
@@ -67,7 +68,7 @@ pub struct Chain {
 impl Chain {
     /// From the kernel's attributes.
     pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
-        let hook = attributes.nested(4)?.number(1)?.map(At);
+        let hook = attributes.nested(4)?.number(1)?;
         Ok(Self {
             family,
             table: attributes.text(1),
@@ -85,17 +86,12 @@ impl Chain {
 
     /// Whether it is a base chain at hook input.
     pub fn is_input(&self) -> bool {
-        self.hook == Some(At::INPUT)
+        self.hook == Some(INPUT)
     }
 
     /// Whether it is in our own table.
     fn is_ours(&self) -> bool {
         self.family == table::FAMILY && self.table == table::NAME
-    }
-
-    /// Whether what it does not name is dropped.
-    pub fn is_closed(&self) -> bool {
-        self.hook.is_some() && self.drops && !self.is_ours()
     }
 
     /// Whether it is in the table of this place.
@@ -107,6 +103,10 @@ impl Chain {
 /// A rule as the kernel lists it, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
+    /// Family of its table.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
     /// Its chain.
     pub chain: String,
     /// Its handle, good for this listing only.
@@ -121,8 +121,10 @@ pub struct Rule {
 
 impl Rule {
     /// From the kernel's attributes.
-    pub fn read(attributes: &Attributes<'_>) -> io::Result<Self> {
+    pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
         let mut rule = Self {
+            family,
+            table: attributes.text(1),
             chain: attributes.text(2),
             handle: attributes.array(3)?.map_or(0, u64::from_be_bytes),
             lease: lease_in_userdata(attributes.get(7).unwrap_or_default()),
@@ -202,19 +204,20 @@ pub fn decisive(chain: &Chain, named: Option<Path<'_>>) -> bool {
 }
 
 /// Which firewall this is: the back end, and the chain that our rules go into. A named chain is the
-/// administrator's word, and counts alone.
+/// administrator's word, and counts alone. `legacy`: [`has_legacy_filter`].
 ///
 /// # Errors
-/// `Unsupported`, with what was found.
+/// Why it cannot be opened, with what was found.
 pub fn judge(
     listing: &[(Chain, Vec<Rule>)],
     named: Option<Path<'static>>,
-) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
-    let unsupported = |text: &str| Err(FirewallError::Unsupported(text.to_owned()));
+    legacy: bool,
+) -> Result<(Backend, Option<Path<'static>>), String> {
+    let unsupported = |text: &str| Err(text.to_owned());
     if let Some(path) = named {
         return match is_reached(listing, path) {
             true => Ok((Backend::NamedChain, Some(path))),
-            false => unsupported(&format!(
+            false => Err(format!(
                 "no input chain leads to {}, which [firewall] in {} names: it is not there, or no \
                  rule jumps to it (jumps in a verdict map do not count)",
                 place(path),
@@ -238,8 +241,13 @@ pub fn judge(
         (true, false) => Ok((Backend::NixosNftables, Some(NIXOS_NFTABLES))),
         (false, true) => Ok((Backend::NixosIptables, Some(NIXOS_IPTABLES))),
         (false, false) => match listing.iter().find_map(obstacle) {
-            Some(text) => unsupported(&text),
+            Some(text) => Err(text),
             None if is(FIREWALLD, Chain::is_input) => Ok((Backend::Firewalld, Some(FIREWALLD))),
+            None if legacy => unsupported(
+                "legacy iptables (iptables-legacy) filters on this host, and this version cannot \
+                 open that: use its nf_tables variant, or name the chain that decides under \
+                 [firewall] in the configuration",
+            ),
             None => Ok((Backend::None, None)),
         },
     }
@@ -261,12 +269,12 @@ fn is_reached(listing: &[(Chain, Vec<Rule>)], path: Path<'_>) -> bool {
         }
         seen = seen.saturating_add(1);
     }
-    reached.contains(&path.chain)
+    reached.contains(&path.name)
 }
 
 fn place(path: Path<'_>) -> String {
     let family = if path.family == Family::INET { "inet" } else { "ip" };
-    format!("table {family} {}, chain {}", path.table, path.chain)
+    format!("table {family} {}, chain {}", path.table, path.name)
 }
 
 /// Why this chain may refuse packets, in words.
@@ -296,12 +304,13 @@ fn obstacle((chain, rules): &(Chain, Vec<Rule>)) -> Option<String> {
     ))
 }
 
-/// Of chains that are closed, those that an opening does not open, in words: what they do not name is
+/// Of base chains that drop what they do not name, those that an opening does not open, in words: it is
 /// dropped there all the same. `opened`: the chain that our rules go into. Without one, an input chain is
 /// an obstacle already, of which `judge` tells.
-pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
-    let told = closed.iter().filter(|chain| match opened {
-        Some(path) => !chain.is_beside(path) || chain.hook == Some(At::OUTPUT),
+pub fn other_drops(chains: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
+    let closed = chains.iter().filter(|chain| chain.hook.is_some() && chain.drops);
+    let told = closed.filter(|chain| !chain.is_ours()).filter(|chain| match opened {
+        Some(path) => !chain.is_beside(path) || chain.hook == Some(OUTPUT),
         None => !chain.is_input(),
     });
     told.take(limits::DROPS).map(|chain| place(chain.path())).collect()
@@ -311,35 +320,30 @@ pub fn other_drops(closed: &[Chain], opened: Option<Path<'_>>) -> Vec<String> {
 /// iptables and nft print, compare and save exactly: no sets, no conntrack state.
 pub fn head_rules(opening: &Opening, path: Path<'_>) -> Vec<Change> {
     let comment = table::comment(opening.mark);
+    let (interface, marks) = (&opening.interface, opening.mark.marks);
+    let (tag, mask) = (marks.tag(), marks.mask());
+    let family = if path.family == Family::INET { "nfproto ipv4, " } else { "" };
     let rule = |(protocol, port)| {
-        let inet = path.family == Family::INET;
-        let list = [
-            if inet { expr::ipv4() } else { Vec::new() },
-            expr::iifname(&opening.interface),
-            expr::protocol(protocol),
-            expr::dport(port),
-            expr::packet_is_tagged(opening.mark.marks()),
-            expr::accept(),
-        ];
-        nft::add_rule(path, Place::Head, Some(&comment), &list.concat())
+        let wanted = format!("iifname {interface}, protocol {}, dport {port}", word(protocol));
+        let phrases = format!("{family}{wanted}, mark & {mask} = {tag}, accept");
+        nft::add_rule(path, AT_HEAD, Some(&comment), &phrases)
     };
     opening.ports().map(rule).collect()
 }
 
-/// Deletes those rules of a chain or table that carry the comment of a lease that `ended` names.
-pub fn delete_rules(
-    family: Family,
-    table: &str,
-    rules: &[Rule],
+/// Deletes those rules that carry the comment of a lease that `ended` names.
+pub fn delete_rules<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
     ended: impl Fn(u8) -> bool,
 ) -> Vec<Change> {
-    let ours = rules.iter().filter(|rule| rule.lease.is_some_and(&ended));
-    ours.map(|rule| nft::delete_rule(path(family, table, &rule.chain), rule.handle)).collect()
+    let ours = rules.into_iter().filter(|rule| rule.lease.is_some_and(&ended));
+    let place = |rule: &'a Rule| path(rule.family, &rule.table, &rule.chain);
+    ours.map(|rule| nft::delete_rule(place(rule), rule.handle)).collect()
 }
 
 /// How many rules carry a lease's comment.
 pub fn count(rules: &[Rule], mark: LeaseMark) -> usize {
-    let slot = Some(mark.slot().get());
+    let slot = Some(mark.slot.get());
     rules.iter().filter(|rule| rule.lease == slot).count()
 }
 
@@ -350,6 +354,7 @@ mod tests {
     use super::*;
     use crate::{
         attribute::{bytes, nested, number, text},
+        firewall::nft::PREROUTING,
         mark::Marks,
     };
 
@@ -359,9 +364,9 @@ mod tests {
         Chain {
             family: path.family,
             table: path.table.to_owned(),
-            name: path.chain.to_owned(),
+            name: path.name.to_owned(),
             handle: 1,
-            hook: input.then_some(At::INPUT),
+            hook: input.then_some(INPUT),
             drops,
         }
     }
@@ -369,7 +374,7 @@ mod tests {
     /// A rule of one expression, from the bytes that the kernel lists.
     fn rule(name: &str, data: &[Vec<u8>]) -> Rule {
         let expression = nested(1, &[text(1, name), nested(2, data)]);
-        Rule::read(&Attributes::read(&nested(4, &[expression])).unwrap()).unwrap()
+        Rule::read(Family::INET, &Attributes::read(&nested(4, &[expression])).unwrap()).unwrap()
     }
 
     fn verdict(code: i32) -> Rule {
@@ -440,9 +445,9 @@ mod tests {
                 (chain(NIXOS_IPTABLES, false, false), vec![]),
             ]
         };
-        let found = judge(&listing(vec![jump]), None).unwrap();
+        let found = judge(&listing(vec![jump]), None, false).unwrap();
         assert_eq!(found, (Backend::NixosIptables, Some(NIXOS_IPTABLES)));
-        let stopped = judge(&listing(vec![]), None).unwrap();
+        let stopped = judge(&listing(vec![]), None, false).unwrap();
         assert_eq!(stopped, (Backend::None, None));
     }
 
@@ -450,10 +455,10 @@ mod tests {
     fn an_nftables_firewall_counts_only_with_its_base_chain() {
         let allow = (chain(NIXOS_NFTABLES, false, false), vec![]);
         let base = (chain(NIXOS_NFTABLES_BASE, true, true), vec![]);
-        let found = judge(&[base.clone(), allow.clone()], None).unwrap();
+        let found = judge(&[base.clone(), allow.clone()], None, false).unwrap();
         assert_eq!(found, (Backend::NixosNftables, Some(NIXOS_NFTABLES)));
-        assert_eq!(judge(&[allow], None).unwrap(), (Backend::None, None));
-        let Err(FirewallError::Unsupported(text)) = judge(&[base], None) else {
+        assert_eq!(judge(&[allow], None, false).unwrap(), (Backend::None, None));
+        let Err(text) = judge(&[base], None, false) else {
             panic!("a base chain that drops was taken for none");
         };
         assert!(text.contains("inet nixos-fw, chain input drops by policy"), "{text}");
@@ -473,7 +478,7 @@ mod tests {
                 (chain(path(Family::INET, "filter", "before"), true, true), to("user")),
             ]
         };
-        let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)));
+        let judged = |rules, name| judge(&listing(rules), Some(in_filter(name)), false);
         let through = || [to("before"), to("user"), to("before")];
         for name in ["INPUT", "before", "user"] {
             let found = judged(through(), name).unwrap();
@@ -484,7 +489,7 @@ mod tests {
             ([to("before"), vec![], vec![]], "user"),
             ([vec![], to("user"), vec![]], "user"),
         ] {
-            let Err(FirewallError::Unsupported(text)) = judged(rules, name) else {
+            let Err(text) = judged(rules, name) else {
                 panic!("{name} is not reached");
             };
             assert!(text.contains(&format!("table ip filter, chain {name}, which [firewall]")));
@@ -494,7 +499,7 @@ mod tests {
             (chain(NIXOS_NFTABLES, false, false), vec![]),
             (chain(NIXOS_NFTABLES_BASE, true, true), vec![]),
         ];
-        assert!(judge(&nixos, Some(in_filter("INPUT"))).is_err());
+        assert!(judge(&nixos, Some(in_filter("INPUT")), false).is_err());
     }
 
     #[test]
@@ -504,13 +509,12 @@ mod tests {
             Chain { hook: Some(hook), ..chain }
         };
         let closed = [
-            at(Family::INET, "nixos-fw", "input", At::INPUT),
-            at(Family::INET, "nixos-fw", "rpfilter", At::PREROUTING),
-            at(Family::INET, "nixos-fw", "output", At::OUTPUT),
-            at(Family::INET, "vpn", "output", At::OUTPUT),
-            at(Family::IPV4, "filter", "INPUT", At::INPUT),
+            at(Family::INET, "nixos-fw", "input", INPUT),
+            at(Family::INET, "nixos-fw", "rpfilter", PREROUTING),
+            at(Family::INET, "nixos-fw", "output", OUTPUT),
+            at(Family::INET, "vpn", "output", OUTPUT),
+            at(Family::IPV4, "filter", "INPUT", INPUT),
         ];
-        assert!(closed.iter().all(Chain::is_closed));
         assert_eq!(
             other_drops(&closed, Some(NIXOS_NFTABLES)),
             [
@@ -521,16 +525,22 @@ mod tests {
         );
         // Without a chain to open, those at input are the obstacle that is told of.
         assert_eq!(other_drops(&closed, None).len(), 3);
-        assert!(!at(table::FAMILY, table::NAME, "guard", At::OUTPUT).is_closed());
-        let many = vec![at(Family::INET, "vpn", "output", At::OUTPUT); 100];
+        let ours = at(table::FAMILY, table::NAME, "guard", OUTPUT);
+        let open = Chain { drops: false, ..at(Family::INET, "vpn", "output", OUTPUT) };
+        let elsewhere = chain(path(Family::INET, "vpn", "rules"), false, true);
+        assert!(other_drops(&[ours, open, elsewhere], None).is_empty());
+        let many = vec![at(Family::INET, "vpn", "output", OUTPUT); 100];
         assert_eq!(other_drops(&many, None).len(), limits::DROPS);
     }
 
     #[test]
     fn only_rules_of_ended_leases_are_deleted_each_in_its_chain() {
-        let of = |handle, lease| Rule { chain: "c".to_owned(), handle, lease, ..Rule::default() };
+        let of = |handle, lease| {
+            let (table, chain) = ("t".to_owned(), "c".to_owned());
+            Rule { family: Family::INET, table, chain, handle, lease, ..Rule::default() }
+        };
         let rules = [of(4, None), of(5, Some(1)), of(6, Some(2))];
-        let changes = delete_rules(Family::INET, "t", &rules, |slot| slot == 2);
+        let changes = delete_rules(&rules, |slot| slot == 2);
         assert_eq!(changes, [nft::delete_rule(path(Family::INET, "t", "c"), 6)]);
         assert_eq!(count(&rules, Marks::default().lease(NonZeroU8::MIN)), 1);
     }

@@ -11,7 +11,7 @@ use super::{
     Backend, Dhcp, Firewall, FirewallError, Opening, Standing,
     firewalld::Admission,
     host::{self, Chain, Rule},
-    nft::{self, Change, Path, Ruleset, Table},
+    nft::{self, Change, Family, Path, Ruleset, Table},
     table,
 };
 use crate::{
@@ -27,80 +27,60 @@ pub struct Nftables {
     marks: Marks,
     named: Option<Path<'static>>,
     legacy: bool,
-    open: BTreeMap<LeaseMark, Option<Found>>,
-    admissions: BTreeMap<LeaseMark, Admission>,
+    open: BTreeMap<LeaseMark, Open>,
+}
+
+/// What stands outside of our table for an open lease.
+struct Open {
+    /// The chain that its rules were put into; none where there was no firewall.
+    found: Option<Found>,
+    /// What firewalld was asked for.
+    admission: Option<Admission>,
     /// When broadcasts were last let in for a raw socket.
-    heard: BTreeMap<LeaseMark, Instant>,
+    heard: Instant,
 }
 
-/// Which very chain the head rules of a lease were put into: its table and itself by their
-/// handles, which are never used again. A reload makes others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    path: Path<'static>,
-    table: u64,
-    chain: u64,
-}
-
-/// The chain as it was when it was last found whole, or the head rules of a lease were put into it.
-#[derive(Clone, Copy, Debug)]
+/// A chain as it was when it was last found whole, or the rules of a lease were put into it.
+#[derive(Clone, Copy)]
 struct Found {
-    identity: Identity,
+    path: Path<'static>,
+    /// Which very chain it is: the handles of its table and its own, which are never used again. A
+    /// reload makes others.
+    handles: (u64, u64),
     /// The highest handle of the host's own rules: those that came later have higher ones. Rules of
     /// leases come and go as users like, and say nothing about the host's firewall.
     newest: u64,
 }
 
-/// Who holds the table `inet portcullis`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
-    Nobody,
-    /// A table without owner: restored from a listing, of no use to anybody.
-    Leftover,
-    Ourselves,
-    AnotherHelper,
+impl Found {
+    fn is_same(now: Option<Self>, before: Option<Self>) -> bool {
+        now.map(|one| (one.path, one.handles)) == before.map(|one| (one.path, one.handles))
+    }
 }
 
 /// What was found in one reading of the ruleset.
 struct Survey {
-    tables: Vec<Table>,
-    holder: Holder,
+    /// The socket that owns our table, if that is there and has an owner: one that was restored from
+    /// a listing has none, and is of no use to anybody.
+    owner: Option<Option<u32>>,
     listing: Vec<(Chain, Vec<Rule>)>,
-    /// Base chains that drop what they do not name.
-    closed: Vec<Chain>,
+    /// Which firewall this is, and the chain that rules go into; or why it cannot be opened.
+    judged: Result<(Backend, Option<Found>), String>,
 }
 
 impl Survey {
-    fn find(&self, path: Path<'_>) -> Option<&(Chain, Vec<Rule>)> {
-        self.listing.iter().find(|(chain, _)| chain.path() == path)
-    }
-
-    fn found(&self, path: Path<'static>) -> Option<Found> {
-        let newest = self.hosts_own(path).map(|rule| rule.handle).max().unwrap_or(0);
-        self.identity(path).map(|identity| Found { identity, newest })
-    }
-
     fn rules(&self, path: Path<'_>) -> &[Rule] {
-        self.find(path).map_or(&[], |(_, rules)| rules)
-    }
-
-    fn hosts_own(&self, path: Path<'_>) -> impl Iterator<Item = &Rule> {
-        self.rules(path).iter().filter(|rule| rule.lease.is_none())
-    }
-
-    fn identity(&self, path: Path<'static>) -> Option<Identity> {
-        let (chain, _) = self.find(path)?;
-        let its = |table: &&Table| table.family == path.family && table.name == path.table;
-        let table = self.tables.iter().find(its)?;
-        Some(Identity { path, table: table.handle, chain: chain.handle })
+        let found = self.listing.iter().find(|(chain, _)| chain.path() == path);
+        found.map_or(&[], |(_, rules)| rules)
     }
 }
 
+fn hosts_own(rules: &[Rule]) -> impl Iterator<Item = &Rule> {
+    rules.iter().filter(|rule| rule.lease.is_none())
+}
+
 fn kernel(step: &'static str) -> impl Fn(io::Error) -> FirewallError {
-    move |source| match source.kind() {
-        io::ErrorKind::InvalidData => FirewallError::Protocol { step },
-        _ => FirewallError::Kernel { step, source },
-    }
+    move |source| FirewallError::Kernel { step, source }
 }
 
 fn busy() -> io::Error {
@@ -115,7 +95,7 @@ fn name_modules(error: FirewallError) -> FirewallError {
             if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) =>
         {
             FirewallError::Unsupported(format!(
-                "the kernel refused to {step} ({source}): it lacks a part of nf_tables. Load the \
+                "the kernel did not {step} ({source}): it lacks a part of nf_tables. Load the \
                  modules nft_socket, nf_socket_ipv4, nft_fib_inet, nft_ct and nft_reject_inet, at \
                  each start of this host (modules-load.d(5); on NixOS boot.kernelModules)"
             ))
@@ -136,25 +116,7 @@ impl Nftables {
             named: config.chain.as_ref().map(host::named),
             legacy: host::has_legacy_filter(),
             open: BTreeMap::new(),
-            admissions: BTreeMap::new(),
-            heard: BTreeMap::new(),
         })
-    }
-
-    /// Which firewall this is, legacy iptables included.
-    fn judge(
-        &self,
-        listing: &[(Chain, Vec<Rule>)],
-    ) -> Result<(Backend, Option<Path<'static>>), FirewallError> {
-        match host::judge(listing, self.named)? {
-            (Backend::None, _) if self.legacy => Err(FirewallError::Unsupported(
-                "legacy iptables (iptables-legacy) filters on this host, and this version cannot \
-                 open that: use its nf_tables variant, or name the chain that decides under \
-                 [firewall] in the configuration"
-                    .to_owned(),
-            )),
-            found => Ok(found),
-        }
     }
 
     /// The ruleset at one moment, and the generation that it had: read again while it changes,
@@ -172,30 +134,32 @@ impl Nftables {
     }
 
     fn read(&mut self) -> io::Result<Survey> {
-        let tables = self.ruleset.tables()?;
-        let (mut listing, mut closed) = (Vec::new(), Vec::new());
-        for chain in self.ruleset.chains(Chain::read)? {
-            closed.extend(chain.is_closed().then(|| chain.clone()));
+        let tables = self.ruleset.list(nft::GET_TABLE, Family::ALL, &[], Table::read)?;
+        let mut listing = Vec::new();
+        for chain in self.ruleset.list(nft::GET_CHAIN, Family::ALL, &[], Chain::read)? {
             if host::decisive(&chain, self.named) {
-                let (family, table, name) = (chain.family, &chain.table, Some(&*chain.name));
-                let rules = self.ruleset.rules(family, table, name, Rule::read)?;
+                let of = [chain.table.as_str(), &chain.name];
+                let rules = self.ruleset.list(nft::GET_RULE, chain.family, &of, Rule::read)?;
                 listing.push((chain, rules));
             }
         }
-        Ok(Survey { holder: self.holder(&tables), tables, listing, closed })
+        let table = |family, name: &str| {
+            tables.iter().find(move |table| table.family == family && table.name == name)
+        };
+        let found = |path: Path<'static>| {
+            let (chain, rules) = listing.iter().find(|(chain, _)| chain.path() == path)?;
+            let handles = (table(path.family, path.table)?.handle, chain.handle);
+            let newest = hosts_own(rules).map(|rule| rule.handle).max().unwrap_or(0);
+            Some(Found { path, handles, newest })
+        };
+        let judged = host::judge(&listing, self.named, self.legacy);
+        let judged = judged.map(|(backend, path)| (backend, path.and_then(found)));
+        let owner = table(table::FAMILY, table::NAME).map(|table| table.owner);
+        Ok(Survey { owner, listing, judged })
     }
 
-    fn holder(&self, tables: &[Table]) -> Holder {
-        let ours = |table: &&Table| table.family == table::FAMILY && table.name == table::NAME;
-        match tables.iter().find(ours).map(|table| table.owner) {
-            None => Holder::Nobody,
-            Some(None) => Holder::Leftover,
-            Some(Some(port)) if port == self.ruleset.owner => Holder::Ourselves,
-            Some(Some(_)) => Holder::AnotherHelper,
-        }
-    }
-
-    /// Reads, plans and commits, again and again while others change the ruleset in between.
+    /// Reads, plans and commits, again and again while others change the ruleset in between; never
+    /// while another helper holds our table.
     fn transact<T>(
         &mut self,
         step: &'static str,
@@ -204,6 +168,9 @@ impl Nftables {
         let error = kernel(step);
         for _ in 0..limits::COMMIT_ATTEMPTS {
             let (generation, survey) = self.survey()?;
+            if survey.owner.flatten().is_some_and(|owner| owner != self.ruleset.owner) {
+                return Err(FirewallError::AnotherHelper);
+            }
             let (changes, outcome) = plan(self, &survey)?;
             if changes.is_empty() {
                 return Ok(outcome);
@@ -220,80 +187,40 @@ impl Nftables {
     /// What deletes every rule of a lease that is not open, wherever it stands. `own`: the rules of
     /// our table.
     fn leftovers(&self, survey: &Survey, own: &[Rule]) -> Vec<Change> {
-        let ended = |slot| self.open.keys().all(|mark| mark.slot().get() != slot);
-        let mut changes = host::delete_rules(table::FAMILY, table::NAME, own, ended);
-        for (chain, rules) in &survey.listing {
-            changes.extend(host::delete_rules(chain.family, &chain.table, rules, ended));
-        }
-        changes
+        let ended = |slot| self.open.keys().all(|mark| mark.slot.get() != slot);
+        let listed = survey.listing.iter().flat_map(|(_, rules)| rules);
+        host::delete_rules(own.iter().chain(listed), ended)
     }
 
-    /// The rules of our table; none when it is not ours. Nobody else can change it: it is read
-    /// before the rest, so that the time between reading and committing is short.
+    /// The rules of our table, if it is there. Nobody else can change it: it is read before the
+    /// rest, so that the time between reading and committing is short.
     fn own_rules(&mut self) -> Result<Vec<Rule>, FirewallError> {
-        let mut read = || {
-            let tables = self.ruleset.tables()?;
-            if self.holder(&tables) != Holder::Ourselves {
-                return Ok(Vec::new());
-            }
-            self.ruleset.rules(table::FAMILY, table::NAME, None, Rule::read)
-        };
-        read().map_err(kernel("list its own table"))
+        let rules = self.ruleset.list(nft::GET_RULE, table::FAMILY, &[table::NAME], Rule::read);
+        rules.map_err(kernel("list its own table"))
     }
 
     /// Has firewalld let a lease's ports in (again), if it is what decides.
     fn ask_firewalld(&mut self, backend: Backend, opening: &Opening) -> Result<(), FirewallError> {
+        let Some(open) = self.open.get_mut(&opening.mark) else {
+            return Ok(());
+        };
         // Those that stand are kept, to be closed or asked for again, if the next are not granted.
-        let last = if backend == Backend::Firewalld {
-            let new = Admission::ask(opening, self.admissions.get(&opening.mark))?;
-            self.admissions.insert(opening.mark, new)
-        } else {
-            self.admissions.remove(&opening.mark)
+        let new = match backend {
+            Backend::Firewalld => Some(Admission::ask(opening, open.admission.as_ref())?),
+            _ => None,
         };
         // They may have gone already, with a reload, and have their time in any case.
-        let _ = last.map(Admission::withdraw);
+        let _ = std::mem::replace(&mut open.admission, new).map(Admission::withdraw);
         Ok(())
-    }
-
-    /// Lets broadcasts in for some time more, where a raw socket hears them.
-    fn hear(&mut self, opening: &Opening) -> Result<(), FirewallError> {
-        let recent = |since: &Instant| since.elapsed() < limits::HEARING_RENEWAL;
-        if opening.dhcp != Dhcp::Raw || self.heard.get(&opening.mark).is_some_and(recent) {
-            return Ok(());
-        }
-        let renewed = self.ruleset.commit(&table::hear(opening), None);
-        renewed.map_err(kernel("keep UDP 67 open"))?;
-        self.heard.insert(opening.mark, Instant::now());
-        Ok(())
-    }
-
-    /// Deletes what belongs to no open lease, and our table when nobody needs it any more.
-    /// Returns the number of rules deleted.
-    fn tidy(&mut self) -> Result<usize, FirewallError> {
-        let own = self.own_rules()?;
-        // Asked once and first: only the helper makes such sockets. Without a table of ours there
-        // is nothing to ask for.
-        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held(self.marks));
-        self.transact("remove rules that are no longer needed", |this, survey| {
-            let mut changes = this.leftovers(survey, &own);
-            let rules = changes.len();
-            let needless = match survey.holder {
-                Holder::Ourselves => !needed,
-                Holder::Leftover => true,
-                Holder::Nobody | Holder::AnotherHelper => false,
-            };
-            if needless {
-                changes.push(nft::delete_table(table::FAMILY, table::NAME));
-            }
-            Ok((changes, rules))
-        })
     }
 }
 
 /// Our rules for the host's chain; firewalld writes its own.
-fn rules_for(opening: &Opening, backend: Backend, path: Option<Path<'_>>) -> Vec<Change> {
-    let path = path.filter(|_| backend != Backend::Firewalld);
-    path.map_or(Vec::new(), |path| host::head_rules(opening, path))
+fn rules_for(opening: &Opening, judged: (Backend, Option<Found>)) -> Vec<Change> {
+    match judged {
+        (Backend::Firewalld, _) | (_, None) => Vec::new(),
+        (_, Some(found)) => host::head_rules(opening, found.path),
+    }
 }
 
 /// Whether some process holds a socket with our tag. When the kernel does not say: yes.
@@ -304,13 +231,15 @@ fn is_any_held(marks: Marks) -> bool {
 impl Firewall for Nftables {
     fn backend(&mut self) -> Result<Backend, FirewallError> {
         let (_, survey) = self.survey()?;
-        self.judge(&survey.listing).map(|(backend, _)| backend)
+        survey.judged.map(|(backend, _)| backend).map_err(FirewallError::Unsupported)
     }
 
     fn other_drops(&mut self) -> Result<Vec<String>, FirewallError> {
         let (_, survey) = self.survey()?;
-        let judged = self.judge(&survey.listing).ok();
-        Ok(host::other_drops(&survey.closed, judged.and_then(|(_, path)| path)))
+        let chains = self.ruleset.list(nft::GET_CHAIN, Family::ALL, &[], Chain::read);
+        let chains = chains.map_err(kernel("list the firewall"))?;
+        let opened = survey.judged.ok().and_then(|(_, found)| found);
+        Ok(host::other_drops(&chains, opened.map(|found| found.path)))
     }
 
     fn open(&mut self, opening: &Opening) -> Result<Backend, FirewallError> {
@@ -320,23 +249,21 @@ impl Firewall for Nftables {
         }
         let own = self.own_rules()?;
         let opened = self.transact(step, |this, survey| {
-            let (backend, path) = this.judge(&survey.listing)?;
+            let judged = survey.judged.clone().map_err(FirewallError::Unsupported)?;
             let mut changes = this.leftovers(survey, &own);
-            match survey.holder {
-                Holder::AnotherHelper => return Err(FirewallError::AnotherHelper),
-                Holder::Leftover => changes.push(nft::delete_table(table::FAMILY, table::NAME)),
-                Holder::Ourselves | Holder::Nobody => {}
+            if survey.owner == Some(None) {
+                changes.push(nft::delete_table(table::FAMILY, table::NAME));
             }
-            if survey.holder != Holder::Ourselves {
+            if survey.owner.flatten().is_none() {
                 changes.extend(table::skeleton(this.marks));
             }
             changes.extend(table::lease(opening));
-            changes.extend(rules_for(opening, backend, path));
-            let found = path.and_then(|path| survey.found(path));
-            Ok((changes, (backend, found)))
+            changes.extend(rules_for(opening, judged));
+            Ok((changes, judged))
         });
         let (backend, found) = opened.map_err(name_modules)?;
-        self.open.insert(opening.mark, found);
+        let heard = Instant::now();
+        self.open.insert(opening.mark, Open { found, admission: None, heard });
         if let Err(error) = self.ask_firewalld(backend, opening) {
             self.close(opening)?;
             return Err(error);
@@ -345,108 +272,108 @@ impl Firewall for Nftables {
     }
 
     fn close(&mut self, opening: &Opening) -> Result<(), FirewallError> {
-        if self.open.remove(&opening.mark).is_none() {
+        let Some(open) = self.open.remove(&opening.mark) else {
             return Ok(());
-        }
+        };
         // In our own table and on no condition: whatever hinders the rest, the port is closed.
         let closed = self.ruleset.commit(&table::kill(opening), None);
-        self.heard.remove(&opening.mark);
-        if let Some(Err(error)) = self.admissions.remove(&opening.mark).map(Admission::withdraw) {
+        if let Some(Err(error)) = open.admission.map(Admission::withdraw) {
             log::firewall("close", &error);
         }
-        match self.tidy() {
-            Ok(_) => Ok(()),
-            Err(error) => closed.map_err(kernel("close the ports")).and(Err(error)),
-        }
+        let swept = self.sweep().map(drop);
+        swept.or_else(|error| closed.map_err(kernel("close the ports")).and(Err(error)))
     }
 
     fn standing(&mut self, opening: &Opening) -> Result<Standing, FirewallError> {
-        let Some(found) = self.open.get(&opening.mark).copied() else {
+        let Some(open) = self.open.get_mut(&opening.mark) else {
             return Ok(Standing::Revoked);
         };
-        self.hear(opening)?;
-        let identity = found.map(|found| found.identity);
+        // Lets broadcasts in for some time more, where a raw socket hears them.
+        if opening.dhcp == Dhcp::Raw && open.heard.elapsed() >= limits::HEARING_RENEWAL {
+            let renewed = self.ruleset.commit(&table::hear(opening), None);
+            renewed.map_err(kernel("keep UDP 67 open"))?;
+            open.heard = Instant::now();
+        }
+        let before = open.found;
         let (_, survey) = self.survey()?;
-        let now = match self.judge(&survey.listing) {
-            Ok((_, path)) => path.and_then(|path| survey.identity(path)),
-            Err(_) => return Ok(Standing::ChainGone),
+        let Ok((_, now)) = survey.judged else {
+            return Ok(Standing::ChainGone);
         };
-        if identity != now {
+        if !Found::is_same(now, before) {
             return Ok(Standing::ChainGone);
         }
-        let Some(Identity { path, .. }) = identity else {
+        let Some((open, before)) = self.open.get_mut(&opening.mark).zip(before) else {
             // There was no firewall, and still is none.
             return Ok(Standing::Whole);
         };
-        if let Some(admission) = self.admissions.get(&opening.mark) {
+        if let Some(admission) = &open.admission {
             return Ok(match admission.is_due() {
                 false => Standing::Whole,
                 true if admission.stands()? => Standing::ChainGone,
                 true => Standing::Revoked,
             });
         }
-        let ours = host::count(survey.rules(path), opening.mark);
+        let rules = survey.rules(before.path);
+        let ours = host::count(rules, opening.mark);
         if ours >= opening.ports().count() {
-            self.open.insert(opening.mark, survey.found(path));
+            open.found = now;
             return Ok(Standing::Whole);
         }
         // Emptied, and perhaps filled again, without having been made anew: as a reload (ufw).
-        let later = |rule: &Rule| found.is_some_and(|found| rule.handle > found.newest);
-        let refilled = ours == 0 && survey.hosts_own(path).all(later);
+        let refilled = ours == 0 && hosts_own(rules).all(|rule| rule.handle > before.newest);
         Ok(if refilled { Standing::ChainGone } else { Standing::Revoked })
     }
 
     fn restore(&mut self, opening: &Opening) -> Result<bool, FirewallError> {
-        let Some(before) = self.open.get(&opening.mark).copied() else {
+        let Some(before) = self.open.get(&opening.mark).map(|open| open.found) else {
             return Ok(false);
         };
-        let slot = opening.mark.slot().get();
-        let restored = self.transact("open the ports again", |this, survey| {
-            let (backend, path) = match this.judge(&survey.listing) {
-                Ok((backend, Some(path))) => (backend, path),
-                Ok((backend, None)) if before.is_none() => {
-                    return Ok((Vec::new(), Some((backend, None))));
-                }
-                Ok((_, None)) | Err(FirewallError::Unsupported(_)) => {
-                    return Ok((Vec::new(), None));
-                }
-                Err(error) => return Err(error),
+        let slot = opening.mark.slot.get();
+        let restored = self.transact("open the ports again", |_, survey| {
+            let Ok(judged) = survey.judged else {
+                return Ok((Vec::new(), None));
             };
-            let rules = survey.rules(path);
-            let found = survey.found(path);
-            let same = before.map(|found| found.identity) == found.map(|found| found.identity);
+            let Some(Found { path, .. }) = judged.1 else {
+                return Ok((Vec::new(), before.is_none().then_some(judged)));
+            };
             // Emptied: perhaps it is being filled again. One that was made anew may be empty.
-            if survey.hosts_own(path).next().is_none() && same {
+            if hosts_own(survey.rules(path)).next().is_none() && Found::is_same(judged.1, before) {
                 return Ok((Vec::new(), None));
             }
             // A copy of ours, saved and restored by somebody, would be counted as ours.
-            let mut changes = host::delete_rules(path.family, path.table, rules, |one| one == slot);
-            changes.extend(rules_for(opening, backend, Some(path)));
-            Ok((changes, Some((backend, found))))
+            let mut changes = host::delete_rules(survey.rules(path), |one| one == slot);
+            changes.extend(rules_for(opening, judged));
+            Ok((changes, Some(judged)))
         })?;
         let Some((backend, found)) = restored else {
             return Ok(false);
         };
         self.ask_firewalld(backend, opening)?;
-        self.open.insert(opening.mark, found);
+        if let Some(open) = self.open.get_mut(&opening.mark) {
+            open.found = found;
+        }
         Ok(true)
     }
 
     fn sweep(&mut self) -> Result<usize, FirewallError> {
-        if self.survey()?.1.holder == Holder::AnotherHelper {
-            return Err(FirewallError::AnotherHelper);
-        }
-        self.tidy()
+        let own = self.own_rules()?;
+        // Asked once and first: only the helper makes such sockets. Without a table of ours there
+        // is nothing to ask for.
+        let needed = !self.open.is_empty() || (!own.is_empty() && is_any_held(self.marks));
+        self.transact("remove rules that are no longer needed", |this, survey| {
+            let mut changes = this.leftovers(survey, &own);
+            let rules = changes.len();
+            if survey.owner.is_some_and(|owner| owner.is_none() || !needed) {
+                changes.push(nft::delete_table(table::FAMILY, table::NAME));
+            }
+            Ok((changes, rules))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::{
-        expr,
-        nft::{Family, Place},
-    };
 
     /// In a network namespace of this thread alone: what the kernel says to a rule whose module is
     /// not there, told of one that no module has.
@@ -458,25 +385,25 @@ mod tests {
         }
         let mut ruleset = Ruleset::open().unwrap();
         let (family, table) = (Family::INET, "t");
-        let rule = |expressions: Vec<expr::Expr>| {
+        let chain = Path { family, table, name: "c" };
+        let mut rule = |phrases| {
             let changes = [
                 nft::add_owned_table(family, table),
-                nft::add_chain(family, table, "c", None),
-                nft::add_rule(Path { family, table, chain: "c" }, Place::End, None, &expressions),
+                nft::add_chain(chain, None),
+                nft::add_rule(chain, nft::AT_END, None, phrases),
             ];
             ruleset.commit(&changes, None).map_err(kernel("open the ports"))
         };
-        let mut rule = rule;
-        let refused = rule(expr::unknown()).unwrap_err();
+        let refused = rule("no such phrase").unwrap_err();
         let FirewallError::Unsupported(text) = name_modules(refused) else {
             panic!("the modules are not named");
         };
         for part in ["open the ports", "nft_socket", "nft_fib_inet", "modules-load.d"] {
             assert!(text.contains(part), "{text}");
         }
-        rule(expr::notrack()).unwrap();
+        rule("notrack").unwrap();
         // Any other refusal keeps its own words.
-        let refused = rule(expr::notrack()).unwrap_err();
+        let refused = rule("notrack").unwrap_err();
         assert!(matches!(name_modules(refused), FirewallError::Kernel { .. }));
     }
 }

@@ -80,19 +80,13 @@ pub enum FirewallError {
     /// A layout the helper does not know; the text says what was found and what to configure.
     #[error("{0}")]
     Unsupported(String),
-    /// The kernel refused.
-    #[error("the kernel refused to {step}: {source}")]
+    /// The kernel refused, or its answer was not one that netlink allows here.
+    #[error("the kernel did not {step}: {source}")]
     Kernel {
         /// What was being done.
         step: &'static str,
         /// What the kernel answered.
         source: std::io::Error,
-    },
-    /// The kernel's answer was not one that netlink allows here.
-    #[error("the kernel's answer to {step} was not understood")]
-    Protocol {
-        /// What was being done.
-        step: &'static str,
     },
     /// firewalld did not do what it was asked.
     #[error(

@@ -19,7 +19,7 @@ use std::{io, time::Duration};
 
 use rustix::net::netlink::NETFILTER;
 
-use super::expr::{self, Expr};
+use super::expr;
 use crate::{
     attribute::{Attributes, bytes, field, malformed, nested, number, text},
     netlink::{Message, NLM_F_ACK, Socket},
@@ -31,12 +31,15 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 /// `enum nf_tables_msg_types`
 const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
+/// What is listed: tables.
+pub const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
-const GET_CHAIN: u8 = 4;
+/// What is listed: chains.
+pub const GET_CHAIN: u8 = 4;
 const NEW_RULE: u8 = 6;
-const GET_RULE: u8 = 7;
+/// What is listed: rules.
+pub const GET_RULE: u8 = 7;
 const DELETE_RULE: u8 = 8;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENT: u8 = 12;
@@ -45,10 +48,9 @@ const GET_GENERATION: u8 = 16;
 /// Flags of what is new (include/uapi/linux/netlink.h).
 const EXCLUSIVELY: u16 = 0x200;
 const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
 
 /// The family of a table, `NFPROTO_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Family(u8);
 
 impl Family {
@@ -56,31 +58,26 @@ impl Family {
     pub const INET: Self = Self(1);
     /// IPv4, and what iptables makes.
     pub const IPV4: Self = Self(2);
-    const ALL: Self = Self(0);
+    /// Of whatever family.
+    pub const ALL: Self = Self(0);
 }
 
-/// A hook of the families ip and inet, `enum nf_inet_hooks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At(pub u32);
+/// Hooks of the families ip and inet, `enum nf_inet_hooks`: what comes in, before it is known for whom.
+pub const PREROUTING: u32 = 0;
+/// What is for this host.
+pub const INPUT: u32 = 1;
+/// What this host sends.
+pub const OUTPUT: u32 = 3;
 
-impl At {
-    /// What comes in, before it is known for whom.
-    pub const PREROUTING: Self = Self(0);
-    /// What is for this host.
-    pub const INPUT: Self = Self(1);
-    /// What this host sends.
-    pub const OUTPUT: Self = Self(3);
-}
-
-/// Where a chain is: family, table, name.
+/// Where a chain or a set is: family, table, name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
-    /// Family.
+    /// Family of the table.
     pub family: Family,
     /// Table.
     pub table: &'a str,
-    /// Chain.
-    pub chain: &'a str,
+    /// Its name.
+    pub name: &'a str,
 }
 
 /// One change of the ruleset.
@@ -89,12 +86,8 @@ pub type Change = Message;
 /// A table that dies with the socket that makes it, and that nobody else can edit.
 pub fn add_owned_table(family: Family, table: &str) -> Change {
     const NFT_TABLE_F_OWNER: u32 = 2;
-    message(
-        NEW_TABLE,
-        CREATE | EXCLUSIVELY,
-        family,
-        &[text(1, table), number(2, NFT_TABLE_F_OWNER)],
-    )
+    let attributes = [text(1, table), number(2, NFT_TABLE_F_OWNER)];
+    message(NEW_TABLE, CREATE | EXCLUSIVELY, family, &attributes)
 }
 
 /// Deletes a table with all that is in it.
@@ -103,13 +96,13 @@ pub fn delete_table(family: Family, table: &str) -> Change {
 }
 
 /// A chain; with a hook and a priority, a base chain of type filter that accepts by policy.
-pub fn add_chain(family: Family, table: &str, chain: &str, hook: Option<(At, i32)>) -> Change {
-    let mut attributes = vec![text(1, table), text(3, chain)];
-    if let Some((At(hook), priority)) = hook {
+pub fn add_chain(chain: Path<'_>, hook: Option<(u32, i32)>) -> Change {
+    let mut attributes = vec![text(1, chain.table), text(3, chain.name)];
+    if let Some((hook, priority)) = hook {
         let hook = nested(4, &[number(1, hook), number(2, priority.cast_unsigned())]);
         attributes.extend([hook, text(7, "filter"), number(5, expr::NF_ACCEPT)]);
     }
-    message(NEW_CHAIN, CREATE | EXCLUSIVELY, family, &attributes)
+    message(NEW_CHAIN, CREATE | EXCLUSIVELY, chain.family, &attributes)
 }
 
 /// A type of nft, for its listings: of a mark, and of the index of an interface.
@@ -124,13 +117,7 @@ pub const TIMED: u32 = 0x10;
 
 /// A set whose keys are numbers of 32 bits of these types; `id` tells it from others of the same
 /// transaction.
-pub fn add_set(
-    family: Family,
-    table: &str,
-    (set, flags): (&str, u32),
-    id: u32,
-    types: &[u32],
-) -> Change {
+pub fn add_set(set: Path<'_>, id: u32, flags: u32, types: &[u32]) -> Change {
     // nft writes the types of a joint key into one number, 6 bits each.
     let (kind, length) = types
         .iter()
@@ -138,80 +125,53 @@ pub fn add_set(
     // NFTNL_UDATA_SET_KEYBYTEORDER, host order: nft prints the elements as numbers.
     let userdata = [[0, 4].as_slice(), &1_u32.to_ne_bytes()].concat();
     let key = [number(3, flags), number(4, kind), number(5, length)].concat();
-    let attributes = [text(1, table), text(2, set), key, number(10, id), bytes(13, &userdata)];
-    message(NEW_SET, CREATE | EXCLUSIVELY, family, &attributes)
+    let name = [text(1, set.table), text(2, set.name)].concat();
+    let attributes = [name, key, number(10, id), bytes(13, &userdata)];
+    message(NEW_SET, CREATE | EXCLUSIVELY, set.family, &attributes)
 }
 
-/// Puts a mark into a set.
-pub fn add_mark(family: Family, table: &str, set: &str, mark: u32) -> Change {
-    message(NEW_ELEMENT, CREATE, family, &element(table, set, &mark.to_ne_bytes()))
+/// Puts a key into a set; what is there already keeps its time.
+pub fn put(set: Path<'_>, key: &[u32], time: Option<Duration>) -> Change {
+    element(NEW_ELEMENT, CREATE, set, key, time)
 }
 
-/// Puts a mark together with the index of an interface into a set.
-pub fn add_mark_and_index(
-    family: Family,
-    table: &str,
-    set: &str,
-    (mark, index): (u32, u32),
-) -> Change {
-    let key = [mark.to_ne_bytes(), index.to_ne_bytes()].concat();
-    message(NEW_ELEMENT, CREATE, family, &element(table, set, &key))
+/// Takes a key out of a set.
+pub fn take(set: Path<'_>, key: &[u32]) -> Change {
+    element(DELETE_ELEMENT, 0, set, key, None)
 }
 
-/// Puts the index of an interface into a set for a time, anew if it is there.
-pub fn put_index(
-    family: Family,
-    table: &str,
-    set: &str,
-    index: u32,
-    time: Duration,
-) -> [Change; 3] {
-    let key = index.to_ne_bytes();
-    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let timed = [expr::data(1, &key), bytes(4, &milliseconds.to_be_bytes())];
-    let add = || message(NEW_ELEMENT, CREATE, family, &elements(table, set, &timed));
-    // Added twice is there once, and deletable; only what is new has its whole time.
-    [add(), delete_number(family, table, set, index), add()]
+fn element(kind: u8, flags: u16, set: Path<'_>, key: &[u32], time: Option<Duration>) -> Change {
+    let key: Vec<u8> = key.iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let mut one = vec![expr::data(1, &key)];
+    one.extend(time.map(|time| {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        bytes(4, &milliseconds.to_be_bytes())
+    }));
+    let elements = nested(3, &[nested(expr::ELEMENT, &one)]);
+    message(kind, flags, set.family, &[text(1, set.table), text(2, set.name), elements])
 }
 
-/// Takes a mark or the index of an interface out of a set.
-pub fn delete_number(family: Family, table: &str, set: &str, number: u32) -> Change {
-    message(DELETE_ELEMENT, 0, family, &element(table, set, &number.to_ne_bytes()))
-}
+/// Where in its chain a new rule is put: before all others.
+pub const AT_HEAD: u16 = 0;
+/// After all others (`NLM_F_APPEND`).
+pub const AT_END: u16 = 0x800;
 
-fn element(table: &str, set: &str, key: &[u8]) -> [Vec<u8>; 3] {
-    elements(table, set, &[expr::data(1, key)])
-}
-
-fn elements(table: &str, set: &str, one: &[Vec<u8>]) -> [Vec<u8>; 3] {
-    [text(1, table), text(2, set), nested(3, &[nested(expr::ELEMENT, one)])]
-}
-
-/// Where in its chain a new rule is put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Before all others.
-    Head,
-    /// After all others.
-    End,
-}
-
-/// A rule, with a comment by which it is found again.
-pub fn add_rule(path: Path<'_>, place: Place, comment: Option<&str>, list: &[Expr]) -> Change {
-    let mut attributes = vec![text(1, path.table), text(2, path.chain), nested(4, list)];
+/// A rule, in the phrases of `expr.rs`, with a comment by which it is found again.
+pub fn add_rule(chain: Path<'_>, place: u16, comment: Option<&str>, phrases: &str) -> Change {
+    let list = nested(4, &expr::rule(phrases));
+    let mut attributes = vec![text(1, chain.table), text(2, chain.name), list];
     // nft's own form of a comment: type 0, length with the NUL, text, NUL.
     attributes.extend(comment.map(|comment| {
         let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
         bytes(7, &[[0, length].as_slice(), comment.as_bytes(), &[0]].concat())
     }));
-    let at_the_end = if place == Place::End { APPEND } else { 0 };
-    message(NEW_RULE, CREATE | at_the_end, path.family, &attributes)
+    message(NEW_RULE, CREATE | place, chain.family, &attributes)
 }
 
 /// Deletes a rule by the handle that was just read.
-pub fn delete_rule(path: Path<'_>, handle: u64) -> Change {
-    let attributes = [text(1, path.table), text(2, path.chain), bytes(3, &handle.to_be_bytes())];
-    message(DELETE_RULE, 0, path.family, &attributes)
+pub fn delete_rule(chain: Path<'_>, handle: u64) -> Change {
+    let attributes = [text(1, chain.table), text(2, chain.name), bytes(3, &handle.to_be_bytes())];
+    message(DELETE_RULE, 0, chain.family, &attributes)
 }
 
 fn message(kind: u8, flags: u16, family: Family, attributes: &[Vec<u8>]) -> Message {
@@ -229,7 +189,7 @@ fn batch(kind: u16, generation: Option<u32>) -> Message {
     Message { kind, flags: 0, body }
 }
 
-/// A table as the kernel lists it.
+/// A table as the kernel lists it ([`GET_TABLE`]).
 pub struct Table {
     /// Family.
     pub family: Family,
@@ -239,6 +199,14 @@ pub struct Table {
     pub handle: u64,
     /// The socket whose end is its end, if any.
     pub owner: Option<u32>,
+}
+
+impl Table {
+    /// From the kernel's attributes.
+    pub fn read(family: Family, attributes: &Attributes<'_>) -> io::Result<Self> {
+        let handle = attributes.array(4)?.map_or(0, u64::from_be_bytes);
+        Ok(Self { family, name: attributes.text(1), handle, owner: attributes.number(7)? })
+    }
 }
 
 /// The kernel's ruleset of this network namespace.
@@ -279,43 +247,16 @@ impl Ruleset {
         self.socket.transact(&messages).map(drop)
     }
 
-    /// Lists all tables.
-    pub fn tables(&mut self) -> io::Result<Vec<Table>> {
-        self.list(GET_TABLE, Family::ALL, &[], |family, table| {
-            let handle = table.array(4)?.map_or(0, u64::from_be_bytes);
-            Ok(Table { family, name: table.text(1), handle, owner: table.number(7)? })
-        })
-    }
-
-    /// Lists all chains.
-    pub fn chains<T>(
-        &mut self,
-        read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
-    ) -> io::Result<Vec<T>> {
-        self.list(GET_CHAIN, Family::ALL, &[], read)
-    }
-
-    /// Lists the rules of a chain, or of a whole table, in their order.
-    pub fn rules<T>(
-        &mut self,
-        family: Family,
-        table: &str,
-        chain: Option<&str>,
-        read: impl Fn(&Attributes<'_>) -> io::Result<T>,
-    ) -> io::Result<Vec<T>> {
-        let mut place = vec![text(1, table)];
-        place.extend(chain.map(|name| text(2, name)));
-        self.list(GET_RULE, family, &place, |_, rule| read(rule))
-    }
-
-    fn list<T>(
+    /// Lists what is of a kind, of a family, in what is named (a table, then a chain), in its order.
+    pub fn list<T>(
         &mut self,
         kind: u8,
         family: Family,
-        of: &[Vec<u8>],
+        of: &[&str],
         read: impl Fn(Family, &Attributes<'_>) -> io::Result<T>,
     ) -> io::Result<Vec<T>> {
-        let request = message(kind, 0, family, of);
+        let names: Vec<_> = (1..).zip(of).map(|(number, name)| text(number, name)).collect();
+        let request = message(kind, 0, family, &names);
         let answers = self.socket.dump(request.kind, request.body)?;
         let read = |answer| {
             let (family, attributes) = parse(answer)?;
@@ -341,7 +282,8 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_element_has_the_kernels_form() {
-        let Message { kind, body, .. } = add_mark(Family::INET, "portcullis", "live", 0x5a00_0001);
+        let live = Path { family: Family::INET, table: "portcullis", name: "live" };
+        let Message { kind, body, .. } = put(live, &[0x5a00_0001], None);
         assert_eq!(kind, 0x0a0c);
         let expected = [
             // struct nfgenmsg; NFTA_SET_ELEM_LIST_TABLE, _SET, padded to 4 octets each.
@@ -356,10 +298,10 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn a_rule_has_the_kernels_form_and_its_place() {
         let rule = |place| {
-            let path = Path { family: Family::INET, table: "t", chain: "c" };
-            add_rule(path, place, Some("ab"), &expr::notrack())
+            let path = Path { family: Family::INET, table: "t", name: "c" };
+            add_rule(path, place, Some("ab"), "notrack")
         };
-        let (head, end) = (rule(Place::Head), rule(Place::End));
+        let (head, end) = (rule(AT_HEAD), rule(AT_END));
         // NLM_F_CREATE, and NLM_F_APPEND for the end.
         assert_eq!((head.flags, end.flags), (0x400, 0xc00));
         let Message { kind, body, .. } = head;
@@ -393,6 +335,9 @@ mod tests {
             );
             return;
         }
+        let tables = |ruleset: &mut Ruleset| {
+            ruleset.list(GET_TABLE, Family::ALL, &[], Table::read).unwrap().len()
+        };
         let mut ruleset = Ruleset::open().unwrap();
         let before = ruleset.generation().unwrap();
         let table = |name| add_owned_table(Family::INET, name);
@@ -404,8 +349,8 @@ mod tests {
         // One that the kernel refuses takes those before it along.
         let refused = ruleset.commit(&[table("second"), table("first")], Some(now));
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EEXIST));
-        assert_eq!(ruleset.tables().unwrap().len(), 1);
+        assert_eq!(tables(&mut ruleset), 1);
         ruleset.commit(&[table("second")], Some(now)).unwrap();
-        assert_eq!(ruleset.tables().unwrap().len(), 2);
+        assert_eq!(tables(&mut ruleset), 2);
     }
 }

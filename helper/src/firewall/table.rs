@@ -44,12 +44,12 @@ use portcullis_dbus::{BOOT_SERVER_PORT, DHCP_PORT, TFTP_PORT};
 
 use super::{
     Dhcp, Opening,
-    expr::{self, Expr},
-    nft::{self, At, Change, Family, Path, Place},
+    nft::{self, AT_END, Change, FOREVER, Family, Path, TIMED, TYPE_INTERFACE, TYPE_MARK},
 };
 use crate::{
     limits,
     mark::{LeaseMark, Marks},
+    request::word,
     sockdiag::Protocol,
 };
 
@@ -58,17 +58,21 @@ pub const FAMILY: Family = Family::INET;
 /// Name of our table.
 pub const NAME: &str = "portcullis";
 
-const LIVE: &str = "live";
-const SHARED: &str = "shared";
-const HOMES: &str = "homes";
-const HEARING: &str = "hearing";
-const INPUT: &str = "input";
-const ADMIT: &str = "admit";
-const UNTRACK_IN: &str = "untrack_in";
-const UNTRACK_OUT: &str = "untrack_out";
-const GUARD: &str = "guard";
-const LEASED: &str = "leased";
-const BOOT_ANSWER: &str = "boot_answer";
+const LIVE: Path<'_> = ours("live");
+const SHARED: Path<'_> = ours("shared");
+const HOMES: Path<'_> = ours("homes");
+const HEARING: Path<'_> = ours("hearing");
+const INPUT: Path<'_> = ours("input");
+const ADMIT: Path<'_> = ours("admit");
+const UNTRACK_IN: Path<'_> = ours("untrack_in");
+const UNTRACK_OUT: Path<'_> = ours("untrack_out");
+const GUARD: Path<'_> = ours("guard");
+const LEASED: Path<'_> = ours("leased");
+const BOOT_ANSWER: Path<'_> = ours("boot_answer");
+
+const fn ours(name: &str) -> Path<'_> {
+    Path { family: FAMILY, table: NAME, name }
+}
 
 /// Values of option 53 (RFC 2132 section 9.6).
 const DHCPOFFER: u8 = 2;
@@ -76,7 +80,7 @@ const DHCPACK: u8 = 5;
 const DHCPNAK: u8 = 6;
 
 /// The port of DHCP clients (RFC 2131 section 4.1).
-const DHCP_CLIENT_PORT: u16 = 68;
+const CLIENT_PORT: u16 = 68;
 /// Before the firewalls' own input chains (priority 0).
 const BEFORE_FIREWALLS: i32 = -5;
 /// Before conntrack (-200).
@@ -91,215 +95,204 @@ const BOOTP_MOST: u16 = 479;
 /// Most for TFTP from port 69: what fits, with a header of 20, into an Ethernet frame of 1500.
 const TFTP_MOST: u16 = 1480;
 
+const TO_EVERYBODY: &str = "daddr 0xffffffff";
+/// A header without options; no fragment, and none to follow (MF 0, offset 0).
+const PLAIN_HEADER: &str = "ip-header 0x45, ip-fragment & 0x3fff = 0";
+const NO_SYN: &str = "tcp-flags & 0x02 = 0";
+
 /// The comment of every rule that belongs to a lease.
 pub fn comment(mark: LeaseMark) -> String {
-    format!("portcullis lease {}", mark.slot())
+    format!("portcullis lease {}", mark.slot)
 }
 
 /// The table without any lease.
 pub fn skeleton(marks: Marks) -> Vec<Change> {
-    let udp = || expr::protocol(Protocol::Udp);
-    let tcp = || expr::protocol(Protocol::Tcp);
-    let tagged = || expr::socket_is_tagged(marks);
-    let base = |name, hook, priority| nft::add_chain(FAMILY, NAME, name, Some((hook, priority)));
-    let plain = |name| nft::add_chain(FAMILY, NAME, name, None);
-    let set = |name, stay, id, types: &[u32]| nft::add_set(FAMILY, NAME, (name, stay), id, types);
-    let away = || expr::socket_mark_and_iif_not_in(HOMES);
-    let not_live = || expr::socket_mark_in(LIVE, false);
-    let udp_67 = || expr::dport(DHCP_PORT);
-    let untag = || expr::set_tag_bits(marks, 0);
-    let tag = || expr::set_tag_bits(marks, marks.tag());
+    let tagged = format!("socket-mark {}", is_tagged(marks));
+    let packet_tagged = format!("mark {}", is_tagged(marks));
+    let untag = format!("mark set & {} ^ 0", !marks.mask());
+    let admit = admit(marks);
     // What a raw socket hears is another's, or nobody's, to the look-up of a socket.
-    let heard = [expr::ipv4(), expr::iif_in(HEARING), expr::to_everybody(), tag(), expr::accept()];
-    vec![
+    let heard = format!("nfproto ipv4, iif in hearing, {TO_EVERYBODY}, {admit}");
+    let rules = [
+        (INPUT, format!("{packet_tagged}, {untag}")),
+        (INPUT, format!("protocol udp, dport {DHCP_PORT}, {heard}")),
+        (INPUT, format!("protocol tcp, {tagged}, socket-mark not-in live, reset")),
+        (INPUT, format!("protocol udp, {tagged}, jump admit")),
+        (INPUT, format!("protocol tcp, {tagged}, jump admit")),
+        (INPUT, format!("protocol udp, socket-mark in shared, dport {DHCP_PORT}, accept")),
+        (INPUT, format!("protocol udp, socket-mark . iif not-in homes, dport {DHCP_PORT}, accept")),
+        (INPUT, format!("protocol udp, {tagged}, drop")),
+        (INPUT, format!("protocol tcp, {tagged}, drop")),
+        (BOOT_ANSWER, answer(DHCPOFFER)),
+        (BOOT_ANSWER, answer(DHCPACK)),
+        (GUARD, format!("{tagged}, jump leased")),
+        (GUARD, format!("{tagged}, drop")),
+    ];
+    let mut out = vec![
         nft::add_owned_table(FAMILY, NAME),
-        set(LIVE, nft::FOREVER, 1, &[nft::TYPE_MARK]),
-        set(SHARED, nft::FOREVER, 2, &[nft::TYPE_MARK]),
-        set(HOMES, nft::FOREVER, 3, &[nft::TYPE_MARK, nft::TYPE_INTERFACE]),
-        set(HEARING, nft::TIMED, 4, &[nft::TYPE_INTERFACE]),
-        plain(ADMIT),
-        plain(LEASED),
-        plain(BOOT_ANSWER),
-        base(INPUT, At::INPUT, BEFORE_FIREWALLS),
-        base(UNTRACK_IN, At::PREROUTING, RAW),
-        base(UNTRACK_OUT, At::OUTPUT, RAW),
-        base(GUARD, At::OUTPUT, LATE),
-        rule(INPUT, None, [expr::packet_is_tagged(marks), untag()]),
-        rule(INPUT, None, [vec![udp(), udp_67()], heard.into()].concat()),
-        rule(INPUT, None, [tcp(), tagged(), not_live(), expr::reset()]),
-        rule(INPUT, None, [udp(), tagged(), expr::jump(ADMIT)]),
-        rule(INPUT, None, [tcp(), tagged(), expr::jump(ADMIT)]),
-        rule(INPUT, None, [udp(), expr::socket_mark_in(SHARED, true), udp_67(), expr::accept()]),
-        rule(INPUT, None, [udp(), away(), udp_67(), expr::accept()]),
-        rule(INPUT, None, [udp(), tagged(), expr::drop()]),
-        rule(INPUT, None, [tcp(), tagged(), expr::drop()]),
-        rule(BOOT_ANSWER, None, answer(DHCPOFFER)),
-        rule(BOOT_ANSWER, None, answer(DHCPACK)),
-        rule(GUARD, None, [tagged(), expr::jump(LEASED)]),
-        rule(GUARD, None, [tagged(), expr::drop()]),
-    ]
+        nft::add_set(LIVE, 1, FOREVER, &[TYPE_MARK]),
+        nft::add_set(SHARED, 2, FOREVER, &[TYPE_MARK]),
+        nft::add_set(HOMES, 3, FOREVER, &[TYPE_MARK, TYPE_INTERFACE]),
+        nft::add_set(HEARING, 4, TIMED, &[TYPE_INTERFACE]),
+        nft::add_chain(ADMIT, None),
+        nft::add_chain(LEASED, None),
+        nft::add_chain(BOOT_ANSWER, None),
+        nft::add_chain(INPUT, Some((nft::INPUT, BEFORE_FIREWALLS))),
+        nft::add_chain(UNTRACK_IN, Some((nft::PREROUTING, RAW))),
+        nft::add_chain(UNTRACK_OUT, Some((nft::OUTPUT, RAW))),
+        nft::add_chain(GUARD, Some((nft::OUTPUT, LATE))),
+    ];
+    out.extend(rules.map(|(chain, rule)| nft::add_rule(chain, AT_END, None, &rule)));
+    out
 }
 
 /// What one opening adds to the table.
 pub fn lease(opening: &Opening) -> Vec<Change> {
-    let comment = comment(opening.mark);
-    let rule = |chain, expressions: Vec<Vec<Expr>>| rule(chain, Some(&comment), expressions);
-    let index = opening.index;
-    let marks = opening.mark.marks();
-    let udp = || expr::protocol(Protocol::Udp);
-    let mark = opening.mark.value();
-    let admit = || [expr::set_tag_bits(marks, marks.tag()), expr::accept()].concat();
+    let (mark, index) = (opening.mark.value(), opening.index);
     let mut out = vec![
-        nft::add_mark(FAMILY, NAME, LIVE, mark),
-        nft::add_mark_and_index(FAMILY, NAME, HOMES, (mark, index)),
-        nft::add_mark(FAMILY, NAME, SHARED, mark),
+        nft::put(LIVE, &[mark], None),
+        nft::put(HOMES, &[mark, index], None),
+        nft::put(SHARED, &[mark], None),
     ];
     if opening.dhcp != Dhcp::Shared {
         // The slot's last lease may have left it there: added twice is there once, and deletable.
-        out.push(nft::delete_number(FAMILY, NAME, SHARED, mark));
+        out.push(nft::take(SHARED, &[mark]));
     }
     if opening.dhcp == Dhcp::Raw {
         out.extend(hear(opening));
-        let from_the_shared_port = vec![
-            expr::socket_mark_is(mark),
-            expr::ipv4(),
-            expr::oif(index),
-            udp(),
-            expr::sport(BOOT_SERVER_PORT),
-            expr::dport(DHCP_CLIENT_PORT),
-            expr::to_everybody(),
-            expr::set_udp_sport(DHCP_PORT),
-        ];
-        out.push(rule(LEASED, from_the_shared_port));
     }
+    let comment = comment(opening.mark);
+    let rule = |(chain, rule): (_, String)| nft::add_rule(chain, AT_END, Some(&comment), &rule);
+    out.extend(rules(opening).into_iter().map(rule));
+    out
+}
+
+/// The rules of one opening. In each, the conditions that most packets fail come first.
+fn rules(opening: &Opening) -> Vec<(Path<'static>, String)> {
+    let (mark, index) = (opening.mark.value(), opening.index);
+    let admit = admit(opening.mark.marks);
+    let mut out = Vec::new();
+    if opening.dhcp == Dhcp::Raw {
+        let leaves = format!("socket-mark {mark}, nfproto ipv4, oif {index}, protocol udp");
+        let broadcast = format!("sport {BOOT_SERVER_PORT}, dport {CLIENT_PORT}, {TO_EVERYBODY}");
+        out.push((LEASED, format!("{leaves}, {broadcast}, sport set {DHCP_PORT}")));
+    }
+    let comes = format!("nfproto ipv4, iif {index}, protocol");
     for (protocol, port) in opening.ports() {
-        let admitted = vec![
-            expr::socket_mark_is(opening.mark.value()),
-            expr::socket_mark_in(LIVE, true),
-            expr::ipv4(),
-            expr::iif(index),
-            expr::protocol(protocol),
-            expr::dport(port),
-            admit(),
-        ];
-        out.push(rule(ADMIT, admitted));
+        let live = format!("socket-mark {mark}, socket-mark in live, {comes} {}", word(protocol));
+        out.push((ADMIT, format!("{live}, dport {port}, {admit}")));
     }
     if opening.dhcp != Dhcp::None {
         // The holder of another lease's socket can move it here, and the kernel may find that one
         // first. A broadcast comes to both all the same, and there the other's own filter drops it.
-        let beside_another = vec![
-            expr::socket_mark_is_not(mark),
-            expr::ipv4(),
-            expr::iif(index),
-            udp(),
-            expr::dport(DHCP_PORT),
-            expr::to_everybody(),
-            admit(),
-        ];
-        out.push(rule(ADMIT, beside_another));
+        let broadcast = format!("{comes} udp, dport {DHCP_PORT}, {TO_EVERYBODY}");
+        out.push((ADMIT, format!("socket-mark != {mark}, {broadcast}, {admit}")));
     }
-    out.extend(departures(opening).into_iter().map(|one| rule(LEASED, one)));
+    out.extend(departures(opening).into_iter().map(|rule| (LEASED, rule)));
+    let goes = format!("nfproto ipv4, oif {index}, protocol");
     for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {
-        let on = |interface, end| vec![expr::ipv4(), interface, udp(), end, expr::notrack()];
-        out.push(rule(UNTRACK_IN, on(expr::iif(index), expr::dport(port))));
-        out.push(rule(UNTRACK_OUT, on(expr::oif(index), expr::sport(port))));
+        out.push((UNTRACK_IN, format!("{comes} udp, dport {port}, notrack")));
+        out.push((UNTRACK_OUT, format!("{goes} udp, sport {port}, notrack")));
     }
-    let from_elsewhere = vec![
-        expr::ipv4(),
-        expr::oif(index),
-        udp(),
-        expr::dport(DHCP_CLIENT_PORT),
-        expr::sport_is_not(DHCP_PORT),
-        expr::drop(),
-    ];
-    out.push(rule(GUARD, from_elsewhere));
+    out.push((GUARD, format!("{goes} udp, dport {CLIENT_PORT}, sport != {DHCP_PORT}, drop")));
     out
 }
 
-/// A BOOTREPLY that is this kind of DHCP message, and accepts it: length, op, cookie, and option 53
-/// first, with one octet (RFC 2132 sections 2 and 9.6).
-fn answer(kind: u8) -> [Vec<Expr>; 5] {
-    [
-        expr::protocol(Protocol::Udp),
-        expr::udp_length(BOOTP_LEAST, BOOTP_MOST),
-        expr::transport_bytes(8, &[2]),
-        expr::transport_bytes(8 + 236, &[0x63, 0x82, 0x53, 0x63, 53, 1, kind]),
-        expr::accept(),
-    ]
-}
-
-/// What the sockets of a lease may send: the conditions of each rule of the guard.
-fn departures(opening: &Opening) -> Vec<Vec<Vec<Expr>>> {
-    // The conditions that most packets fail come first.
-    let from = |protocol, port, to: Vec<Expr>| {
-        vec![
-            expr::socket_mark_is(opening.mark.value()),
-            expr::protocol(protocol),
-            expr::sport(port),
-            to,
-            expr::socket_mark_in(LIVE, true),
-            expr::ipv4(),
-            expr::oif(opening.index),
-            expr::plain_ip_header(),
-            expr::source_is_our_own(),
-        ]
+/// What the sockets of a lease may send: the rules of the guard.
+fn departures(opening: &Opening) -> Vec<String> {
+    let (mark, index) = (opening.mark.value(), opening.index);
+    let leaves = format!("nfproto ipv4, oif {index}, {PLAIN_HEADER}, source-type local");
+    let from = |protocol, port: u16, to: &str, then: &str| {
+        let first = format!("socket-mark {mark}, protocol {protocol}, sport {port}, {to}");
+        format!("{first}, socket-mark in live, {leaves}, {then}")
     };
-    let boot_answer = |port, to, yiaddr: Vec<Expr>| {
-        let rest = [yiaddr, expr::jump(BOOT_ANSWER)];
-        [from(Protocol::Udp, port, expr::dport(to)), rest.into()].concat()
-    };
-    let no_address = || expr::transport_bytes(8 + 16, &[0; 4]);
+    let boot_answer = |port, to: u16, then: &str| from("udp", port, &format!("dport {to}"), then);
+    let no_address = "bootp-yiaddr 0, jump boot_answer";
     let mut out = Vec::new();
     if let Some(port) = opening.http {
-        let rest = [expr::not_syn(), expr::accept()];
-        out.push([from(Protocol::Tcp, port, Vec::new()), rest.into()].concat());
+        out.push(from("tcp", port, NO_SYN, "accept"));
     }
-    if opening.dhcp != Dhcp::None {
-        for to in [DHCP_PORT, DHCP_CLIENT_PORT] {
-            let full = opening.dhcp == Dhcp::Full;
-            let yiaddr = if full { Vec::new() } else { no_address() };
-            out.push(boot_answer(DHCP_PORT, to, yiaddr));
-            if full {
-                let refusal = from(Protocol::Udp, DHCP_PORT, expr::dport(to));
-                out.push([refusal, answer(DHCPNAK).into()].concat());
-            }
+    let full = opening.dhcp == Dhcp::Full;
+    for to in [DHCP_PORT, CLIENT_PORT] {
+        if opening.dhcp != Dhcp::None {
+            let then = if full { "jump boot_answer" } else { no_address };
+            out.push(boot_answer(DHCP_PORT, to, then));
+        }
+        if full {
+            out.push(boot_answer(DHCP_PORT, to, &answer(DHCPNAK)));
         }
     }
     if opening.boot_server {
         // BIOS ROMs and iPXE ask from 68, some from 4011; relays from 67.
-        for to in [DHCP_PORT, DHCP_CLIENT_PORT, BOOT_SERVER_PORT] {
-            out.push(boot_answer(BOOT_SERVER_PORT, to, no_address()));
-        }
+        let ports = [DHCP_PORT, CLIENT_PORT, BOOT_SERVER_PORT];
+        out.extend(ports.map(|to| boot_answer(BOOT_SERVER_PORT, to, no_address)));
     }
     if opening.tftp {
-        let to = expr::dport_is_not(DHCP_CLIENT_PORT);
-        let rest = [expr::udp_length(8, TFTP_MOST), expr::accept()];
-        out.push([from(Protocol::Udp, TFTP_PORT, to), rest.into()].concat());
+        let then = format!("udp-length >= 8, udp-length <= {TFTP_MOST}, accept");
+        out.push(from("udp", TFTP_PORT, &format!("dport != {CLIENT_PORT}"), &then));
     }
     out
 }
 
-fn rule(
-    chain: &str,
-    comment: Option<&str>,
-    expressions: impl IntoIterator<Item = Vec<Expr>>,
-) -> Change {
-    let list: Vec<Expr> = expressions.into_iter().flatten().collect();
-    let path = Path { family: FAMILY, table: NAME, chain };
-    nft::add_rule(path, Place::End, comment, &list)
+fn is_tagged(marks: Marks) -> String {
+    format!("& {} = {}", marks.mask(), marks.tag())
+}
+
+/// The tag, by which the host's own chain knows what it is to accept.
+fn admit(marks: Marks) -> String {
+    format!("mark set & {} ^ {}, accept", !marks.mask(), marks.tag())
+}
+
+/// A BOOTREPLY that is this kind of DHCP message, and accepts it: length, op, cookie, and option 53
+/// first, with one octet (RFC 2132 sections 2 and 9.6).
+fn answer(kind: u8) -> String {
+    let length = format!("udp-length >= {BOOTP_LEAST}, udp-length <= {BOOTP_MOST}");
+    format!("protocol udp, {length}, bootp-op 2, bootp-options 0x638253633501{kind:02x}, accept")
 }
 
 /// Lets the broadcasts in that a raw socket hears, for [`limits::HEARING`] from now on.
 pub fn hear(opening: &Opening) -> [Change; 3] {
-    nft::put_index(FAMILY, NAME, HEARING, opening.index, limits::HEARING)
+    let put = || nft::put(HEARING, &[opening.index], Some(limits::HEARING));
+    // Added twice is there once, and deletable; only what is new has its whole time.
+    [put(), nft::take(HEARING, &[opening.index]), put()]
 }
 
 /// Takes a lease out of `live` and `hearing`: nothing goes in or out for it any more.
 pub fn kill(opening: &Opening) -> Vec<Change> {
-    let mut out = vec![nft::delete_number(FAMILY, NAME, LIVE, opening.mark.value())];
+    let mut out = vec![nft::take(LIVE, &[opening.mark.value()])];
     if opening.dhcp == Dhcp::Raw {
         out.extend(hear(opening));
-        out.push(nft::delete_number(FAMILY, NAME, HEARING, opening.index));
+        out.push(nft::take(HEARING, &[opening.index]));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use super::*;
+    use crate::{firewall::expr, interface::InterfaceName};
+
+    #[test]
+    fn every_phrase_of_every_opening_is_known() {
+        let mark = Marks::default().lease(NonZeroU8::MIN);
+        let unknown = expr::rule("no such phrase").concat();
+        for dhcp in [Dhcp::None, Dhcp::Proxy, Dhcp::Shared, Dhcp::Raw, Dhcp::Full] {
+            let opening = Opening {
+                mark,
+                interface: InterfaceName::parse("eth0").unwrap(),
+                index: 7,
+                dhcp,
+                boot_server: true,
+                tftp: true,
+                http: Some(64172),
+            };
+            let rules = [skeleton(mark.marks), lease(&opening)].concat();
+            for change in rules {
+                let known = !change.body.windows(unknown.len()).any(|part| part == unknown);
+                assert!(known, "{change:?}");
+            }
+        }
+    }
 }

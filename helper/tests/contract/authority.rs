@@ -1,13 +1,17 @@
 //! Who may: every answer of polkit, and every way of not answering.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::net::UnixStream};
 
 use futures_util::StreamExt;
+use nix::unistd::getuid;
 use portcullis_dbus::{Error, action, keys::reason};
-use portcullis_helper::{firewall::Dhcp, limits};
+use portcullis_helper::{
+    caller::Caller, config::Config, firewall::Dhcp, limits, request::Request, state::State,
+};
+use tokio::sync::oneshot::error::TryRecvError;
 use zbus::Variant;
 
-use crate::lab::{Bus, Client, Helper, Lab, Mood, PATIENCE, request, until};
+use crate::lab::{Bus, Client, Fake, Helper, Lab, Mood, PATIENCE, World, request, until};
 
 #[tokio::test]
 async fn p1_polkit_is_asked_about_the_caller_and_exactly_this_request() {
@@ -84,7 +88,7 @@ async fn p1_open_without_a_yes_opens_nothing_and_says_why() {
         lab.polkit.answers(mood);
         let error = client.open("eth0").await.unwrap_err();
         let expected = match (mood, &error) {
-            (Mood::Challenge, Error::NoAgent(text)) => text.contains("pkttyagent"),
+            (Mood::Challenge, Error::NoAgent(text)) => text.contains("nobody to ask"),
             (Mood::Dismissed | Mood::WrongPassword, Error::AuthenticationDismissed(_)) => true,
             (Mood::No | Mood::YesAndChallenge, Error::NotAuthorized(text)) => {
                 text.contains("refused")
@@ -347,6 +351,39 @@ async fn extend_asks_by_the_same_rules() {
     let listed = client.proxy.list().await.unwrap();
     let after = u64::try_from(listed[0].1["ends"].try_clone().unwrap()).unwrap();
     assert_eq!(after - before, (100 + 50_000 - 43_200) * 1_000_000);
+    // Asked again, it is about what was granted last, not about the sum.
+    let questions = lab.polkit.log().asked.len();
+    lab.polkit.changes().await;
+    lab.polkit.asked(questions + 1).await;
+    assert_eq!(lab.polkit.log().asked.last().unwrap().details["max-seconds"], "50000");
+}
+
+/// Between the bus' last word about the caller and the grant there is no step in which a departure could
+/// be missed: it takes the question away, and nothing is granted without one.
+#[test]
+fn p1_a_departure_that_is_seen_before_the_grant_leaves_nothing() {
+    let world = World::new();
+    let (kernel, firewall) = (Fake(world.clone()), Fake(world.clone()));
+    let mut state = State::new(Config::default(), Box::new(kernel), Box::new(firewall));
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let caller = Caller::at_the_other_end(&theirs, &[getuid().as_raw()]).unwrap();
+    let options = [("interface".to_owned(), Variant::from("eth0").try_into().unwrap())];
+    let request = Request::parse(&options.into(), 60).unwrap();
+    for leaves in [true, false] {
+        let mut over = state.leases.begin_question(&caller, &state.config).unwrap();
+        let site = state.admit(&request, caller.uid).unwrap();
+        if leaves {
+            state.left(&caller.name);
+            assert!(over.try_recv() == Err(TryRecvError::Closed));
+        }
+        let granted = state.grant(&request, &site, &caller);
+        match granted {
+            Err(Error::NotAuthorized(_)) => assert!(leaves && world.lock().unwrap().is_clean()),
+            granted => assert!(!leaves && granted.is_ok()),
+        }
+    }
+    state.left(&caller.name);
+    assert!(state.leases.open.is_empty() && world.lock().unwrap().open.is_empty());
 }
 
 #[tokio::test]

@@ -206,5 +206,5 @@ async fn the_sites_mark_is_that_of_every_lease() {
     let (_, _sockets, _) = client.open("eth0").await.unwrap();
     let mark = lab.helper.world().open[0].mark;
     assert_eq!(mark.value(), 0x1230_0001);
-    assert_eq!((mark.marks().tag(), mark.marks().mask()), (0x1230_0000, 0xfff0_0000));
+    assert_eq!((mark.marks.tag(), mark.marks.mask()), (0x1230_0000, 0xfff0_0000));
 }

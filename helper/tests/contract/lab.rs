@@ -19,7 +19,6 @@ use portcullis_helper::{
     firewall::{Backend, Dhcp, Firewall, FirewallError, Opening, Standing},
     interface::{InterfaceName, Link, Master},
     kernel::Kernel,
-    notify::Notifier,
     run::{self, Failure},
     sockdiag::{Found, Protocol},
     sockets::{BindError, Bound},
@@ -550,7 +549,7 @@ impl Firewall for Fake {
         world.open.push(opening.clone());
         if world.answer_lost {
             world.ended.push(opening.clone());
-            return Err(FirewallError::Protocol { step: "open" });
+            return Err(not_understood("open"));
         }
         Ok(world.backend)
     }
@@ -560,7 +559,7 @@ impl Firewall for Fake {
         let mut world = self.world();
         world.ended.push(opening.clone());
         if world.close_fails {
-            return Err(FirewallError::Protocol { step: "close" });
+            return Err(not_understood("close"));
         }
         world.open.retain(|other| other != opening);
         Ok(())
@@ -585,13 +584,17 @@ impl Firewall for Fake {
         // No step of a request: it comes when it comes.
         let mut world = self.world();
         if world.close_fails {
-            return Err(FirewallError::Protocol { step: "sweep" });
+            return Err(not_understood("sweep"));
         }
         let ended = std::mem::take(&mut world.ended);
         world.open.retain(|open| !ended.contains(open));
         world.sweeps += 1;
         Ok(0)
     }
+}
+
+fn not_understood(step: &'static str) -> FirewallError {
+    FirewallError::Kernel { step, source: io::ErrorKind::InvalidData.into() }
 }
 
 impl Fake {
@@ -629,9 +632,11 @@ impl Helper {
     /// On a host with this configuration.
     async fn start_with(bus: &Bus, config: Config) -> Self {
         let connection = bus.connect().await;
-        let helper = Self::spawn(config, |state, stop| async move {
-            run::run(connection, state, &Notifier::default(), stop).await
-        });
+        let helper =
+            Self::spawn(
+                config,
+                |state, stop| async move { run::run(connection, state, stop).await },
+            );
         appears(bus).await;
         helper
     }

@@ -21,7 +21,10 @@ use proptest::{
     test_runner::{Config as Cases, TestRunner},
 };
 use tokio::task::JoinHandle;
-use zbus::{Connection, OwnedFd, Variant, fdo::RequestNameFlags};
+use zbus::{
+    Connection, OwnedFd, Variant,
+    fdo::{DBusProxy, RequestNameFlags},
+};
 
 use crate::lab::{Bus, Client, Fake, Mood, Polkit, Shared, World, until};
 
@@ -249,9 +252,10 @@ impl Model {
     }
 
     fn take_from_rate(&mut self, uid: u32) -> bool {
-        let (left, filled) = self.rates.entry(uid).or_insert((limits::CHECK_BURST, self.now));
+        let burst = u32::try_from(limits::CHECK_BURST.as_secs()).unwrap();
+        let (left, filled) = self.rates.entry(uid).or_insert((burst, self.now));
         let earned = u32::try_from(self.now - *filled).unwrap();
-        (*left, *filled) = ((*left + earned).min(limits::CHECK_BURST), self.now);
+        (*left, *filled) = ((*left + earned).min(burst), self.now);
         let granted = *left > 0;
         *left = left.saturating_sub(1);
         granted
@@ -301,8 +305,16 @@ impl<'a> Pair<'a> {
             // The bus has not noticed yet that the one before is gone.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        let bus_itself = DBusProxy::new(&serving).await.unwrap();
+        let departures = bus_itself.receive_name_owner_changed().await.unwrap();
         let heeding = (netboot.clone(), serving.clone());
-        let heeding = tokio::spawn(async move { heeding.0.heed_polkit(&heeding.1).await });
+        let heeding = tokio::spawn(async move {
+            let (netboot, serving) = heeding;
+            tokio::join!(
+                netboot.heed_polkit(&serving),
+                netboot.heed_departures(&serving, departures)
+            );
+        });
         let mut clients = Vec::new();
         let mut uids = Vec::new();
         for number in 0..CLIENTS {
@@ -408,9 +420,9 @@ impl<'a> Pair<'a> {
                 let (lease, uid) = (self.lease(lease), self.uids[client]);
                 let own = self.model.leases.get(&lease).is_some_and(|one| one.client == client);
                 let expected = match (seconds, own, mood) {
+                    (_, false, _) => Err(21),
                     (..10, ..) => Err(15),
                     (1001.., ..) => Err(17),
-                    (_, false, _) => Err(21),
                     (_, true, mood) => self.model.busy(uid, &self.uids).and(match mood {
                         Mood::Yes => Ok(()),
                         _ => Err(10),
@@ -598,12 +610,13 @@ impl<'a> Pair<'a> {
         let state = self.netboot.state();
         let leases: BTreeMap<u64, _> = state
             .leases
+            .open
             .iter()
             .map(|(id, lease)| {
-                let ports: Vec<_> = lease.ports().collect();
+                let ports: Vec<_> = lease.opening.ports().collect();
                 let interface = lease.opening.interface.to_string();
                 (
-                    id,
+                    *id,
                     (
                         lease.owner.uid.get(),
                         lease.opening.index,
@@ -624,7 +637,7 @@ impl<'a> Pair<'a> {
             .collect();
         assert_eq!(leases, expected, "leases");
         assert!(leases.len() <= 5);
-        let mut openings: Vec<_> = state.leases.iter().map(|(_, one)| one.opening.mark).collect();
+        let mut openings: Vec<_> = state.leases.open.values().map(|one| one.opening.mark).collect();
         drop(state);
         let world = self.world();
         let mut open: Vec<_> = world.open.iter().map(|opening| opening.mark).collect();

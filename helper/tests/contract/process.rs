@@ -80,7 +80,6 @@ impl Process {
             .args(arguments)
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus)
             .env("NOTIFY_SOCKET", &socket)
-            .env("WATCHDOG_USEC", "400000")
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null());
         prepare(&mut command);

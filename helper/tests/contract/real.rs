@@ -10,7 +10,6 @@ use portcullis_helper::{
     firewall::Nftables,
     kernel::{Kernel, Linux},
     mark::Marks,
-    notify::Notifier,
     run,
     state::State,
 };
@@ -49,9 +48,8 @@ async fn start() -> Real {
     let firewall = Nftables::new(&config).unwrap();
     let state = State::new(config, Box::new(linux), Box::new(firewall));
     let connection = bus.connect().await;
-    let helper = tokio::spawn(async move {
-        run::run(connection, state, &Notifier::default(), std::future::pending()).await
-    });
+    let helper =
+        tokio::spawn(async move { run::run(connection, state, std::future::pending()).await });
     appears(&bus).await;
     Real { helper, _polkit: polkit, bus }
 }

@@ -39,14 +39,13 @@ pub fn request(octets: &[u8]) {
     };
     match Request::parse(&options, limits::MAX_SECONDS_CEILING) {
         Ok(request) => {
-            assert!(InterfaceName::parse(request.interface().as_str()).is_some());
-            assert!(request.http().is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
+            assert!(InterfaceName::parse(request.interface.as_str()).is_some());
+            assert!(request.http.is_none_or(|port| port >= limits::HTTP_PORT_FLOOR));
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
-            assert!(seconds.contains(&request.max_seconds()));
+            assert!(seconds.contains(&request.max_seconds));
             assert!((1..=4).contains(&request.ports().count()));
             assert!(options.len() <= limits::REQUEST_KEYS);
-            let details = request.details();
-            for text in [&details.interface, &details.http_port, &details.max_seconds] {
+            for text in request.details() {
                 assert!(text.bytes().all(|octet| octet.is_ascii_graphic()), "{text:?}");
             }
         }
@@ -80,11 +79,12 @@ pub fn netlink(octets: &[u8]) {
     for message in messages(octets) {
         let body = message.body.as_slice();
         let _ = netlink::error_code(body);
-        if let Ok(link) = rtnetlink::parse_link(body) {
+        if let Ok((link, _)) = rtnetlink::parse_link(body) {
             assert!(body.len() >= 16);
             // Each octet that is no UTF-8 is shown by three.
             assert!(link.name.len() <= 3 * body.len() && !link.name.contains('\0'));
-            assert!(link.slave_kind.len() <= 3 * body.len());
+            let kind = link.master.map_or(0, |master| master.kind.len());
+            assert!(kind <= 3 * body.len());
         }
         if let Ok((_, Some(address))) = rtnetlink::parse_address(body) {
             let own = address.octets();
@@ -111,12 +111,14 @@ pub fn nftables(octets: &[u8]) {
         };
         if message.kind == NEW_CHAIN {
             listing.extend(Chain::read(family, &attributes).map(|chain| (chain, Vec::new())));
-        } else if let (Ok(rule), Some((_, rules))) = (Rule::read(&attributes), listing.last_mut()) {
+        } else if let (Ok(rule), Some((_, rules))) =
+            (Rule::read(family, &attributes), listing.last_mut())
+        {
             rules.push(rule);
         }
     }
     listing.retain(|(chain, _)| host::decisive(chain, None));
-    if let Ok((backend, path)) = host::judge(&listing, None) {
+    if let Ok((backend, path)) = host::judge(&listing, None, false) {
         assert_eq!(path.is_none(), backend == Backend::None);
         if backend == Backend::None {
             let refusing = listing.iter().find(|(chain, rules)| {
@@ -127,12 +129,12 @@ pub fn nftables(octets: &[u8]) {
         }
     }
     let named = host::NIXOS_IPTABLES;
-    if let Ok((backend, path)) = host::judge(&listing, Some(named)) {
+    if let Ok((backend, path)) = host::judge(&listing, Some(named), false) {
         assert_eq!((backend, path), (Backend::NamedChain, Some(named)));
         assert!(listing.iter().any(|(chain, _)| chain.is_input()));
     }
-    for (chain, rules) in &listing {
-        let deleted = host::delete_rules(chain.family, &chain.table, rules, |_| true);
+    for (_, rules) in &listing {
+        let deleted = host::delete_rules(rules, |_| true);
         let ours = rules.iter().filter(|rule| rule.lease.is_some());
         assert_eq!(deleted.len(), ours.count(), "only rules with our comment are deleted");
     }
@@ -148,10 +150,10 @@ pub fn config(octets: &[u8]) {
         Ok(config) => {
             let seconds = limits::MAX_SECONDS_FLOOR..=limits::MAX_SECONDS_CEILING;
             assert!(seconds.contains(&config.max_seconds));
-            for count in [config.quotas.leases, config.quotas.leases_per_user] {
+            for count in [config.leases, config.leases_per_user] {
                 assert!((1..=limits::LEASES_CEILING).contains(&count));
             }
-            let questions = config.quotas.questions_per_user;
+            let questions = config.questions_per_user;
             assert!((1..=limits::QUESTIONS_CEILING).contains(&questions));
             assert_ne!(config.marks.tag() & config.marks.mask(), 0);
             let eth0 = InterfaceName::parse("eth0").unwrap();

@@ -104,7 +104,7 @@ fn a_named_chain_is_opened_repaired_and_left_as_it_was(host: &Named) {
     let marks = Marks::new(0x1230_0000, 0xfff0_0000).unwrap();
     let config = Config { marks, chain: Some(host.chain.clone()), ..Config::default() };
     let opening = scene.opening(1);
-    let opening = Opening { mark: marks.lease(opening.mark.slot()), ..opening };
+    let opening = Opening { mark: marks.lease(opening.mark.slot), ..opening };
     let sockets = scene.sockets(&opening);
 
     // Not without its name.
