@@ -185,6 +185,18 @@ pub enum Script {
 }
 
 impl Generation {
+    /// The files on web servers that are passed on, those of a menu's sources, too.
+    pub fn passed_on(&self) -> impl Iterator<Item = &Remote> {
+        let menu = self.menu.iter().map(|item| &*item.generation);
+        let files = std::iter::once(self)
+            .chain(menu)
+            .flat_map(|one| one.kernel.iter().chain(&one.initrds).chain(&one.others));
+        files.filter_map(|payload| match payload {
+            Payload::Remote(remote) if !remote.direct => Some(&**remote),
+            _ => None,
+        })
+    }
+
     /// Whether machines fetch all that is needed from here, so that it is known when they have it.
     #[must_use]
     pub fn is_followed(&self) -> bool {

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
+mod facts;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -15,13 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use facts::{Facts, SOON};
 use portcullis::{
-    admission::Admission,
-    event::{Fact, Witness},
+    event::Fact,
     fetch,
     http::{Settings, serve_http},
     image::{Generation, Remote},
-    mac::MacAddr,
     source::{
         Same,
         cache::{self, Cache, Store},
@@ -29,8 +30,6 @@ use portcullis::{
 };
 
 const MIB: usize = 1 << 20;
-/// Long enough for a busy machine.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Content in which every misplaced octet shows.
 fn content(length: usize) -> Vec<u8> {
@@ -51,6 +50,8 @@ struct Manner {
     after: Option<Box<Manner>>,
     /// Tells no length.
     chunked: bool,
+    /// Nor where it ends.
+    unframed: bool,
     /// The length that it tells, if it is another one.
     lie: Option<u64>,
 }
@@ -140,6 +141,7 @@ impl State {
         match (status, manner.chunked) {
             (304, _) => {}
             (_, true) => answer += "Transfer-Encoding: chunked\r\n",
+            _ if manner.unframed => {}
             _ => answer += &format!("Content-Length: {told}\r\n"),
         }
         stream.write_all(format!("{answer}\r\n").as_bytes())?;
@@ -176,26 +178,12 @@ impl State {
     }
 }
 
-#[derive(Default)]
-struct Facts(Mutex<Vec<Fact>>);
-
-impl Witness for Facts {
-    fn fact(&self, _: MacAddr, fact: Fact) {
-        self.0.lock().unwrap().push(fact);
-    }
-}
-
-impl Admission for Facts {
-    fn admitted(&self, _: MacAddr) -> bool {
-        true
-    }
-}
-
 /// One run of the program: what it serves is the origin's `/k`.
 struct Run {
     address: SocketAddr,
     facts: Arc<Facts>,
-    _runtime: tokio::runtime::Runtime,
+    remote: Remote,
+    runtime: tokio::runtime::Runtime,
 }
 
 /// What lies at the address, and whether it was chosen at the start, as it is now.
@@ -217,7 +205,7 @@ impl Run {
             direct: false,
             cache: settings.map(Cache::new).unwrap_or_default(),
         };
-        let (token, kernel) = ("t".to_owned(), Some(remote.into()));
+        let (token, kernel) = ("t".to_owned(), Some(remote.clone().into()));
         let generation = Arc::new(Generation { token, kernel, ..Generation::default() });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -228,7 +216,7 @@ impl Run {
         let settings = Settings::new(SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port()));
         let source = Arc::new(Same(generation));
         runtime.spawn(serve_http(listener, settings, source, facts.clone(), facts.clone()));
-        Self { address, facts, _runtime: runtime }
+        Self { address, facts, remote, runtime }
     }
 
     fn url(&self) -> String {
@@ -257,16 +245,12 @@ impl Run {
     }
 
     fn facts(&self, wanted: impl Fn(&Fact) -> bool) -> usize {
-        self.facts.0.lock().unwrap().iter().filter(|fact| wanted(fact)).count()
+        self.facts.count(wanted)
     }
 
     #[track_caller]
     fn wait(&self, count: usize, wanted: impl Fn(&Fact) -> bool) {
-        let end = Instant::now() + SOON;
-        while self.facts(&wanted) < count {
-            assert!(Instant::now() < end, "{:?}", self.facts.0.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.facts.wait(count, wanted);
     }
 }
 
@@ -415,6 +399,102 @@ fn a_kept_copy_is_used_if_its_server_says_that_it_is_the_same_and_its_octets_are
 }
 
 #[test]
+fn a_kept_copy_of_what_was_chosen_at_the_start_is_looked_at_before_a_machine_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = content(MIB);
+    let origin = Origin::start(Manner::new(all.clone(), "\"a\""));
+    let run = || {
+        let facts = fetch::Facts { length: Some(MIB as u64), etag: Some("\"a\"".to_owned()) };
+        let run = Run::start(&origin, settings(folder.path()), Wanted { path: "/k", facts });
+        run.runtime.block_on(run.remote.cache.prepare(&run.remote));
+        run
+    };
+    let first = run();
+    assert_eq!(origin.log(), [""; 0], "there is nothing to ask about, and nothing is fetched");
+    assert!(first.get(&[]) == (all.clone(), 0));
+    first.wait(1, fetched);
+    drop(first);
+
+    let later = run();
+    let looked = ["GET 200", "HEAD 304 if-none-match=\"a\""];
+    assert_eq!((origin.log(), later.facts(|_| true)), (looked.map(str::to_owned).to_vec(), 0));
+    for _ in 0..2 {
+        assert!(later.get(&[]) == (all.clone(), 0));
+    }
+    assert_eq!((origin.log().len(), later.facts(reused)), (2, 1), "said once, with a machine");
+    drop(later);
+
+    let place = std::fs::read_dir(folder.path().join("portcullis")).unwrap().next().unwrap();
+    let file = std::fs::File::options().write(true).open(place.unwrap().path()).unwrap();
+    file.write_all_at(&[!all[777_777]], 777_777).unwrap();
+    let damaged = run();
+    assert!(damaged.get(&[]) == (all, 0), "the octets fetched anew differ");
+    assert_eq!(damaged.facts(|fact| upstream(fact, "fetched anew")), 1);
+    assert_eq!(origin.log().last().unwrap(), "GET 200");
+}
+
+#[test]
+fn chunks_are_shared_while_they_come_and_kept_with_their_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = content(20 * MIB + 7);
+    let manner = Manner { hold: Some(MIB), chunked: true, ..Manner::new(all.clone(), "\"a\"") };
+    let origin = Origin::start(manner);
+    let run = Run::start(&origin, settings(folder.path()), UNKNOWN);
+    // curl takes the chunks apart.
+    let machines: Vec<_> = (0..8).map(|_| run.curl(&["-i"])).collect();
+    run.wait(8, started);
+    assert_eq!(origin.log(), ["GET 200"]);
+    // What depends on the length is asked of the server, by itself.
+    let mut late = run.open("Range: bytes=500000-\r\n");
+    origin.change(|manner| manner.hold = None);
+    // The size of the first chunk.
+    assert_eq!(body(&mut late, 3).len(), 3);
+    for machine in machines {
+        let got = machine.wait_with_output().unwrap().stdout;
+        let end = got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8_lossy(&got[..end]).to_lowercase();
+        assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"));
+        assert!(got[end..] == all, "the octets differ");
+    }
+    run.wait(1, |fact| {
+        let length = all.len() as u64;
+        matches!(fact, Fact::Fetched { octets, kept: true, .. } if *octets == length)
+    });
+    assert_eq!(run.facts(|fact| upstream(fact, "does not tell its length")), 1, "said once");
+    drop(run);
+    // It is no longer than it is, and whoever comes later is told how long that is.
+    let kept = std::fs::read_dir(folder.path().join("portcullis")).unwrap().next().unwrap();
+    let facts = kept.unwrap().metadata().unwrap();
+    assert!(std::os::unix::fs::MetadataExt::blocks(&facts) * 512 < facts.len() + MIB as u64);
+    let run = Run::start(&origin, settings(folder.path()), UNKNOWN);
+    let got = run.get(&["-i"]).0;
+    let end = got.len() - all.len();
+    let head = String::from_utf8_lossy(&got[..end]).to_lowercase();
+    assert!(head.contains(&format!("content-length: {}\r\n", all.len())), "{head}");
+    assert!(got[end..] == all, "the octets of the copy differ");
+    assert_eq!(run.facts(reused), 1);
+}
+
+#[test]
+fn chunks_that_break_off_are_an_error_for_everybody_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = content(3 * MIB);
+    let (hold, cut) = (Some(MIB), Some(2 * MIB));
+    let origin =
+        Origin::start(Manner { hold, cut, chunked: true, ..Manner::new(all.clone(), "\"a\"") });
+    let run = Run::start(&origin, settings(folder.path()), UNKNOWN);
+    let machines = [run.curl(&[]), run.curl(&[])];
+    run.wait(2, started);
+    origin.change(|manner| manner.hold = None);
+    for machine in machines {
+        let output = machine.wait_with_output().unwrap();
+        assert!(!output.status.success() && all.starts_with(&output.stdout));
+    }
+    assert_eq!((origin.log().len(), run.facts(fetched)), (1, 0));
+    assert!(run.get(&[]) == (all, 0), "the next one gets it whole");
+}
+
+#[test]
 fn within_a_run_what_was_chosen_at_the_start_is_not_asked_for_again_and_the_rest_is() {
     let folder = tempfile::tempdir().unwrap();
     let all = content(MIB);
@@ -459,7 +539,9 @@ fn what_may_not_be_kept_is_not_and_no_cache_leaves_nothing() {
         (plain(&["ETag: \"a\"", "Cache-Control: no-store"]), "/k", true, 0),
         (plain(&["ETag: \"a\""]), "/k?signature=secret", true, 1),
         (plain(&["ETag: \"a\""]), "/k", false, 1),
-        (Manner { chunked: true, ..plain(&["ETag: \"a\""]) }, "/k", true, 0),
+        (Manner { chunked: true, ..plain(&[]) }, "/k", true, 1),
+        // Its end could be a connection's that broke off.
+        (Manner { unframed: true, ..plain(&["ETag: \"a\""]) }, "/k", true, 0),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let origin = Origin::start(Manner { hold: Some(1000), ..manner });
@@ -542,8 +624,11 @@ fn where_there_is_no_room_or_no_folder_each_machine_has_its_own_download() {
     let origin = Origin::start(Manner { lie, ..Manner::new(all.clone(), "W/\"a\"") });
     let unlimited = settings(folder.path()).map(|it| cache::Settings { limit: u64::MAX, ..it });
     let run = Run::start(&origin, unlimited, UNKNOWN);
-    assert!(run.get(&[]).0 == all);
-    assert_eq!(run.facts(|fact| upstream(fact, "disk has no room")), 1);
+    for _ in 0..2 {
+        assert!(run.get(&[]).0 == all);
+    }
+    assert_eq!(run.facts(|fact| upstream(fact, "disk has no room")), 1, "said once");
+    assert_eq!(run.facts(|fact| upstream(fact, "XDG_CACHE_HOME")), 1, "and what to do");
     assert_eq!(left(folder.path()), 0);
 
     let origin = Origin::start(Manner::new(all.clone(), "\"a\""));

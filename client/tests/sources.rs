@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
 
+mod facts;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
@@ -21,10 +23,10 @@ use axum::{
     http::{Request, Response},
 };
 use bytes::Bytes;
+use facts::Facts;
 use futures_util::StreamExt as _;
 use portcullis::{
-    admission::Admission,
-    event::{Fact, Firmware, Ignored, Witness},
+    event::{Fact, Firmware, Ignored},
     http::{Settings, serve_http},
     mac::MacAddr,
     source::{Source as _, Step, Traits, api::Api},
@@ -236,21 +238,6 @@ struct Front {
     facts: Arc<Facts>,
 }
 
-#[derive(Default)]
-struct Facts(Mutex<Vec<Fact>>);
-
-impl Witness for Facts {
-    fn fact(&self, _: MacAddr, fact: Fact) {
-        self.0.lock().unwrap().push(fact);
-    }
-}
-
-impl Admission for Facts {
-    fn admitted(&self, _: MacAddr) -> bool {
-        true
-    }
-}
-
 impl Front {
     fn of(service: &Service) -> Self {
         let api = service.api("", SECOND);
@@ -271,17 +258,6 @@ impl Front {
             Command::new("curl").args(["-s", "-S"]).args(arguments).arg(url).output().unwrap();
         println!("{file} {arguments:?}: {output:?}");
         output
-    }
-
-    fn facts(&self, wanted: impl Fn(&Fact) -> bool) -> bool {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(5) {
-            if self.facts.0.lock().unwrap().iter().any(&wanted) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        false
     }
 }
 
@@ -362,7 +338,7 @@ fn a_file_of_another_server_is_passed_on_with_length_ranges_and_resume() {
     assert!(header.contains("content-length: 3000000\r\n"), "{header}");
     assert!(header.contains("etag: \"one\""), "{header}");
     assert!(!header.contains("transfer-encoding"), "{header}");
-    assert!(front.facts(|fact| matches!(fact, Fact::TransferDone { sent: 3_000_000, .. })));
+    front.facts.wait(1, |fact| matches!(fact, Fact::TransferDone { sent: 3_000_000, .. }));
     assert!(front.curl("other0", &[]).stdout == all, "the octets of the extra file differ");
 
     let rest = front.curl("kernel", &["-r", "2999990-"]).stdout;
@@ -379,10 +355,11 @@ fn a_server_that_does_not_tell_a_length_is_passed_on_and_said() {
     let service = Service::start(files);
     let front = Front::of(&service);
     assert_eq!(front.curl("initrd0", &[]).stdout, b"onetwo");
-    assert!(front.facts(
-        |fact| matches!(fact, Fact::Upstream { problem, .. } if problem.contains("length"))
-    ));
-    assert!(front.facts(|fact| matches!(fact, Fact::TransferDone { sent: 6, .. })));
+    front.facts.wait(
+        1,
+        |fact| matches!(fact, Fact::Upstream { problem, .. } if problem.contains("length")),
+    );
+    front.facts.wait(1, |fact| matches!(fact, Fact::TransferDone { sent: 6, .. }));
 }
 
 #[test]
@@ -391,14 +368,13 @@ fn a_server_that_fails_or_breaks_off_is_said_and_nothing_is_filled_up() {
     let front = Front::of(&service);
     let missing = front.curl("initrd1", &["-o", "/dev/null", "-w", "%{http_code}"]);
     assert_eq!(missing.stdout, b"502");
-    assert!(front.facts(
-        |fact| matches!(fact, Fact::Upstream { file, problem } if problem.contains("404") && file.ends_with("/missing"))
-    ));
+    front.facts.wait(1, |fact| matches!(fact, Fact::Upstream { file, problem } if problem.contains("404") && file.ends_with("/missing")));
     let broken = front.curl("initrd2", &["-o", "/dev/null"]);
     assert!(matches!(broken.status.code(), Some(18 | 56)), "{broken:?}");
-    assert!(front.facts(
-        |fact| matches!(fact, Fact::TransferEnded { reason, .. } if reason.contains("broke off"))
-    ));
+    front.facts.wait(
+        1,
+        |fact| matches!(fact, Fact::TransferEnded { reason, .. } if reason.contains("broke off")),
+    );
     let absent = front.curl("initrd3", &["-o", "/dev/null", "-w", "%{http_code}"]);
     assert_eq!(absent.stdout, b"404");
 }
@@ -409,7 +385,7 @@ fn section_7_a_refusal_at_the_script_is_a_404_that_is_told() {
     let front = Front::of(&service);
     let refused = front.curl("boot.ipxe", &["-o", "/dev/null", "-w", "%{http_code}"]);
     assert_eq!(refused.stdout, b"404");
-    assert!(front.facts(|fact| matches!(fact, Fact::Ignored(Ignored::Source { .. }))));
+    front.facts.wait(1, |fact| matches!(fact, Fact::Ignored(Ignored::Source { .. })));
 }
 
 #[test]

@@ -210,8 +210,8 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 /// What is sent.
 pub(super) enum Content {
     Blob(Blob, &'static str),
-    /// A copy of what lies on another server, and its name.
-    Held(Arc<Held>, String),
+    /// A copy of what lies on another server, its octets, and its name.
+    Held(Arc<Held>, u64, String),
     Text {
         text: Bytes,
         etag: String,
@@ -226,10 +226,10 @@ impl Content {
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
             },
-            Self::Held(held, _) => Validators {
-                etag: &held.tag,
-                last_modified: held.terms.last_modified.as_deref(),
-                length: held.length,
+            Self::Held(held, length, _) => Validators {
+                etag: &held.copy.tag,
+                last_modified: held.copy.terms.last_modified.as_deref(),
+                length: *length,
             },
             Self::Text { text, etag } => Validators {
                 etag,
@@ -243,7 +243,7 @@ impl Content {
     fn name(&self, role: Role) -> &str {
         match self {
             Self::Blob(blob, _) => &blob.name,
-            Self::Held(_, name) => name,
+            Self::Held(_, _, name) => name,
             Self::Text { .. } if role == Role::Autoexec => "autoexec.ipxe",
             Self::Text { .. } => "boot.ipxe",
         }
@@ -260,7 +260,7 @@ impl Content {
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
             Self::Blob(blob, _) => Body::Part(Part::new(blob.content.clone(), part, download)),
-            Self::Held(held, _) => Body::Part(Part::of(Arc::clone(held), part, download)),
+            Self::Held(held, ..) => Body::Part(Part::of(Arc::clone(held), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);

@@ -1,7 +1,7 @@
 //! A file on a web server, passed on while it is fetched.
 //!
 //! Guarantees: what can be shared comes from one copy ([`crate::source::cache`]), which is followed while
-//! it grows. Of what cannot, no more is read than the machine takes; conditions and ranges
+//! it grows, with its length as soon as that is known. Of what cannot, no more is read than the machine takes; conditions and ranges
 //! are then the other server's to judge, and its answer is passed on with its length. A file that is not
 //! the one that was chosen at the start is not passed on; a server that falls silent ends the
 //! download, and exactly the announced octets are sent or the connection is broken off.
@@ -11,7 +11,7 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     Server,
@@ -26,8 +26,12 @@ use crate::{
     fetch::{self, ANSWER, Facts},
     image::Remote,
     mac::MacAddr,
-    source::cache::{AHEAD, Opened, Problem, STALL},
+    read::Piece,
+    source::cache::{AHEAD, Held, NO_LENGTH, Opened, Problem, STALL},
 };
+
+/// Octets of a copy without a length that go at a time.
+const READ: usize = 256 * 1024;
 
 /// What a machine asks that the other server has to judge (RFC 9110 sections 13.1 and 14.2).
 const ASKED: [header::HeaderName; 6] = [
@@ -64,13 +68,6 @@ pub(super) async fn pass_on(
         upstream(problem);
         plain(StatusCode::BAD_GATEWAY, &text)
     };
-    let whole = match copy(server, request, mac, remote).await {
-        Ok(Opened::Shared(held)) => {
-            return respond(server, request, mac, role, &Content::Held(held, remote.name.clone()));
-        }
-        Ok(Opened::Direct(whole)) => whole,
-        Err(error) => return failed(error.to_string()),
-    };
     let mut headers = HeaderMap::new();
     for name in ASKED {
         if let Some(value) = request.headers.get(&name) {
@@ -78,6 +75,27 @@ pub(super) async fn pass_on(
         }
     }
     let method = request.method.clone();
+    let whole = match copy(server, request, mac, remote).await {
+        Ok(Opened::Shared(held)) => match held.copy.length() {
+            Some(length) => {
+                let content = Content::Held(held, length, remote.name.clone());
+                return respond(server, request, mac, role, &content);
+            }
+            None if method == Method::GET && headers.is_empty() => {
+                let name = remote.name.as_bytes();
+                let witness = Arc::clone(&server.witness);
+                let download = Download::new(witness, mac, Protocol::Http, role, name, 0);
+                let body = RemoteBody::new(Octets::Copy(held), None, 0, Some(download));
+                let mut response = Response::new(Body::Remote(Box::new(body)));
+                put(&mut response, header::CONTENT_TYPE, "application/octet-stream");
+                return response;
+            }
+            // What depends on a length that nobody knows yet is the other server's to say.
+            None => None,
+        },
+        Ok(Opened::Direct(whole)) => whole,
+        Err(error) => return failed(error.to_string()),
+    };
     let got = match whole {
         Some(got) if headers.is_empty() => Ok(*got),
         _ => {
@@ -100,10 +118,7 @@ pub(super) async fn pass_on(
         return failed(Problem::Changed.to_string());
     }
     if method == Method::GET && sends_file && facts.length.is_none() {
-        upstream(
-            "its server does not tell its length: iPXE takes it slowly, and progress is not known"
-                .to_owned(),
-        );
+        upstream(NO_LENGTH.to_owned());
     }
     let mut response = Response::new(Body::Nothing);
     *response.status_mut() = status;
@@ -122,7 +137,8 @@ pub(super) async fn pass_on(
             let name = remote.name.as_bytes();
             Download::new(Arc::clone(&server.witness), mac, Protocol::Http, role, name, size)
         });
-        let body = RemoteBody::new(got.into_body(), announced(&response), start, download);
+        let body =
+            RemoteBody::new(Octets::Server(got.into_body()), announced(&response), start, download);
         *response.body_mut() = Body::Remote(Box::new(body));
     }
     response
@@ -141,13 +157,27 @@ async fn copy(
     let asked = beginning(&request.headers).filter(|_| is_get);
     if asked.is_some_and(|(start, to_the_end)| start <= AHEAD && to_the_end) {
         let witness = Arc::clone(&server.witness);
-        return remote.cache.open(remote, Box::new(move |fact| witness.fact(mac, fact))).await;
+        return remote.cache.open(remote, Arc::new(move |fact| witness.fact(mac, fact))).await;
     }
     let held = remote.cache.peek(remote).await.filter(|held| {
-        let is_near = |(start, _)| start <= held.there().saturating_add(AHEAD);
-        !is_get || held.is_whole() || asked.is_some_and(is_near)
+        let is_near = |(start, _)| start <= held.copy.there().saturating_add(AHEAD);
+        !is_get || held.copy.is_whole() || asked.is_some_and(is_near)
     });
     Ok(held.map_or(Opened::Direct(None), Opened::Shared))
+}
+
+/// The next octets of a copy, behind those that the machine has.
+async fn next_of_copy(held: &Held, at: u64) -> io::Result<Option<Bytes>> {
+    let content = held.beyond(at).await?;
+    match content.behind(at) {
+        None => Ok(None),
+        Some(Piece::Memory(octets)) => Ok(Some(octets)),
+        Some(Piece::File { length, .. }) => {
+            let count = usize::try_from(length).unwrap_or(READ).min(READ);
+            let read = spawn_blocking(move || content.read_at(at, count, Vec::new())).await?;
+            read.map(|octets| Some(octets.into()))
+        }
+    }
 }
 
 /// First octet and, if it is told, the one after the last: `bytes FIRST-LAST/LENGTH`.
@@ -168,9 +198,17 @@ fn announced(response: &Response<Body>) -> Option<u64> {
     length.to_str().ok()?.trim().parse().ok()
 }
 
+/// Where octets come from.
+enum Octets {
+    /// This machine's own download.
+    Server(Incoming),
+    /// All machines' one, which has no length yet.
+    Copy(Arc<Held>),
+}
+
 /// The octets as they come.
 pub(super) struct RemoteBody {
-    body: Incoming,
+    octets: Octets,
     /// Announced and not yet come, if a length was announced.
     left: Option<u64>,
     at: u64,
@@ -178,8 +216,8 @@ pub(super) struct RemoteBody {
 }
 
 impl RemoteBody {
-    fn new(body: Incoming, left: Option<u64>, at: u64, download: Option<Download>) -> Self {
-        let mut new = Self { body, left, at, download };
+    fn new(octets: Octets, left: Option<u64>, at: u64, download: Option<Download>) -> Self {
+        let mut new = Self { octets, left, at, download };
         new.passed_on(0);
         new
     }
@@ -194,13 +232,27 @@ impl RemoteBody {
     /// # Errors
     /// The other server is silent for too long, breaks off, or does not send what it announced.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let next = timeout(STALL, fetch::next(&mut self.body)).await;
+        let result = match &mut self.octets {
+            Octets::Server(_) => self.next_of_server().await,
+            Octets::Copy(held) => next_of_copy(held, self.at).await,
+        };
+        if let Err(error) = &result
+            && let Some(download) = self.download.take()
+        {
+            download.ended(error.to_string());
+        }
+        result
+    }
+
+    async fn next_of_server(&mut self) -> io::Result<Option<Bytes>> {
+        let Octets::Server(body) = &mut self.octets else { return Ok(None) };
+        let next = timeout(STALL, fetch::next(body)).await;
         let silent =
             || io::Error::new(io::ErrorKind::TimedOut, "the file's own server stopped sending");
         let broke_off = |why: &dyn std::fmt::Display| {
             io::Error::other(format!("the file's own server broke off: {why}"))
         };
-        let result = match next {
+        match next {
             Err(_late) => Err(silent()),
             Ok(Some(Err(error))) => Err(broke_off(&error)),
             Ok(Some(Ok(octets))) => self.counted(octets).map(Some).ok_or_else(|| {
@@ -210,13 +262,7 @@ impl RemoteBody {
                 Err(broke_off(&"less came than it announced"))
             }
             Ok(None) => Ok(None),
-        };
-        if let Err(error) = &result
-            && let Some(download) = self.download.take()
-        {
-            download.ended(error.to_string());
         }
-        result
     }
 
     /// Takes them off what was announced, if they are not more than that.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     commands::with_agent,
     exit::Failure,
+    image::Generation,
     inhibit,
     nixos::Workshop,
     notify::Desktop,
@@ -80,6 +81,14 @@ async fn hold(
     for (index, outlet) in outlets.iter().enumerate() {
         report.ready(&ready(plan, outlet, index + 1 == outlets.len()));
     }
+    // While machines are switched on.
+    let kept = plan.content.generation().into_iter().flat_map(Generation::passed_on);
+    let kept: Vec<_> = kept.cloned().collect();
+    tokio::spawn(async move {
+        for remote in kept {
+            remote.cache.prepare(&remote).await;
+        }
+    });
     let _awake = match session.bus() {
         Some(bus) => inhibit::sleep(bus).await,
         None => None,

@@ -204,7 +204,7 @@ fn total(
 
 /// How the generators compare with ordinary clients, on servers that are not ours; and that what
 /// comes is what is served, from everybody.
-pub fn check(servers: &[Server], images: &Images) -> Result<Vec<String>> {
+pub fn check(servers: &[&Server], images: &Images) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let served = std::fs::read(images.path().join("small"))
         .map_err(|error| LabError::of("the image", error))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::rows::{ROWS, Row, Sample};
+use crate::rows::{Measure, ROWS, Row, Sample};
 
 /// The samples of every row and server.
 #[derive(Debug, Default)]
@@ -87,11 +87,21 @@ impl Figures {
             let lost = if (ratio * 100.0).round() < 100.0 { " **lost**" } else { "" };
             let (least, most) = extremes(&ours);
             let cpu = match row.unit() {
-                "MiB/s" => format!(
-                    "{}, {}",
-                    each(|sample| sample.cpu),
-                    short(self.median(number, "Portcullis", |sample| sample.cpu))
-                ),
+                "MiB/s" => {
+                    let sent = match row.what {
+                        Measure::Relay { .. } => format!(
+                            "; sent by the image's server: {}, {} MiB",
+                            each(|sample| sample.sent),
+                            short(self.median(number, "Portcullis", |sample| sample.sent))
+                        ),
+                        _ => String::new(),
+                    };
+                    format!(
+                        "{}, {}{sent}",
+                        each(|sample| sample.cpu),
+                        short(self.median(number, "Portcullis", |sample| sample.cpu))
+                    )
+                }
                 _ => format!(
                     "in all {}, {} ms; the last after: {}, {} ms",
                     each(|sample| sample.cpu * 1000.0),
@@ -129,6 +139,7 @@ impl Figures {
                         "cpu_seconds": of(|sample| sample.cpu),
                         "peak_mib": of(|sample| sample.peak),
                         "last_ms": of(|sample| sample.last),
+                        "sent_by_the_images_server_mib": of(|sample| sample.sent),
                     });
                     ((*name).to_owned(), value)
                 })

@@ -9,6 +9,7 @@
 mod alone;
 mod figures;
 mod opening;
+mod origin;
 mod rows;
 mod servers;
 mod usage;
@@ -27,6 +28,7 @@ use portcullis_lab::{
 use serde_json::json;
 
 use figures::{Figures, extremes, median, short};
+use origin::Proxy;
 use rows::ROWS;
 use servers::{Images, Server};
 
@@ -59,6 +61,9 @@ fn bench() -> Result<()> {
         Server::tftpd_hpa(&images)?,
         Server::nginx(&images)?,
         Server::portcullis(&images)?,
+        Server::proxy(&images, Proxy::Whole)?,
+        Server::proxy(&images, Proxy::Slices)?,
+        Server::portcullis_before_another(&images)?,
     ];
     let machine = machine();
     say(&format!("{machine}; {rounds} rounds, SEED={seed}\n\nEach at its best:"));
@@ -66,7 +71,9 @@ fn bench() -> Result<()> {
         say(&format!("  {}: {}", server.name, server.how));
     }
     say("\nThe generators beside ordinary clients:");
-    for line in alone::check(&servers, &images)? {
+    let [dnsmasq, tftpd_hpa, nginx, ours, ..] = &servers;
+    let alone = [dnsmasq, tftpd_hpa, nginx, ours];
+    for line in alone::check(&alone, &images)? {
         say(&format!("  {line}"));
     }
 
@@ -74,8 +81,11 @@ fn bench() -> Result<()> {
     let mut dice = Dice(seed | 1);
     for round in 1..=rounds {
         for (row, server) in order(&mut dice, &servers) {
-            match (ROWS.get(row), servers.get(server)) {
-                (Some(what), Some(who)) => figures.add(row, who.name, what.measure(who)?),
+            match (ROWS.get(row), servers.get_mut(server)) {
+                (Some(what), Some(who)) => {
+                    let sample = what.measure(who)?;
+                    figures.add(row, who.name, sample);
+                }
                 _ => continue,
             }
         }
@@ -88,7 +98,7 @@ fn bench() -> Result<()> {
     say(&format!("\n{}", figures.table()));
 
     let mut calls = Vec::new();
-    for server in &servers {
+    for server in servers.iter().filter(|server| server.origin.is_none()) {
         let windows: &[Option<u16>] = match server.name {
             "nginx" => &[None],
             "Portcullis" => &[Some(1), Some(4), Some(16), None],
@@ -105,7 +115,7 @@ fn bench() -> Result<()> {
     }
     say(&format!("System calls per MiB: {}\n", calls.join("; ")));
 
-    let [_, _, _, ours] = &mut servers;
+    let [_, _, _, ours, ..] = &mut servers;
     let [cold, warm] = alone::start(ours, &images, usize::try_from(rounds).unwrap_or(1))?;
     for (what, wanted, times) in [("cold", 150, &cold), ("warm", 50, &warm)] {
         let (least, most) = extremes(times);
@@ -176,8 +186,7 @@ fn order(dice: &mut Dice, servers: &[Server]) -> Vec<(usize, usize)> {
         .enumerate()
         .filter(|(_, row)| only.split(',').all(|word| row.title().contains(word)))
         .flat_map(|(number, row)| {
-            let fits = move |server: &Server| row.servers.contains(&server.name);
-            let fitting = servers.iter().enumerate().filter(move |(_, server)| fits(server));
+            let fitting = servers.iter().enumerate().filter(move |(_, server)| row.fits(server));
             fitting.map(move |(server, _)| (number, server))
         })
         .collect();

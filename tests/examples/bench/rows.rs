@@ -14,6 +14,7 @@ use portcullis_lab::{
 };
 
 use crate::{
+    origin::Origin,
     servers::{MIB, Server, address, at},
     usage::{self, Cpu},
 };
@@ -25,6 +26,9 @@ pub const BLOCK: u16 = 1428;
 /// chosen so that the others, which send a block for each, give the 13 to 18 MiB/s that they gave to
 /// firmware. Between namespaces alone it takes 7 us, which no wire does.
 const PAUSE: Duration = Duration::from_micros(60);
+/// What lies between our start and the first machine that asks for a file, at least: firmware and iPXE
+/// take longer.
+const FIRMWARE: Duration = Duration::from_secs(1);
 /// Machines of a storm.
 const LAB: u16 = 1000;
 /// No answer for so long: nothing more will come.
@@ -38,6 +42,9 @@ pub enum Measure {
     Tftp { window: u16, machines: u8, stalled: u8, far: bool },
     /// Machines fetch by HTTP while others have stopped reading; perhaps while our web page is open.
     Http { machines: u8, stalled: u8, watched: bool },
+    /// Machines fetch by HTTP what another server has, from one that has never seen it, or has kept it: at
+    /// once when our program has started, or some time after.
+    Relay { machines: u8, kept: Option<Duration> },
     /// A thousand machines ask in the same instant, perhaps while others download by HTTP.
     Storm { downloads: u8 },
 }
@@ -64,11 +71,14 @@ pub struct Sample {
     pub peak: f64,
     /// Milliseconds until the last was answered.
     pub last: f64,
+    /// MiB that the server which has the image has sent.
+    pub sent: f64,
 }
 
 const TFTP: &[&str] = &["dnsmasq", "tftpd-hpa", "Portcullis"];
 const HTTP: &[&str] = &["nginx", "Portcullis"];
 const STORM: &[&str] = &["dnsmasq", "Portcullis"];
+const RELAY: &[&str] = &["nginx", "nginx by slices", "Portcullis"];
 /// Who serves both DHCP and HTTP.
 const BOTH: &[&str] = &["Portcullis"];
 
@@ -85,6 +95,10 @@ const fn far(window: u16, machines: u8, target: f64) -> Row {
 const fn http(machines: u8, target: Option<f64>) -> Row {
     let what = Measure::Http { machines, stalled: 0, watched: false };
     Row { what, way: None, servers: HTTP, target }
+}
+
+const fn relay(machines: u8, kept: Option<Duration>) -> Row {
+    Row { what: Measure::Relay { machines, kept }, way: None, servers: RELAY, target: None }
 }
 
 /// All rows, in the order of the table.
@@ -107,6 +121,9 @@ pub const ROWS: &[Row] = &[
     http(8, Some(1.0)),
     Row { what: Measure::Http { machines: 8, stalled: 64, watched: false }, ..http(8, None) },
     Row { what: Measure::Http { machines: 8, stalled: 0, watched: true }, ..http(8, None) },
+    relay(8, None),
+    relay(8, Some(Duration::ZERO)),
+    relay(8, Some(FIRMWARE)),
     Row { what: Measure::Storm { downloads: 0 }, way: None, servers: STORM, target: Some(1.0) },
     Row { what: Measure::Storm { downloads: 64 }, way: None, servers: BOTH, target: None },
     Row { way: Some(Way::Gigabit), ..tftp(4, 16, None) },
@@ -141,6 +158,14 @@ impl Row {
                 let page = if watched { ", our web page open" } else { "" };
                 format!("HTTP, {}{}{page}", machines(count), stalled(more))
             }
+            Measure::Relay { machines: count, kept } => {
+                let kept = match kept {
+                    None => "for the first time",
+                    Some(Duration::ZERO) => "kept before",
+                    Some(_) => "kept before, a second after our start",
+                };
+                format!("HTTP, {}; the image is another server's, {kept}", machines(count))
+            }
             Measure::Storm { downloads: 0 } => format!("{LAB} DISCOVERs at once: answered"),
             Measure::Storm { downloads } => {
                 format!("{LAB} DISCOVERs at once, {downloads} downloads by HTTP: answered")
@@ -152,6 +177,12 @@ impl Row {
             Some(Way::Lossy) => format!("{what}; 1 % of all packets lost"),
             Some(Way::Long) => format!("{what}; 20 ms there and back"),
         }
+    }
+
+    /// Whether this one is to be measured with it.
+    pub fn fits(&self, server: &Server) -> bool {
+        let passes_on = matches!(self.what, Measure::Relay { .. });
+        passes_on == server.origin.is_some() && self.servers.contains(&server.name)
     }
 
     /// The unit of its figures.
@@ -176,7 +207,11 @@ impl Row {
     }
 
     /// One figure of one server.
-    pub fn measure(&self, server: &Server) -> Result<Sample> {
+    pub fn measure(&self, server: &mut Server) -> Result<Sample> {
+        if let Measure::Relay { kept, .. } = self.what {
+            server.relay(kept)?;
+        }
+        let server = &*server;
         let _middle = self
             .way
             .map(|way| Middle::put(&server.lan, server.netns(), &server.machines, way))
@@ -214,6 +249,15 @@ impl Row {
                 let _kept_until_here: Vec<http::Waiting> = silent;
                 sample
             }
+            Measure::Relay { machines, .. } => {
+                let sent = || server.origin.as_ref().map_or(0, Origin::sent);
+                let before = sent();
+                let sample = together(server, machines, |machine| {
+                    let (to, path) = server.url(machine);
+                    Ok((http::fetch(address(machine), to, &path, enough)?, ()))
+                })?;
+                Ok(Sample { sent: mebibytes(sent().saturating_sub(before)), ..sample })
+            }
             Measure::Storm { downloads } => {
                 let waiting = stall(server, 0, downloads, |machine| {
                     let (to, path) = server.url(machine);
@@ -227,7 +271,7 @@ impl Row {
                 let value = f64::from(u32::try_from(storm.answered).unwrap_or(u32::MAX));
                 let peak = usage::Memory::of(&pids).peak;
                 let last = storm.time.as_secs_f64() * 1000.0;
-                Ok(Sample { value, cpu, peak, last })
+                Ok(Sample { value, cpu, peak, last, sent: 0.0 })
             }
         }
     }
@@ -317,6 +361,7 @@ pub fn together<T: Send>(
         cpu: cpu / (mib / 1024.0),
         peak: usage::Memory::of(&pids).peak,
         last: 0.0,
+        sent: 0.0,
     })
 }
 

@@ -24,10 +24,12 @@ use portcullis_lab::{
 };
 use tempfile::TempDir;
 
+use crate::origin::Origin;
+
 /// Octets of a MiB.
 pub const MIB: u64 = 1 << 20;
 /// What everybody serves.
-const IMAGE: &str = "image.efi";
+pub const IMAGE: &str = "image.efi";
 /// What is compared octet by octet; the rest of the image is a hole.
 pub const FILLED: u64 = 16 * MIB;
 /// Machines at a time.
@@ -61,6 +63,29 @@ impl Images {
     /// The image that everybody serves, 512 MiB.
     pub fn image(&self) -> PathBuf {
         self.path().join(IMAGE)
+    }
+
+    /// Writes a configuration for nginx at its best, whose `http` has this, too: the file, and what it says, as
+    /// people are told of it.
+    pub fn nginx(&self, label: &str, http: &str) -> Result<(String, String)> {
+        let directory = self.path().display().to_string();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("{name}_temp_path {directory}/{label}-{name};\n"))
+            .concat();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let configuration = format!(
+            "daemon off; user root; worker_processes {workers}; pid {directory}/{label}.pid;
+error_log /dev/null crit;
+events {{ worker_connections 1024; }}
+http {{ sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_timeout 65;
+{temporary}{http} }}
+"
+        );
+        let path = self.path().join(format!("{label}.conf"));
+        std::fs::write(&path, &configuration)
+            .map_err(|error| LabError::of(path.display(), error))?;
+        let shown = configuration.replace(&temporary, "").replace('\n', " ");
+        Ok((path.display().to_string(), format!("nginx -c: {}", shown.replace(&directory, "DIR"))))
     }
 
     /// An EFI program of this size, in the page cache: its beginning is different everywhere, its
@@ -101,14 +126,16 @@ pub struct Server {
     pub name: &'static str,
     /// The command line, for the reader to judge whether it is the best one.
     pub how: String,
-    body: Body,
+    pub body: Body,
     /// Each at its [`address`], all on one interface.
     pub machines: Netns,
     pub lan: Lan,
+    /// Who has the image, if this one passes it on.
+    pub origin: Option<Origin>,
 }
 
 #[derive(Debug)]
-enum Body {
+pub enum Body {
     // Dropped in this order: what keeps its processes together, then where they run.
     Rival { keeper: Process, netns: Netns },
     Ours(Box<Ours>),
@@ -118,9 +145,9 @@ enum Body {
 #[derive(Debug)]
 pub struct Ours {
     // Dropped first: it runs on the host.
-    client: Option<Client>,
+    pub client: Option<Client>,
     pub host: Host,
-    path: String,
+    pub path: String,
     /// Address of the web page.
     page: String,
 }
@@ -158,7 +185,7 @@ pub fn address(machine: u8) -> Ipv4Addr {
 
 impl Server {
     /// A server that is started by a command line, once it listens (`ss` filter).
-    fn rival(
+    pub fn rival(
         name: &'static str,
         program: &str,
         arguments: &[String],
@@ -178,7 +205,7 @@ impl Server {
         if !wait_until(SOON, ready) {
             return Err(LabError(format!("{name} does not listen: {how}")));
         }
-        Ok(Self { name, how, body: Body::Rival { keeper, netns }, machines, lan })
+        Ok(Self { name, how, body: Body::Rival { keeper, netns }, machines, lan, origin: None })
     }
 
     pub fn dnsmasq(images: &Images) -> Result<Self> {
@@ -203,30 +230,21 @@ impl Server {
     }
 
     pub fn nginx(images: &Images) -> Result<Self> {
-        let directory = images.path().display().to_string();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("{name}_temp_path {directory}/nginx-{name};\n"))
-            .concat();
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let configuration = format!(
-            "daemon off; user root; worker_processes {workers}; pid {directory}/nginx.pid;
-error_log /dev/null crit;
-events {{ worker_connections 1024; }}
-http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_timeout 65;
-{temporary}server {{ listen 192.0.2.2:80; root {directory}; }} }}
-"
-        );
-        let path = images.path().join("nginx.conf");
-        std::fs::write(&path, &configuration)
-            .map_err(|error| LabError::of(path.display(), error))?;
-        let words = ["-e", "/dev/null", "-c", &path.display().to_string()].map(str::to_owned);
-        let mut server = Self::rival("nginx", "nginx", &words, "'sport = :80'")?;
-        let shown = configuration.replace(&temporary, "").replace('\n', " ");
-        server.how = format!("nginx -c: {}", shown.replace(&directory, "DIR"));
-        Ok(server)
+        let root = images.path().display();
+        let http = format!("access_log off; server {{ listen 192.0.2.2:80; root {root}; }}");
+        let (configuration, how) = images.nginx("nginx", &http)?;
+        let words = ["-e", "/dev/null", "-c", &configuration].map(str::to_owned);
+        Ok(Self { how, ..Self::rival("nginx", "nginx", &words, "'sport = :80'")? })
     }
 
     pub fn portcullis(images: &Images) -> Result<Self> {
+        let mut server = Self::ours_alone()?;
+        server.serve(&images.image())?;
+        Ok(server)
+    }
+
+    /// Portcullis' host, on which nothing is served yet.
+    pub fn ours_alone() -> Result<Self> {
         let (lan, machines) = network()?;
         let host = Host::start("host", Site::AllowsAlice)?;
         lan.attach(host.netns(), "eth0", Some("192.0.2.2/24"))?;
@@ -237,9 +255,7 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
             "portcullis boot image.efi --interface eth0 --json --web, by alice, uid not 0, no \
                    capability; system bus, polkit, helper, NixOS' nftables firewall"
                 .to_owned();
-        let mut server = Self { name: "Portcullis", how, body: Body::Ours(ours), machines, lan };
-        server.serve(&images.image())?;
-        Ok(server)
+        Ok(Self { name: "Portcullis", how, body: Body::Ours(ours), machines, lan, origin: None })
     }
 
     /// Where it runs.
@@ -286,6 +302,21 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
         arguments: &[&str],
         patience: Duration,
     ) -> Result<Duration> {
+        let time = self.start(program, arguments, patience)?;
+        let path = url_path(&self.machines)?;
+        if let Body::Ours(ours) = &mut self.body {
+            ours.path = path;
+        }
+        Ok(time)
+    }
+
+    /// The same, and where the image is then is not asked.
+    pub fn start(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        patience: Duration,
+    ) -> Result<Duration> {
         let Body::Ours(ours) = &mut self.body else {
             return Err(LabError(format!("{} is no Portcullis", self.name)));
         };
@@ -308,7 +339,6 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
         let page = events.iter().find_map(|event| event["url"].as_str());
         ours.page = page.unwrap_or_default().to_owned();
         ours.client = Some(client);
-        ours.path = url_path(&self.machines)?;
         Ok(time)
     }
 
@@ -344,7 +374,9 @@ http {{ sendfile on; tcp_nopush on; tcp_nodelay on; access_log off; keepalive_ti
     /// Where HTTP has it: address and path.
     pub fn url(&self, machine: u8) -> (SocketAddrV4, String) {
         match &self.body {
-            Body::Rival { .. } => (at(80), format!("/{IMAGE}")),
+            Body::Rival { .. } => {
+                (at(80), self.origin.as_ref().map_or_else(|| format!("/{IMAGE}"), Origin::path))
+            }
             Body::Ours(ours) => (at(HTTP), ours.path.replace(&mac(0), &mac(machine))),
         }
     }
@@ -356,7 +388,7 @@ pub fn at(port: u16) -> SocketAddrV4 {
 }
 
 /// The hardware address of a machine as paths have it.
-fn mac(machine: u8) -> String {
+pub fn mac(machine: u8) -> String {
     format!("02-00-00-02-00-{machine:02x}")
 }
 

@@ -1,86 +1,128 @@
-//! A copy of another server's file, while it grows and when it is whole: one writes, many read.
+//! A copy of another server's file, as machines read it, while it grows and when it is whole.
 //!
-//! Guarantees: the file is fetched as fast as its server sends, whoever reads, and to its end, also if nobody reads any more; whoever reads has what is there,
-//! and waits for what is not; memory is one piece of what the server sends. A connection that breaks off is taken up
-//! where it ended, if the server says by a strong entity tag that the rest belongs to the beginning (RFC 9110 section
-//! 14.2); else, and if less comes than was announced, everybody who reads is told. Nothing is kept that is not whole.
+//! Guarantees: whoever reads has what is there, and waits for what is not; what is not there in the right order is
+//! an error, never other octets. Where each machine is, is known to whoever writes (`grow`).
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io,
-    os::unix::fs::FileExt as _,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{ACCEPT_ENCODING, CONTENT_RANGE, IF_RANGE, RANGE},
-};
-use hyper::body::Incoming;
-use ring::digest::{Context, SHA256};
-use tokio::{
-    sync::watch,
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use tokio::sync::watch;
 
 use super::{
-    record::{Record, Terms, hex},
-    store::{Claim, Partial},
+    record::{Record, Terms},
+    store::Claim,
 };
 use crate::{
-    event::Fact,
-    fetch::{self, ANSWER, Facts, Fetcher},
+    fetch::Facts,
     read::{Content, Piece},
 };
 
-/// For a server to send anything more.
-pub const STALL: Duration = Duration::from_secs(60);
-/// How often, one after the other, a connection is taken up again that brought nothing.
-const ATTEMPTS: u32 = 5;
-/// Before it is.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Tells a person, in the name of the machine for which a file is fetched.
-pub type Tell = Box<dyn Fn(Fact) + Send + Sync>;
+/// Octets of a copy that grows of which a machine is told at once, so that it is known where it is.
+const SPAN: u64 = 4 << 20;
 
 /// How far a copy is.
-#[derive(Clone, Debug)]
-struct Progress {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
     /// Octets, from the first one on.
-    there: u64,
+    pub there: u64,
+    /// Those that the file does not have.
+    pub spill: Option<Spill>,
     /// When it was last written to, once it is whole; or why it never will be.
-    end: Option<Result<Option<SystemTime>, String>>,
+    pub end: Option<Result<Option<SystemTime>, String>>,
 }
 
-/// A copy that can be read.
+/// The latest octets, in memory alone, since the disk took no more.
+#[derive(Clone, Debug)]
+pub(super) struct Spill {
+    /// Octets of the file.
+    pub file: u64,
+    /// The place of the first piece. What lies between is gone.
+    pub first: u64,
+    pub pieces: VecDeque<Bytes>,
+}
+
+impl Progress {
+    /// What there is, for one who has all up to `at`.
+    fn content(&self, file: &Arc<File>, at: u64) -> io::Result<Content> {
+        let begins = |length, modified| {
+            let file = Arc::clone(file);
+            Piece::File { file, start: 0, length, modified }
+        };
+        match (&self.spill, &self.end) {
+            (Some(spill), _) if at >= spill.file => {
+                if at < spill.first {
+                    return Err(io::Error::other(
+                        "it took too little for too long, and the cache's disk takes no more",
+                    ));
+                }
+                // Of what is gone nothing can be read here: the file is not so long.
+                let memory = spill.pieces.iter().cloned().map(Piece::Memory);
+                Ok(Content::new([begins(spill.first, None)].into_iter().chain(memory).collect()))
+            }
+            (Some(spill), _) => Ok(Content::new(vec![begins(spill.file, None)])),
+            // While it grows, that it was written to says nothing.
+            (None, None | Some(Err(_))) => {
+                let length = self.there.min(at.saturating_add(SPAN));
+                Ok(Content::new(vec![begins(length, None)]))
+            }
+            (None, Some(Ok(modified))) => Ok(Content::new(vec![begins(self.there, *modified)])),
+        }
+    }
+}
+
+/// Where the machines are that read a copy: the first octet that each has not taken.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    next: u64,
+    at: BTreeMap<u64, u64>,
+}
+
+impl Places {
+    /// The hindmost.
+    pub fn slowest(&self) -> Option<u64> {
+        self.at.values().min().copied()
+    }
+
+    /// Nobody waits any more for those who are at `slowest`.
+    pub fn leave_behind(&mut self, slowest: u64) {
+        self.at.retain(|_, at| *at > slowest);
+    }
+}
+
+/// A copy, for all machines.
 #[derive(Debug)]
-pub struct Held {
-    file: Arc<File>,
-    /// Octets that it has, or will have.
-    pub length: u64,
+pub struct Copied {
+    pub(super) file: Arc<File>,
+    /// Octets, as its server has announced them.
+    pub(super) announced: Option<u64>,
     /// Strong entity tag for machines.
     pub tag: String,
     /// What its server said.
     pub terms: Terms,
-    progress: watch::Receiver<Progress>,
-    _claim: Option<Claim>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) places: watch::Sender<Places>,
+    pub(super) _claim: Option<Arc<Claim>>,
 }
 
-impl Held {
+impl Copied {
     /// A whole copy, whose octets were looked at.
     #[must_use]
     pub fn whole(file: File, record: &Record) -> Self {
         let modified = file.metadata().and_then(|facts| facts.modified()).ok();
-        let progress = Progress { there: record.length, end: Some(Ok(modified)) };
+        let progress = Progress { there: record.length, spill: None, end: Some(Ok(modified)) };
         Self {
             file: Arc::new(file),
-            length: record.length,
+            announced: Some(record.length),
             tag: record.tag.clone(),
             terms: record.terms(),
             progress: watch::channel(progress).1,
+            places: watch::Sender::default(),
             _claim: None,
         }
     }
@@ -88,13 +130,26 @@ impl Held {
     /// Nothing more will come of it.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        matches!(self.progress.borrow().end, Some(Err(_)))
+        // Whoever writes it may be gone without a word.
+        let is_lost = self.progress.has_changed().is_err();
+        match self.progress.borrow().end {
+            None => is_lost,
+            Some(Ok(_)) => false,
+            Some(Err(_)) => true,
+        }
     }
 
-    /// It does not grow any more.
+    /// The disk did not take all of it: only those who read it already get the rest.
+    #[must_use]
+    pub fn has_spilled(&self) -> bool {
+        self.progress.borrow().spill.is_some()
+    }
+
+    /// All of it is there, for everybody.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        matches!(self.progress.borrow().end, Some(Ok(_)))
+        let progress = self.progress.borrow();
+        matches!(progress.end, Some(Ok(_))) && progress.spill.is_none()
     }
 
     /// Octets that are there.
@@ -103,193 +158,62 @@ impl Held {
         self.progress.borrow().there
     }
 
+    /// Octets that it has, or will have, if that is known.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.announced.or_else(|| self.is_whole().then(|| self.there()))
+    }
+
     /// What its server said of it, as far as that was noted at the start.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        Facts { length: Some(self.length), etag: self.terms.etag.clone() }
+        Facts { length: self.length(), etag: self.terms.etag.clone() }
     }
 
-    /// All that is there, once the octet at `at` is.
+    /// One more machine reads it.
+    #[must_use]
+    pub fn read(self: &Arc<Self>) -> Arc<Held> {
+        let mut id = 0;
+        self.places.send_modify(|places| {
+            id = places.next;
+            places.next += 1;
+            places.at.insert(id, 0);
+        });
+        Arc::new(Held { copy: Arc::clone(self), id })
+    }
+}
+
+/// A copy, for one machine. It is waited for as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    /// What it reads.
+    pub copy: Arc<Copied>,
+    id: u64,
+}
+
+impl Held {
+    /// What is there, once the octet at `at` is, which is the first that this machine has not taken.
     ///
     /// # Errors
     /// It will never be.
     pub async fn beyond(&self, at: u64) -> io::Result<Content> {
-        let mut progress = self.progress.clone();
+        self.copy.places.send_if_modified(|places| {
+            let place = places.at.get_mut(&self.id).filter(|place| **place != at);
+            place.map(|place| *place = at).is_some()
+        });
+        let mut progress = self.copy.progress.clone();
         let reached = |now: &Progress| now.there > at || now.end.is_some();
         let waited = progress.wait_for(reached).await;
-        let now = waited.map_err(|_| io::Error::other("fetching it was given up"))?.clone();
-        match now.end {
-            Some(Err(problem)) if now.there <= at => Err(io::Error::other(problem)),
-            end => {
-                let (file, length) = (Arc::clone(&self.file), now.there);
-                // While it grows, that it was written to says nothing.
-                let modified = end.and_then(Result::ok).flatten();
-                Ok(Content::new(vec![Piece::File { file, start: 0, length, modified }]))
-            }
+        let now = waited.map_err(|_| io::Error::other("fetching it was given up"))?;
+        match &now.end {
+            Some(Err(problem)) if now.there <= at => Err(io::Error::other(problem.clone())),
+            _ => now.content(&self.copy.file, at),
         }
     }
 }
 
-/// A file that is to be fetched.
-pub struct Fetch {
-    /// Where it lies.
-    pub address: Uri,
-    /// Asks for it.
-    pub fetcher: Fetcher,
-    /// What its server says of it.
-    pub terms: Terms,
-    /// Octets.
-    pub length: u64,
-    /// Strong entity tag for machines.
-    pub tag: String,
-    /// Is told how it ends.
-    pub tell: Tell,
-}
-
-impl Fetch {
-    /// Writes what `body` brings into `partial`, by a task of its own. The copy can be read at once.
-    #[must_use]
-    pub fn start(self, body: Incoming, mut partial: Partial) -> Arc<Held> {
-        let (sender, progress) = watch::channel(Progress { there: 0, end: None });
-        let held = Arc::new(Held {
-            file: Arc::clone(&partial.file),
-            length: self.length,
-            tag: self.tag.clone(),
-            terms: self.terms.clone(),
-            progress,
-            _claim: partial.claim.take(),
-        });
-        tokio::spawn(async move {
-            let begun = Instant::now();
-            let end = match self.bring(body, &partial, &sender).await {
-                Ok(sha256) => self.finish(partial, sha256, begun).await,
-                Err(problem) => Err(problem),
-            };
-            sender.send_modify(|progress| progress.end = Some(end));
-        });
-        held
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.copy.places.send_if_modified(|places| places.at.remove(&self.id).is_some());
     }
-
-    /// All octets, and their hash if it is needed.
-    async fn bring(
-        &self,
-        mut body: Incoming,
-        partial: &Partial,
-        sender: &watch::Sender<Progress>,
-    ) -> Result<Option<String>, String> {
-        let mut hash = partial.is_named().then(|| Context::new(&SHA256));
-        let (mut at, mut attempts) = (0, 0);
-        while at < self.length {
-            let problem = match timeout(STALL, fetch::next(&mut body)).await {
-                Ok(Some(Ok(octets))) => {
-                    let end = at.saturating_add(u64::try_from(octets.len()).unwrap_or(u64::MAX));
-                    if end > self.length {
-                        return Err("the file's own server sends more than it announced".to_owned());
-                    }
-                    hash = write(Arc::clone(&partial.file), at, octets, hash).await?;
-                    (at, attempts) = (end, 0);
-                    sender.send_modify(|progress| progress.there = at);
-                    continue;
-                }
-                Ok(Some(Err(error))) => format!("the file's own server broke off: {error}"),
-                Ok(None) => {
-                    "the file's own server broke off: less came than it announced".to_owned()
-                }
-                Err(_late) => "the file's own server stopped sending".to_owned(),
-            };
-            body = loop {
-                let Some(tag) = self.terms.strong().filter(|_| attempts < ATTEMPTS) else {
-                    return Err(problem);
-                };
-                attempts += 1;
-                sleep(PAUSE).await;
-                if let Some(body) = self.rest(at, tag).await? {
-                    break body;
-                }
-            };
-        }
-        Ok(hash.map(|hash| hex(hash.finish().as_ref())))
-    }
-
-    /// What is behind the first `at` octets. None, if it could not be asked for now.
-    async fn rest(&self, at: u64, tag: &str) -> Result<Option<Incoming>, String> {
-        let mut headers = identity();
-        headers.extend(HeaderValue::from_str(&format!("bytes={at}-")).ok().map(|it| (RANGE, it)));
-        headers.extend(HeaderValue::from_str(tag).ok().map(|it| (IF_RANGE, it)));
-        let Ok(got) = self.fetcher.ask(Method::GET, &self.address, &headers, ANSWER).await else {
-            return Ok(None);
-        };
-        match got.status() {
-            StatusCode::PARTIAL_CONTENT if self.continues(&got, at) => Ok(Some(got.into_body())),
-            status if status.is_server_error() => Ok(None),
-            StatusCode::OK if Terms::of(got.headers()).strong() == Some(tag) => {
-                Err("the file's own server broke off, and does not send the rest alone".to_owned())
-            }
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                Err("it has changed on its server while it was being fetched".to_owned())
-            }
-            status => {
-                Err(format!("the file's own server broke off, and answers {status} for the rest"))
-            }
-        }
-    }
-
-    /// Whether this is the rest of the same file.
-    fn continues(&self, got: &Response<Incoming>, at: u64) -> bool {
-        let range = got.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        let expected = format!("bytes {at}-{}/{}", self.length - 1, self.length);
-        // An answer to If-Range may leave out the entity tag (RFC 9110 section 15.3.7).
-        let terms = Terms::of(got.headers());
-        range.map(str::trim) == Some(&expected)
-            && (terms.etag.is_none() || terms.etag == self.terms.etag)
-    }
-
-    /// Keeps it, if it may be kept. That this fails takes nothing from those who read it.
-    async fn finish(
-        &self,
-        mut partial: Partial,
-        sha256: Option<String>,
-        begun: Instant,
-    ) -> Result<Option<SystemTime>, String> {
-        let url = self.address.to_string();
-        let record = sha256.map(|sha256| Record {
-            url: url.clone(),
-            length: self.length,
-            etag: self.terms.etag.clone(),
-            last_modified: self.terms.last_modified.clone(),
-            tag: self.tag.clone(),
-            sha256,
-        });
-        let finished = spawn_blocking(move || {
-            let kept = record.is_some_and(|record| partial.keep(&record).is_ok());
-            (kept, partial.file.metadata().and_then(|facts| facts.modified()).ok())
-        });
-        let (kept, modified) = finished.await.map_err(|error| error.to_string())?;
-        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        (self.tell)(Fact::Fetched { file: url, octets: self.length, milliseconds, kept });
-        Ok(modified)
-    }
-}
-
-/// What every question here has: octets as they are, since they are counted.
-pub fn identity() -> HeaderMap {
-    [(ACCEPT_ENCODING, HeaderValue::from_static("identity"))].into_iter().collect()
-}
-
-/// Writes a piece to its place, and adds it to the hash.
-async fn write(
-    file: Arc<File>,
-    at: u64,
-    octets: Bytes,
-    mut hash: Option<Context>,
-) -> Result<Option<Context>, String> {
-    let written = spawn_blocking(move || {
-        file.write_all_at(&octets, at)?;
-        if let Some(hash) = &mut hash {
-            hash.update(&octets);
-        }
-        Ok::<_, io::Error>(hash)
-    });
-    let written = written.await.map_err(|error| error.to_string())?;
-    written.map_err(|error| format!("its copy in the cache cannot be written: {error}"))
 }

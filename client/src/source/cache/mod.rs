@@ -1,13 +1,15 @@
 //! Files of other web servers, fetched once for all machines that ask, and kept for later runs.
 //!
-//! The data's way: `http/remote` -> [`Cache::open`] -> a question to the file's server -> `held` (a file that
-//! grows, in the folder of `store`) -> `http/files`. What may be kept, and what goes, is decided in `record`.
+//! The data's way: `http/remote` -> [`Cache::open`] -> a question to the file's server -> `bring` -> `grow` (a file that
+//! grows, in the folder of `store`) -> `held` -> `http/files`. What may be kept, and what goes, is decided in `record`.
 //!
 //! Guarantees: of one address one copy is fetched at a time, however many machines ask; a copy of an
 //! earlier run is used only if the file's server says that it is still the same, and if its octets
 //! have the hash that they had; nothing is stored that may not be stored. Where no copy can be made (no
-//! length, no room, no folder), [`Opened::Direct`] says so, and each machine is sent what its own question brings.
+//! end that could be told from a connection's, no room, no folder), [`Opened::Direct`] says so, and each machine is sent what its own question brings.
 
+mod bring;
+mod grow;
 mod held;
 mod record;
 mod store;
@@ -15,23 +17,25 @@ mod store;
 use std::{
     collections::BTreeMap,
     fmt, io,
+    mem::{replace, take},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, header::TRANSFER_ENCODING};
 use hyper::body::Incoming;
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::{
     event::Fact,
-    fetch::{ANSWER, Facts, Fetcher},
+    fetch::{ANSWER, Facts, FetchError, Fetcher},
     image::Remote,
     source::token,
 };
-use held::{Fetch, identity};
-pub use held::{Held, STALL, Tell};
+use bring::{Fetch, identity};
+pub use bring::{STALL, Tell};
+pub use held::{Copied, Held};
 use record::Terms;
 pub use record::{Budget, Record};
 use store::{NoRoom, is_sound};
@@ -43,6 +47,9 @@ pub const LIMIT: u64 = 8 << 30;
 const FILES: usize = 1024;
 /// Copies that are open in one run: each has a descriptor.
 const OPEN: usize = 64;
+/// What is said of a file without a length.
+pub const NO_LENGTH: &str =
+    "its server does not tell its length: iPXE takes it slowly, and progress is not known";
 /// Octets that a machine may be ahead of a copy, and still waits for it.
 pub const AHEAD: u64 = 4 << 20;
 
@@ -85,7 +92,16 @@ struct Inner {
 
 /// What there is of one address. Locked while its server is asked, so that everybody else who wants it waits for
 /// the answer.
-type Place = Arc<tokio::sync::Mutex<Option<Arc<Held>>>>;
+type Place = Arc<tokio::sync::Mutex<Here>>;
+
+#[derive(Default)]
+struct Here {
+    copy: Option<Arc<Copied>>,
+    /// That there can be none was said.
+    refused: bool,
+    /// What was found before the first machine asked.
+    untold: Vec<Fact>,
+}
 
 struct Slot {
     used: Instant,
@@ -105,7 +121,7 @@ pub enum Opened {
 pub enum Problem {
     /// It was not to be had.
     #[error("{0}")]
-    Fetch(#[from] crate::fetch::FetchError),
+    Fetch(#[from] FetchError),
     /// Its server has no such file, or does not give it away.
     #[error("its server answers {0}")]
     Status(StatusCode),
@@ -130,8 +146,41 @@ impl Cache {
     /// The copy of a file, if there is one already that will do without asking its server.
     pub async fn peek(&self, remote: &Remote) -> Option<Arc<Held>> {
         let place = self.slots().get(&remote.address.to_string())?.place.clone();
-        let held = place.lock().await.clone()?;
-        will_do(&held, remote).then_some(held)
+        let here = place.lock().await;
+        here.copy.as_ref().filter(|copy| will_do(copy, remote)).map(Copied::read)
+    }
+
+    /// Looks at the copy that an earlier run has kept of what was chosen at the start, so that no machine waits for
+    /// that. What is found is told with the first machine that asks.
+    pub async fn prepare(&self, remote: &Remote) {
+        // Without a folder there is no copy, and none is made for nothing.
+        let folder = self.0.settings.as_ref().filter(|settings| settings.keep);
+        if !is_chosen(remote) || !folder.is_some_and(|settings| settings.folder.is_dir()) {
+            return;
+        }
+        let Some(place) = self.place(&remote.address.to_string()) else { return };
+        let mut here = place.lock().await;
+        if here.copy.is_none() {
+            let facts = Arc::new(Mutex::new(Vec::new()));
+            let sink = Arc::clone(&facts);
+            let tell: Tell = Arc::new(move |fact| {
+                sink.lock().unwrap_or_else(PoisonError::into_inner).push(fact);
+            });
+            here.copy = self.kept(remote, &tell).await;
+            here.untold = take(&mut *facts.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// The copy of an earlier run, if its server says that it is the same, without sending it.
+    async fn kept(&self, remote: &Remote, tell: &Tell) -> Option<Arc<Copied>> {
+        let store = self.store(tell).await?;
+        let (file, record) = found(&store, remote).await?;
+        let got = self.ask(Method::HEAD, remote, Some(&record.terms())).await.ok()?;
+        match got.status() {
+            StatusCode::NOT_MODIFIED => self.sound(&store, file, record, remote, tell).await,
+            // The first machine asks again.
+            _ => None,
+        }
     }
 
     /// The copy of a file; one is begun if there is none.
@@ -139,62 +188,70 @@ impl Cache {
     /// # Errors
     /// The file is not to be had.
     pub async fn open(&self, remote: &Remote, tell: Tell) -> Result<Opened, Problem> {
-        let Some(store) = self.store(&tell).await else { return Ok(Opened::Direct(None)) };
-        let url = remote.address.to_string();
-        let Some(place) = self.place(&url) else { return Ok(Opened::Direct(None)) };
+        let place = self.place(&remote.address.to_string());
+        let Some(place) = place else { return Ok(Opened::Direct(None)) };
         let mut here = place.lock().await;
-        if let Some(held) = here.as_ref().filter(|held| will_do(held, remote)) {
-            return Ok(Opened::Shared(Arc::clone(held)));
+        here.untold.drain(..).for_each(|fact| tell(fact));
+        let Some(store) = self.store(&tell).await else { return Ok(Opened::Direct(None)) };
+        if let Some(copy) = &here.copy {
+            if will_do(copy, remote) {
+                return Ok(Opened::Shared(copy.read()));
+            }
+            // Once more it would be the same.
+            if copy.has_spilled() {
+                return Ok(Opened::Direct(None));
+            }
         }
         // Of a copy that will not do this says only that it may still be the same.
-        let mut known = match here.take().filter(|held| held.is_whole()) {
-            Some(held) => Some(Known::Held(held)),
+        let mut known = match here.copy.take().filter(|copy| copy.is_whole()) {
+            Some(copy) => Some(Known::Copied(copy)),
             None if self.keeps() => {
-                let (store, url) = (Arc::clone(&store), url.clone());
-                let found = spawn_blocking(move || store.find(&url)).await.ok().flatten();
-                found.map(|(file, record)| Known::Kept(file, record))
+                found(&store, remote).await.map(|(file, record)| Known::Kept(file, record))
             }
             None => None,
         };
         loop {
-            let mut headers = identity();
-            if let Some(terms) = known.as_ref().map(Known::terms).filter(Terms::can_be_asked) {
-                headers.extend(terms.conditions());
-            }
-            let fetcher = &self.0.fetcher;
-            let got = fetcher.ask(Method::GET, &remote.address, &headers, ANSWER).await?;
+            let terms = known.as_ref().map(Known::terms);
+            let got = self.ask(Method::GET, remote, terms.as_ref()).await?;
             let held = match (got.status(), known.take()) {
-                (StatusCode::NOT_MODIFIED, Some(Known::Held(held))) => held,
+                (StatusCode::NOT_MODIFIED, Some(Known::Copied(copy))) => copy.read(),
                 (StatusCode::NOT_MODIFIED, Some(Known::Kept(file, record))) => {
-                    match self.look_at(file, record, remote).await {
-                        Ok(held) => {
-                            tell(Fact::Reused { file: url, octets: held.length });
-                            held
-                        }
-                        Err(problem) => {
-                            store.discard(&url);
-                            tell(Fact::Upstream { file: url.clone(), problem });
-                            continue;
-                        }
+                    match self.sound(&store, file, record, remote, &tell).await {
+                        Some(copy) => copy.read(),
+                        None => continue,
                     }
                 }
                 (StatusCode::OK, _) => {
                     if !Facts::of(&got).agrees(&remote.facts) {
                         return Err(Problem::Changed);
                     }
-                    match self.begin(&store, remote, got, tell).await {
+                    match self.begin(&store, remote, got, &tell, &mut here.refused).await {
                         Ok(held) => held,
                         Err(got) => return Ok(Opened::Direct(Some(got))),
                     }
                 }
                 (status, _) => return Err(Problem::Status(status)),
             };
-            if !held.facts().agrees(&remote.facts) {
+            if !held.copy.facts().agrees(&remote.facts) {
                 return Err(Problem::Changed);
             }
-            *here = Some(Arc::clone(&held));
+            here.copy = Some(Arc::clone(&held.copy));
             return Ok(Opened::Shared(held));
         }
+    }
+
+    /// Asks a file's server for it, or whether it is still what `terms` say.
+    async fn ask(
+        &self,
+        method: Method,
+        remote: &Remote,
+        terms: Option<&Terms>,
+    ) -> Result<Response<Incoming>, FetchError> {
+        let mut headers = identity();
+        if let Some(terms) = terms.filter(|terms| terms.can_be_asked()) {
+            headers.extend(terms.conditions());
+        }
+        self.0.fetcher.ask(method, &remote.address, &headers, ANSWER).await
     }
 
     fn keeps(&self) -> bool {
@@ -239,22 +296,34 @@ impl Cache {
         self.0.store.get_or_init(|| opening).await.clone()
     }
 
-    /// Looks at the octets of a copy of an earlier run.
-    async fn look_at(
+    /// Looks at the octets of a copy of an earlier run; one that is damaged goes.
+    async fn sound(
         &self,
+        store: &Store,
         file: std::fs::File,
         record: Record,
         remote: &Remote,
-    ) -> Result<Arc<Held>, String> {
+        tell: &Tell,
+    ) -> Option<Arc<Copied>> {
+        let url = remote.address.to_string();
         let looking = spawn_blocking(move || match is_sound(&file, &record) {
-            Ok(true) => Ok(Arc::new(Held::whole(file, &record))),
+            Ok(true) => Ok(Arc::new(Copied::whole(file, &record))),
             Ok(false) => Err("is not what was written there".to_owned()),
             Err(error) => Err(format!("cannot be read: {error}")),
         });
-        let looked = looking.await.map_err(|error| error.to_string()).flatten();
-        looked.map_err(|what| {
-            format!("the copy of {} in the cache {what}: it is fetched anew", remote.name)
-        })
+        match looking.await.map_err(|error| error.to_string()).flatten() {
+            Ok(copy) => {
+                tell(Fact::Reused { file: url, octets: copy.there() });
+                Some(copy)
+            }
+            Err(what) => {
+                store.discard(&url);
+                let problem =
+                    format!("the copy of {} in the cache {what}: it is fetched anew", remote.name);
+                tell(Fact::Upstream { file: url, problem });
+                None
+            }
+        }
     }
 
     /// Begins a copy of what is being sent, or gives that back, if there can be none.
@@ -263,49 +332,68 @@ impl Cache {
         store: &Arc<Store>,
         remote: &Remote,
         got: Response<Incoming>,
-        tell: Tell,
+        tell: &Tell,
+        refused: &mut bool,
     ) -> Result<Arc<Held>, Box<Response<Incoming>>> {
         let terms = Terms::of(got.headers());
-        let length = match Facts::of(&got).length {
-            Some(length) if !terms.no_store => length,
-            _ => return Err(Box::new(got)),
-        };
+        let length = Facts::of(&got).length;
+        if terms.no_store || length.is_none() && !has_an_end(&got) {
+            return Err(Box::new(got));
+        }
         let tag =
             terms.strong().map(str::to_owned).or_else(|| Some(format!("\"{}\"", token().ok()?)));
         let Some(tag) = tag else { return Err(Box::new(got)) };
         let named = self.keeps() && terms.may_be_kept(&remote.address);
+        let file = || remote.address.to_string();
         let partial = loop {
-            let store = Arc::clone(store);
-            let created = spawn_blocking(move || store.create(length, named)).await;
+            let creator = Arc::clone(store);
+            let created =
+                spawn_blocking(move || creator.create(length.unwrap_or_default(), named)).await;
             match created.unwrap_or_else(|error| Err(NoRoom::Io(error.into()))) {
                 Ok(partial) => break partial,
                 // What nobody reads at the moment goes before what is lost for good.
                 Err(NoRoom::Budget | NoRoom::Disk) if leave_oldest(&mut self.slots()) => {}
-                Err(error) => {
-                    let why = match error {
-                        NoRoom::Budget => "the cache is full of copies in use".to_owned(),
-                        NoRoom::Disk => "the cache's disk has no room for it".to_owned(),
-                        NoRoom::Io(error) => format!("the cache takes none: {error}"),
-                    };
+                Err(why) => {
                     let problem = format!(
-                        "{why}, so that each machine's download of it is one of its own \
-                         (portcullis cache clear; --cache-size)"
+                        "{}, so that each machine's download of it is one of its own ({})",
+                        why.sentence(),
+                        why.advice(store.name())
                     );
-                    tell(Fact::Upstream { file: remote.address.to_string(), problem });
+                    if !replace(refused, true) {
+                        tell(Fact::Upstream { file: file(), problem });
+                    }
                     return Err(Box::new(got));
                 }
             }
         };
+        if length.is_none() {
+            let problem = NO_LENGTH.to_owned();
+            tell(Fact::Upstream { file: file(), problem });
+        }
         let (address, fetcher) = (remote.address.clone(), self.0.fetcher.clone());
-        let fetch = Fetch { address, fetcher, terms, length, tag, tell };
-        Ok(fetch.start(got.into_body(), partial))
+        let fetch = Fetch { address, fetcher, terms, length, tag, tell: Arc::clone(tell) };
+        Ok(fetch.start(got.into_body(), Arc::clone(store), partial))
     }
+}
+
+/// The copy in the folder.
+async fn found(store: &Arc<Store>, remote: &Remote) -> Option<(std::fs::File, Record)> {
+    let (store, url) = (Arc::clone(store), remote.address.to_string());
+    spawn_blocking(move || store.find(&url)).await.ok().flatten()
+}
+
+/// Whether an answer without a length has an end that is none of a connection that breaks off: a last chunk
+/// (RFC 9112 section 6.3).
+fn has_an_end(got: &Response<Incoming>) -> bool {
+    let codings = got.headers().get_all(TRANSFER_ENCODING).iter().next_back();
+    let last = codings.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
 /// What is known of an address before its server is asked.
 enum Known {
     /// Of this run.
-    Held(Arc<Held>),
+    Copied(Arc<Copied>),
     /// Of an earlier one.
     Kept(std::fs::File, Record),
 }
@@ -313,7 +401,7 @@ enum Known {
 impl Known {
     fn terms(&self) -> Terms {
         match self {
-            Self::Held(held) => held.terms.clone(),
+            Self::Copied(copy) => copy.terms.clone(),
             Self::Kept(_, record) => record.terms(),
         }
     }
@@ -321,18 +409,22 @@ impl Known {
 
 /// Whether a machine is given this copy without another question to the file's server: it grows at this
 /// moment, or it is what was chosen at the start. What an API named may be another file each time.
-fn will_do(held: &Held, remote: &Remote) -> bool {
-    let chosen = remote.facts != Facts::default();
-    !held.has_failed() && held.facts().agrees(&remote.facts) && (chosen || !held.is_whole())
+fn will_do(copy: &Copied, remote: &Remote) -> bool {
+    let fits = !copy.has_failed() && !copy.has_spilled() && copy.facts().agrees(&remote.facts);
+    fits && (is_chosen(remote) || !copy.is_whole())
+}
+
+fn is_chosen(remote: &Remote) -> bool {
+    remote.facts != Facts::default()
 }
 
 /// Lets go of the copy that was not used for longest, of those that nobody reads. Whether there was one.
 fn leave_oldest(slots: &mut BTreeMap<String, Slot>) -> bool {
     let idle = |slot: &Slot| {
         Arc::strong_count(&slot.place) == 1
-            && slot.place.try_lock().is_ok_and(|held| {
-                held.as_ref().is_none_or(|held| {
-                    Arc::strong_count(held) == 1 && (held.is_whole() || held.has_failed())
+            && slot.place.try_lock().is_ok_and(|here| {
+                here.copy.as_ref().is_none_or(|copy| {
+                    Arc::strong_count(copy) == 1 && (copy.is_whole() || copy.has_failed())
                 })
             })
     };

@@ -176,10 +176,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Whether one more of `needed` octets fits beside `held` files of `octets` together.
+    /// Whether so many files are not too many, and `needed` octets fit beside `octets`.
     #[must_use]
     pub fn fits(&self, files: usize, octets: u64, needed: u64) -> bool {
-        files < self.files && octets.saturating_add(needed) <= self.octets
+        files <= self.files && octets.saturating_add(needed) <= self.octets
     }
 }
 
@@ -281,8 +281,8 @@ mod tests {
         let names: Vec<_> = shelf.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["b", "d", "a", "c"]);
         let budget = Budget { octets: 10, files: 2 };
-        assert!(budget.fits(1, 4, 6) && !budget.fits(1, 4, 7) && !budget.fits(2, 0, 1));
-        assert!(!budget.fits(0, u64::MAX, u64::MAX));
+        assert!(budget.fits(2, 4, 6) && !budget.fits(2, 4, 7) && !budget.fits(3, 0, 1));
+        assert!(!budget.fits(1, u64::MAX, u64::MAX));
     }
 
     proptest! {

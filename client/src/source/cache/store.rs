@@ -42,6 +42,8 @@ use super::record::{Budget, Record, Shelved, TAIL, file_name, hex, oldest_first}
 const PARTIAL: &str = "partial-";
 /// Octets that are read at a time to look at a hash.
 const READ: usize = 1 << 20;
+/// Octets of which room is made at a time for a file whose length nobody has told.
+const STEP: u64 = 16 << 20;
 /// The part of the file system that stays free for others: a twentieth.
 const FREE: u64 = 20;
 
@@ -58,6 +60,8 @@ pub fn place(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<Pa
 #[derive(Debug)]
 pub struct Store {
     folder: OwnedFd,
+    /// For people.
+    name: String,
     budget: Budget,
     /// What files without a name take.
     nameless: Arc<AtomicU64>,
@@ -76,9 +80,37 @@ pub enum NoRoom {
     Io(io::Error),
 }
 
+impl NoRoom {
+    /// What happened.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Budget => "the cache is full of copies in use".to_owned(),
+            Self::Disk => "the cache's disk has no room for it".to_owned(),
+            Self::Io(error) => format!("the cache takes none of it: {error}"),
+        }
+    }
+
+    /// What the user can do, with a folder of this name.
+    #[must_use]
+    pub fn advice(&self, folder: &str) -> String {
+        match self {
+            Self::Budget => "portcullis cache clear; --cache-size".to_owned(),
+            Self::Disk | Self::Io(_) => format!(
+                "make room on the disk of {folder}, by portcullis cache clear, or else; or name a folder on another disk \
+                 by XDG_CACHE_HOME"
+            ),
+        }
+    }
+}
+
 impl<E: Into<io::Error>> From<E> for NoRoom {
     fn from(error: E) -> Self {
-        Self::Io(error.into())
+        let error = error.into();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Disk,
+            _ => Self::Io(error),
+        }
     }
 }
 
@@ -102,11 +134,18 @@ impl Store {
             folder.set_permissions(Permissions::from_mode(0o700))?;
         }
         let (nameless, taking) = (Arc::default(), Mutex::default());
-        let store = Self { folder: folder.into(), budget, nameless, taking };
+        let name = path.display().to_string();
+        let store = Self { folder: folder.into(), name, budget, nameless, taking };
         for name in store.names()?.iter().filter(|name| name.starts_with(PARTIAL)) {
             store.remove(name);
         }
         Ok(store)
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -168,10 +207,60 @@ impl Store {
         let mut octets = [0; 16];
         rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())?;
         let name = format!("{PARTIAL}{}", hex(&octets));
+        let needed = length.saturating_add(u64::try_from(TAIL).unwrap_or_default());
+        let mut shelf = self.make_way(1, needed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = File::from(openat(&self.folder, &name, flags | OFlags::CLOEXEC, mode)?);
+        let folder = self.folder.try_clone()?;
+        let mut partial = Partial {
+            file: Arc::new(file),
+            name: Some((folder, name)),
+            reserved: length,
+            claim: None,
+        };
+        flock(&partial.file, FlockOperation::NonBlockingLockExclusive)?;
+        self.reserve(&partial.file, 0, length, &mut shelf)?;
+        if !named {
+            partial.forget();
+            self.nameless.fetch_add(length, Ordering::Relaxed);
+            let (of, octets) = (Arc::clone(&self.nameless), AtomicU64::new(length));
+            partial.claim = Some(Arc::new(Claim { of, octets }));
+        }
+        Ok(partial)
+    }
+
+    /// Makes room for the octets of a file up to `end`, by steps.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn extend(&self, partial: &mut Partial, end: u64) -> Result<(), NoRoom> {
+        if end <= partial.reserved {
+            return Ok(());
+        }
+        let step = partial.reserved.saturating_add(STEP).max(end);
+        self.grow(partial, step).or_else(|_| self.grow(partial, end))
+    }
+
+    fn grow(&self, partial: &mut Partial, end: u64) -> Result<(), NoRoom> {
+        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = end.saturating_sub(partial.reserved);
+        let mut shelf = self.make_way(0, more)?;
+        self.reserve(&partial.file, partial.reserved, more, &mut shelf)?;
+        partial.reserved = end;
+        if let Some(claim) = &partial.claim {
+            claim.of.fetch_add(more, Ordering::Relaxed);
+            claim.octets.fetch_add(more, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Lets so many `more` files and octets be within what there may be: what is left of the files that
+    /// could go, too.
+    fn make_way(&self, more: usize, needed: u64) -> Result<std::vec::IntoIter<Shelved>, NoRoom> {
         let shelf = self.shelf()?;
         let (mut files, mut taken) = (shelf.len(), self.nameless.load(Ordering::Relaxed));
         taken = shelf.iter().fold(taken, |sum, one| sum.saturating_add(one.octets));
-        let needed = length.saturating_add(u64::try_from(TAIL).unwrap_or_default());
         // Nothing goes for one that cannot have room.
         if needed > self.budget.octets {
             return Err(NoRoom::Budget);
@@ -181,45 +270,39 @@ impl Store {
             return Err(NoRoom::Disk);
         }
         let mut shelf = shelf.into_iter();
-        let mut make_room = || {
-            let gone = shelf.find(|one| self.remove(&one.name))?;
-            Some(gone.octets)
-        };
-        while !self.budget.fits(files, taken, needed) {
-            taken = taken.saturating_sub(make_room().ok_or(NoRoom::Budget)?);
+        while !self.budget.fits(files.saturating_add(more), taken, needed) {
+            let gone = shelf.find(|one| self.remove(&one.name)).ok_or(NoRoom::Budget)?;
+            taken = taken.saturating_sub(gone.octets);
             files = files.saturating_sub(1);
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = File::from(openat(&self.folder, &name, flags | OFlags::CLOEXEC, mode)?);
-        let folder = self.folder.try_clone()?;
-        let mut partial = Partial { file: Arc::new(file), name: Some((folder, name)), claim: None };
-        flock(&partial.file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(shelf)
+    }
+
+    /// Takes `more` octets of the disk for a file from `start` on; what is on the shelf goes, if need be.
+    fn reserve(
+        &self,
+        file: &File,
+        start: u64,
+        more: u64,
+        shelf: &mut impl Iterator<Item = Shelved>,
+    ) -> Result<(), NoRoom> {
+        let try_once = || -> rustix::io::Result<()> {
+            let (free, kept_free) = self.disk()?;
+            if free < kept_free.saturating_add(more) {
+                return Err(Errno::NOSPC);
+            }
+            fallocate(file, FallocateFlags::KEEP_SIZE, start, more.max(1))
+        };
         loop {
-            let reserved = self.reserve(&partial.file, length);
-            match reserved {
+            match try_once() {
                 Err(Errno::NOSPC | Errno::DQUOT) => {
-                    make_room().ok_or(NoRoom::Disk)?;
+                    shelf.find(|one| self.remove(&one.name)).ok_or(NoRoom::Disk)?;
                 }
                 // It is found out while it grows.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
-        if !named {
-            partial.forget();
-            self.nameless.fetch_add(length, Ordering::Relaxed);
-            partial.claim = Some(Claim { of: Arc::clone(&self.nameless), octets: length });
-        }
-        Ok(partial)
-    }
-
-    fn reserve(&self, file: &File, length: u64) -> rustix::io::Result<()> {
-        let (free, kept_free) = self.disk()?;
-        if free < kept_free.saturating_add(length) {
-            return Err(Errno::NOSPC);
-        }
-        fallocate(file, FallocateFlags::KEEP_SIZE, 0, length.max(1))
     }
 
     /// Octets of the disk that are free, and those that are to stay so.
@@ -318,12 +401,12 @@ pub fn is_sound(mut file: &File, record: &Record) -> io::Result<bool> {
 #[derive(Debug)]
 pub struct Claim {
     of: Arc<AtomicU64>,
-    octets: u64,
+    octets: AtomicU64,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.of.fetch_sub(self.octets, Ordering::Relaxed);
+        self.of.fetch_sub(*self.octets.get_mut(), Ordering::Relaxed);
     }
 }
 
@@ -333,8 +416,10 @@ pub struct Partial {
     /// Locked.
     pub file: Arc<File>,
     name: Option<(OwnedFd, String)>,
+    /// Octets for which there is room.
+    reserved: u64,
     /// What it takes of the room, if it has no name.
-    pub claim: Option<Claim>,
+    pub claim: Option<Arc<Claim>>,
 }
 
 impl Partial {
@@ -351,6 +436,9 @@ impl Partial {
     pub fn keep(&mut self, record: &Record) -> io::Result<()> {
         let tail = record.tail().ok_or_else(|| io::Error::other("its address is too long"))?;
         self.file.write_all_at(&tail, record.length)?;
+        // Room that it does not need is given back (fallocate(2): what lies behind the end).
+        let end = record.length.saturating_add(u64::try_from(tail.len()).unwrap_or_default());
+        self.file.set_len(end)?;
         let Some((folder, name)) = self.name.take() else { return Ok(()) };
         let renamed = renameat(&folder, &name, &folder, file_name(&record.url));
         if renamed.is_err() {
