@@ -26,6 +26,9 @@ use crate::{
 /// How long closing may take; after that the connection is dropped, which closes as well.
 pub(super) const CLOSING: Duration = Duration::from_secs(5);
 
+/// How much later than its effects a Ctrl-C may be noticed.
+const NOTICED: Duration = Duration::from_millis(200);
+
 pub(super) async fn run(
     plan: &Plan<'_>,
     way: Way,
@@ -36,17 +39,29 @@ pub(super) async fn run(
         Some(interrupts) => interrupts,
         None => Interrupts::new()?,
     };
-    let (mut session, started) = tokio::select! {
-        biased;
-        () = interrupts.next() => return Err(dismissed(report)),
-        session = way.session() => session?,
-    };
+    let session = unless_dismissed(way.session(), &mut interrupts).await;
+    let (mut session, started) = session.ok_or_else(|| dismissed(report))??;
     let result = hold(plan, &mut session, beside, &mut interrupts, report).await;
     drop(session);
     if let Some(started) = started {
         started.end().await;
     }
     result
+}
+
+/// What came of asking the user; nothing, if they pressed Ctrl-C. That ends the agent or tool that asks,
+/// too, and what then fails may be noticed first.
+async fn unless_dismissed<T>(
+    asking: impl Future<Output = Result<T, Failure>>,
+    interrupts: &mut Interrupts,
+) -> Option<Result<T, Failure>> {
+    let result = tokio::select! {
+        biased;
+        () = interrupts.next() => return None,
+        result = asking => result,
+    };
+    let is_dismissed = result.is_err() && timeout(NOTICED, interrupts.next()).await.is_ok();
+    (!is_dismissed).then_some(result)
 }
 
 /// The user ended it before anything was open.
@@ -64,12 +79,8 @@ async fn hold(
     interrupts: &mut Interrupts,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let opened = tokio::select! {
-        // First, since an agent that Ctrl-C ended makes the helper answer as well.
-        biased;
-        () = interrupts.next() => return Err(dismissed(report)),
-        opened = open(plan, session, report) => opened?,
-    };
+    let opened = unless_dismissed(open(plan, session, report), interrupts).await;
+    let opened = opened.ok_or_else(|| dismissed(report))??;
     // Of all that is open, also when it does not come to serving.
     let mut leases: Vec<Lease> = opened.iter().map(|(lease, _)| lease.clone()).collect();
     let started = tokio::select! {
@@ -160,4 +171,26 @@ async fn start(
         outlets.push(Outlet::start(plan, lease, sockets, authority)?);
     }
     Ok(outlets)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+    use crate::exit::Code;
+
+    #[tokio::test]
+    async fn what_fails_by_the_users_own_interrupt_is_a_dismissal() {
+        let mut interrupts = Interrupts::new().unwrap();
+        // The runtime looks at signals only when it has nothing else to do.
+        let ended_with_it = async {
+            kill_process(getpid(), Signal::INT).unwrap();
+            Err::<(), _>(Failure::new(Code::Internal, "the tool that asked is gone"))
+        };
+        assert!(unless_dismissed(ended_with_it, &mut interrupts).await.is_none());
+        let refused = async { Err::<(), _>(Failure::new(Code::Internal, "no")) };
+        assert!(matches!(unless_dismissed(refused, &mut interrupts).await, Some(Err(_))));
+        assert!(matches!(unless_dismissed(async { Ok(1) }, &mut interrupts).await, Some(Ok(1))));
+    }
 }
