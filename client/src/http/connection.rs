@@ -116,8 +116,10 @@ async fn reply(
             socket.send(&head, false).await
         }
         (_, Body::Part(part)) => {
-            socket.send(&head, !part.rest.is_empty()).await?;
-            send_part(socket, part).await
+            socket.cork(true)?;
+            socket.send(&head, false).await?;
+            send_part(socket, part).await?;
+            socket.cork(false)
         }
         (_, Body::Remote(remote)) => {
             socket.send(&head, false).await?;

@@ -22,8 +22,12 @@ use tokio::task::{spawn_blocking, yield_now};
 use super::{body::Part, socket::Socket};
 use crate::read::{Piece, changed, shorter};
 
-/// Octets that one connection sends before others have their turn.
-const TURN: u64 = 1 << 20;
+/// Octets that one connection sends before others have their turn, by a link that takes them at once: a
+/// millisecond's.
+const TURN: u64 = 4 << 20;
+
+/// Octets that are sent by one call.
+const AT_ONCE: u64 = 2 << 20;
 
 /// Octets whose place in the page cache is looked at together; as many again are asked for ahead.
 const AHEAD: u64 = 4 << 20;
@@ -31,8 +35,13 @@ const AHEAD: u64 = 4 << 20;
 /// What is left of a file when it is asked whether it was changed.
 const HELD_BACK: u64 = 4096;
 
-/// Octets between two looks at the page cache: what the kernel reads ahead by itself.
+/// Octets between two looks at the page cache at first, and where some were missing: what the kernel reads
+/// ahead by itself.
 const STRIDE: usize = 128 * 1024;
+
+/// Octets between two looks as long as all were there: a look touches the octet, which costs more than
+/// the call.
+const LONG_STRIDE: usize = 1 << 20;
 
 /// The smallest page.
 const PAGE: usize = 4096;
@@ -45,7 +54,7 @@ const COPIED: u64 = 64 * 1024;
 /// # Errors
 /// The connection broke, or a file cannot be read to the end that was announced.
 pub(super) async fn send_part(socket: &Socket<'_>, mut part: Part) -> io::Result<()> {
-    let mut way = Way { cached: part.rest.start, copies: false };
+    let mut way = Way { cached: part.rest.start, stride: STRIDE, copies: false };
     let mut turn = 0;
     while let Some(piece) = part.next().await? {
         let sent = way.send(socket, &mut part, &piece).await?;
@@ -63,6 +72,8 @@ pub(super) async fn send_part(socket: &Socket<'_>, mut part: Part) -> io::Result
 struct Way {
     /// Up to here, counted in the whole, the octets are in the page cache, or were a moment ago.
     cached: u64,
+    /// Octets between two looks.
+    stride: usize,
     /// The kernel cannot send from this file system.
     copies: bool,
 }
@@ -95,19 +106,22 @@ impl Way {
         if length <= HELD_BACK && !piece.is_unchanged() {
             return Err(part.failed(changed()));
         }
-        if self.cached < at.saturating_add(length.min(TURN)) {
+        if self.cached < at.saturating_add(length.min(AT_ONCE)) {
             let from = self.cached.max(at);
             let count = length.min(AHEAD).saturating_sub(from - at);
             self.cached = from.saturating_add(count);
             let first = start.saturating_add(from - at);
-            if !is_cached(file, first, fitting(count)) {
+            if is_cached(file, first, fitting(count), self.stride) {
+                self.stride = LONG_STRIDE.min(self.stride * 2);
+            } else {
+                self.stride = STRIDE;
                 let file = Arc::clone(file);
                 let fetched = spawn_blocking(move || fetch(&file, first, count)).await?;
                 fetched.map_err(|error| part.failed(error))?;
             }
         }
         let end = if length > HELD_BACK { length - HELD_BACK } else { length };
-        match socket.send_file(file, start, fitting(end.min(wanted).min(TURN))).await {
+        match socket.send_file(file, start, fitting(end.min(wanted).min(AT_ONCE))).await {
             Ok(0) => Err(part.failed(shorter())),
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
@@ -130,12 +144,12 @@ fn fitting(count: u64) -> usize {
 
 /// Whether sending these octets would not wait for the disk, as far as looks at some of them tell.
 /// Where the file system cannot say, they count as if it would.
-fn is_cached(file: &File, start: u64, count: usize) -> bool {
+fn is_cached(file: &File, start: u64, count: usize, stride: usize) -> bool {
     let is_there = |at: usize| {
         let at = start.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
         preadv2(file, &mut [IoSliceMut::new(&mut [0])], at, ReadWriteFlags::NOWAIT).is_ok()
     };
-    (0..count).step_by(STRIDE).chain(count.checked_sub(1)).all(is_there)
+    (0..count).step_by(stride).chain(count.checked_sub(1)).all(is_there)
 }
 
 /// Brings octets of a file into the page cache, and asks for those behind them. Blocks.

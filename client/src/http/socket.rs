@@ -8,9 +8,10 @@
 use std::{fs::File, io, net::Shutdown};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::sendfile,
     io::{Errno, retry_on_intr},
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, SendFlags, recv, send, sockopt::set_tcp_cork},
 };
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
@@ -47,7 +48,7 @@ impl<'a> Socket<'a> {
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
         while !octets.is_empty() {
             let act = || send(&self.stream, octets, SendFlags::NOSIGNAL | more);
-            let sent = self.write(act).await?;
+            let sent = self.write(octets.len(), act).await?;
             octets = octets.get(sent..).unwrap_or_default();
         }
         Ok(())
@@ -56,7 +57,13 @@ impl<'a> Socket<'a> {
     /// Sends up to `count` octets of `file` from `start` on. How many that were: none at the file's
     /// end.
     pub async fn send_file(&self, file: &File, start: u64, count: usize) -> io::Result<usize> {
-        self.write(|| sendfile(&self.stream, file, Some(&mut { start }), count)).await
+        self.write(count, || sendfile(&self.stream, file, Some(&mut { start }), count)).await
+    }
+
+    /// Whether octets that fill no packet wait for more of them (`TCP_CORK`, tcp(7)); when they need not any
+    /// longer, they go at once. While a file is sent piece by piece, the end of each would be a packet.
+    pub fn cork(&self, waits: bool) -> io::Result<()> {
+        Ok(set_tcp_cork(&self.stream, waits)?)
     }
 
     /// Nothing more will be sent.
@@ -72,20 +79,45 @@ impl<'a> Socket<'a> {
         looked.is_ok_and(|(_, heard)| heard == 0)
     }
 
-    /// Does something with the socket once it takes octets.
-    async fn write(&self, mut act: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
-        let noted = || {
-            let written = retry_on_intr(&mut act);
-            match written {
-                Ok(octets) => self.pace.takes(octets),
-                Err(Errno::AGAIN) if self.is_closed() => {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
+    /// Sends some of `count` octets once the socket takes any. If it has no room for all of them, the next
+    /// wait until it has much: filled up to the brim with each ACK, it would send many small packets.
+    async fn write(
+        &self,
+        count: usize,
+        mut act: impl FnMut() -> Result<usize, Errno>,
+    ) -> io::Result<usize> {
+        let mut part = None;
+        loop {
+            self.stream.writable().await?;
+            let written = self.stream.try_io(Interest::WRITABLE, || {
+                let written = retry_on_intr(&mut act)?;
+                self.pace.takes(written);
+                if written == count || self.has_room() {
+                    return Ok(written);
                 }
-                Err(Errno::AGAIN) => self.pace.waits(),
-                Err(_) => {}
+                // To the runtime, not writable until the kernel says so again.
+                part = Some(written);
+                Err(Errno::AGAIN.into())
+            });
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.pace.waits();
+                    if self.is_closed() {
+                        return Err(io::ErrorKind::ConnectionAborted.into());
+                    }
+                    if let Some(part) = part {
+                        return Ok(part);
+                    }
+                }
+                written => return written,
             }
-            Ok(written?)
-        };
-        self.stream.async_io(Interest::WRITABLE, noted).await
+        }
+    }
+
+    /// Whether the kernel would say that the socket takes octets. If not, it will when it does: asking
+    /// sees to that, whyever less was taken than could have been.
+    fn has_room(&self) -> bool {
+        let mut ask = [PollFd::new(&self.stream, PollFlags::OUT)];
+        poll(&mut ask, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
     }
 }
