@@ -177,24 +177,28 @@ fn rules(opening: &Opening) -> Vec<(Path<'static>, String)> {
         let broadcast = format!("sport {BOOT_SERVER_PORT}, dport {CLIENT_PORT}, {TO_EVERYBODY}");
         out.push((LEASED, format!("{leaves}, {broadcast}, sport set {DHCP_PORT}")));
     }
-    let comes = format!("nfproto ipv4, iif {index}, protocol");
+    let comes = format!("nfproto ipv4, iif {index}");
     for (protocol, port) in opening.ports() {
-        let live = format!("socket-mark {mark}, socket-mark in live, {comes} {}", word(protocol));
-        out.push((ADMIT, format!("{live}, dport {port}, {admit}")));
+        let to = format!("protocol {}, dport {port}, socket-mark {mark}", word(protocol));
+        // A look into a set costs most.
+        out.push((ADMIT, format!("{to}, {comes}, socket-mark in live, {admit}")));
     }
     if opening.dhcp != Dhcp::None {
         // The holder of another lease's socket can move it here, and the kernel may find that one
         // first. A broadcast comes to both all the same, and there the other's own filter drops it.
-        let broadcast = format!("{comes} udp, dport {DHCP_PORT}, {TO_EVERYBODY}");
+        let broadcast = format!("{comes}, protocol udp, dport {DHCP_PORT}, {TO_EVERYBODY}");
         out.push((ADMIT, format!("socket-mark != {mark}, {broadcast}, {admit}")));
     }
     out.extend(departures(opening).into_iter().map(|rule| (LEASED, rule)));
-    let goes = format!("nfproto ipv4, oif {index}, protocol");
+    let goes = format!("nfproto ipv4, oif {index}");
     for (_, port) in opening.ports().filter(|(protocol, _)| *protocol == Protocol::Udp) {
-        out.push((UNTRACK_IN, format!("{comes} udp, dport {port}, notrack")));
-        out.push((UNTRACK_OUT, format!("{goes} udp, sport {port}, notrack")));
+        out.push((UNTRACK_IN, format!("protocol udp, dport {port}, {comes}, notrack")));
+        out.push((UNTRACK_OUT, format!("protocol udp, sport {port}, {goes}, notrack")));
     }
-    out.push((GUARD, format!("{goes} udp, dport {CLIENT_PORT}, sport != {DHCP_PORT}, drop")));
+    out.push((
+        GUARD,
+        format!("protocol udp, dport {CLIENT_PORT}, sport != {DHCP_PORT}, {goes}, drop"),
+    ));
     out
 }
 
