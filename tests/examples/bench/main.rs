@@ -64,6 +64,7 @@ fn bench() -> Result<()> {
         Server::proxy(&images, Proxy::Whole)?,
         Server::proxy(&images, Proxy::Slices)?,
         Server::portcullis_before_another(&images)?,
+        Server::nginx_behind_firewall(&images)?,
     ];
     let machine = machine();
     say(&format!("{machine}; {rounds} rounds, SEED={seed}\n\nEach at its best:"));
@@ -100,7 +101,7 @@ fn bench() -> Result<()> {
     let mut calls = Vec::new();
     for server in servers.iter().filter(|server| server.origin.is_none()) {
         let windows: &[Option<u16>] = match server.name {
-            "nginx" => &[None],
+            "nginx" | "nginx+firewall" => &[None],
             "Portcullis" => &[Some(1), Some(4), Some(16), None],
             _ => &[Some(1)],
         };

@@ -76,7 +76,7 @@ pub struct Sample {
 }
 
 const TFTP: &[&str] = &["dnsmasq", "tftpd-hpa", "Portcullis"];
-const HTTP: &[&str] = &["nginx", "Portcullis"];
+const HTTP: &[&str] = &["nginx", "nginx+firewall", "Portcullis"];
 const STORM: &[&str] = &["dnsmasq", "Portcullis"];
 const RELAY: &[&str] = &["nginx", "nginx by slices", "Portcullis"];
 /// Who serves both DHCP and HTTP.

@@ -172,6 +172,17 @@ fn network() -> Result<(Lan, Netns)> {
     Ok((Lan::new()?, machines))
 }
 
+/// How the kernel sends by TCP for every server, whatever this computer prefers: with the congestion control
+/// of Debian and NixOS, and without what it learned from earlier connections, since one early loss would
+/// be remembered, and slow down all that follow.
+const TCP: [&str; 2] = ["tcp_congestion_control=cubic", "tcp_no_metrics_save=1"];
+
+fn settle_tcp(netns: &Netns) -> Result<()> {
+    TCP.iter().try_for_each(|setting| {
+        netns.sh(&format!("sysctl --quiet --write net.ipv4.{setting}")).map(|_| ())
+    })
+}
+
 /// The machines get their addresses once the server has its own: the server is port 0 of the switch.
 fn plug_machines(lan: &Lan, machines: &Netns) -> Result<()> {
     lan.attach(machines, "eth0", None)?;
@@ -193,6 +204,7 @@ impl Server {
     ) -> Result<Self> {
         let (lan, machines) = network()?;
         let netns = Netns::new(name)?;
+        settle_tcp(&netns)?;
         lan.attach(&netns, "eth0", Some("192.0.2.2/24"))?;
         plug_machines(&lan, &machines)?;
         // A process namespace of its own: its workers end with it, even if this program is killed.
@@ -230,11 +242,24 @@ impl Server {
     }
 
     pub fn nginx(images: &Images) -> Result<Self> {
+        Self::nginx_as("nginx", images)
+    }
+
+    /// The same behind the firewall that Portcullis is behind, which is what packets cost on such a host.
+    pub fn nginx_behind_firewall(images: &Images) -> Result<Self> {
+        let mut server = Self::nginx_as("nginx+firewall", images)?;
+        let settings = Settings { allowed_tcp: vec![80], ..Settings::default() };
+        nixos::start(server.netns(), Flavour::Nftables, &settings)?;
+        server.how.push_str("; NixOS' nftables firewall with TCP 80 open");
+        Ok(server)
+    }
+
+    fn nginx_as(name: &'static str, images: &Images) -> Result<Self> {
         let root = images.path().display();
         let http = format!("access_log off; server {{ listen 192.0.2.2:80; root {root}; }}");
-        let (configuration, how) = images.nginx("nginx", &http)?;
+        let (configuration, how) = images.nginx(name, &http)?;
         let words = ["-e", "/dev/null", "-c", &configuration].map(str::to_owned);
-        Ok(Self { how, ..Self::rival("nginx", "nginx", &words, "'sport = :80'")? })
+        Ok(Self { how, ..Self::rival(name, "nginx", &words, "'sport = :80'")? })
     }
 
     pub fn portcullis(images: &Images) -> Result<Self> {
@@ -247,6 +272,7 @@ impl Server {
     pub fn ours_alone() -> Result<Self> {
         let (lan, machines) = network()?;
         let host = Host::start("host", Site::AllowsAlice)?;
+        settle_tcp(host.netns())?;
         lan.attach(host.netns(), "eth0", Some("192.0.2.2/24"))?;
         nixos::start(host.netns(), Flavour::Nftables, &Settings::default())?;
         plug_machines(&lan, &machines)?;
