@@ -120,4 +120,4 @@ deps: ## Installs what the tests and the demonstration need (Debian)
 
 clean: ## Removes what was built and the images of the laboratory
 	cargo clean
-	rm -rf .cache
+	rm -rf .cache 2>/dev/null || tests/scripts/as-root rm -rf .cache

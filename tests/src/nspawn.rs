@@ -40,19 +40,21 @@ const BOOT: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(10);
 
 /// Mounts and starts the container, and takes its cgroup away again. Arguments: cached root,
-/// scratch directory, network namespace.
+/// scratch directory, network namespace, unit of the bus.
 ///
 /// The mount namespace has a cgroup2 of its own, so that nspawn finds one hierarchy whatever the
 /// host has, and its own /run, since nspawn leaves directories there. It ends with the container,
 /// or by SIGTERM, which comes when the test was killed: then the scratch directory is its to remove.
 const SUPERVISOR: &str = r#"
 set -eu
-root=$1 scratch=$2 netns=$3 orphaned=
+root=$1 scratch=$2 netns=$3 bus=$4 orphaned=
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 tmpfs "$scratch/mount"
 cd "$scratch/mount"
 mkdir upper work root
 mount -t overlay -o "lowerdir=$root,upperdir=$PWD/upper,workdir=$PWD/work" overlay root
+# As dbus-broker's package does it.
+[ "$bus" = dbus.service ] || ln -s "/lib/systemd/system/$bus" root/etc/systemd/system/dbus.service
 mount -t tmpfs -o mode=0755 tmpfs /run
 umount --recursive --lazy /sys/fs/cgroup 2>/dev/null || :
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -84,6 +86,26 @@ pub struct Debian {
     scratch: TempDir,
     logins: Cell<u32>,
     netns: Arc<Netns>,
+}
+
+/// The program that is the system's bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// dbus-daemon, as Debian installs it.
+    Daemon,
+    /// dbus-broker, as an administrator may choose, and other distributions do.
+    Broker,
+}
+
+impl Bus {
+    /// Its unit.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Daemon => "dbus.service",
+            Self::Broker => "dbus-broker.service",
+        }
+    }
 }
 
 /// Who logs in, and where.
@@ -122,6 +144,11 @@ enum Screen {
 impl Debian {
     /// Boots it in `netns` and waits until it is up, with the users alice, bob and carol.
     pub fn boot(netns: Arc<Netns>) -> Result<Self> {
+        Self::boot_with(netns, Bus::Daemon)
+    }
+
+    /// The same with another bus.
+    pub fn boot_with(netns: Arc<Netns>, bus: Bus) -> Result<Self> {
         let root = cached_root()?;
         let scratch =
             TempDir::new().map_err(|error| LabError::of("a temporary directory", error))?;
@@ -138,6 +165,7 @@ impl Debian {
             .arg(root)
             .arg(scratch.path())
             .arg(netns.path())
+            .arg(bus.unit())
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);

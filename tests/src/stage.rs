@@ -15,7 +15,7 @@ use crate::{
     machine::{self, Firmware, Machine},
     netns::Netns,
     nixos::{self, Flavour, Settings},
-    nspawn::{Debian, Login, Session},
+    nspawn::{Bus, Debian, Login, Session},
     probe::{self, Answer},
     rival::Rival,
 };
@@ -42,6 +42,11 @@ pub struct Stage {
 impl Stage {
     /// Sets it; with `None` the Debian has no firewall.
     pub fn start(firewall: Option<Flavour>) -> Result<Self> {
+        Self::with_bus(firewall, Bus::Daemon)
+    }
+
+    /// The same with another bus.
+    pub fn with_bus(firewall: Option<Flavour>, bus: Bus) -> Result<Self> {
         let lan = Lan::new()?;
         let (host, outside) = (Netns::new("debian")?, Netns::new("outside")?);
         lan.attach(&host, "eth0", Some("192.0.2.1/24"))?;
@@ -49,7 +54,7 @@ impl Stage {
         if let Some(flavour) = firewall {
             nixos::start(&host, flavour, &Settings::default())?;
         }
-        let debian = Debian::boot(Arc::new(host))?;
+        let debian = Debian::boot_with(Arc::new(host), bus)?;
         debian.copy(&machine::image()?, "/srv/image")?;
         Ok(Self { debian, lan, outside })
     }

@@ -14,7 +14,7 @@ use std::{
 use portcullis_lab::{
     need_debian, need_root,
     nixos::Flavour,
-    nspawn::{ADMIN_PASSWORD, ALICE, BOB, BOB_REMOTE, Login, Session},
+    nspawn::{ADMIN_PASSWORD, ALICE, BOB, BOB_REMOTE, Bus, Login, Session},
     probe::Answer,
     process::wait_until,
     snapshot::{Snapshot, assert_same},
@@ -55,8 +55,14 @@ impl Deref for Installed {
 /// Sets the stage, plays, and looks whether everything is as it was.
 #[track_caller]
 fn on_stage(flavour: Flavour, play: impl FnOnce(&Installed)) {
+    on_stage_with(Bus::Daemon, flavour, play);
+}
+
+/// The same with another bus.
+#[track_caller]
+fn on_stage_with(bus: Bus, flavour: Flavour, play: impl FnOnce(&Installed)) {
     need_debian!("nft", "iptables", "cpio");
-    let stage = Stage::start(Some(flavour)).unwrap();
+    let stage = Stage::with_bus(Some(flavour), bus).unwrap();
     stage.debian.install().unwrap();
     let before = Snapshot::take(stage.debian.netns()).unwrap();
     let stage = Installed { stage, before };
@@ -94,6 +100,16 @@ impl Installed {
             assert!(said.contains(word), "no {word:?} in: {said}");
         }
         self.assert_closed();
+    }
+
+    /// Nobody but the helper's own user can be the helper.
+    #[track_caller]
+    fn assert_name_is_kept(&self) {
+        let claim = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus \
+            RequestName su org.portcullis.Netboot1 4";
+        let (code, said) = self.debian.run(ALICE, &["sh", "-c", claim], SOON).unwrap();
+        assert_ne!(code, 0);
+        assert!(said.contains("Access denied"), "{said}");
     }
 
     /// The lines of /proc/PID/status of a process inside.
@@ -431,12 +447,7 @@ fn p9_a_lease_is_its_users_and_the_managers() {
         assert!(!said.contains("eth0"), "{said}");
         let (code, said) = debian.run(ALICE, &["portcullis", "close", "1"], SOON).unwrap();
         assert_eq!(code, NO_SUCH_LEASE, "{said}");
-        // Nobody but the helper's own user can be the helper.
-        let claim = "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus \
-            RequestName su org.portcullis.Netboot1 4";
-        let (code, said) = debian.run(ALICE, &["sh", "-c", claim], SOON).unwrap();
-        assert_ne!(code, 0);
-        assert!(said.contains("Access denied"), "{said}");
+        stage.assert_name_is_kept();
         assert_eq!(stage.http().unwrap(), Answer::Open);
 
         // The same user from elsewhere sees it, and ends it without a question.
@@ -492,6 +503,45 @@ fn p2_a_lease_ends_with_its_program_its_session_and_the_bus() {
         // A new bus knows none of us any more. (Last, since polkit and logind go with the old one.)
         let mut session = stage.serving(BOB);
         stage.debian.sh("systemctl restart dbus").unwrap();
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+    });
+}
+
+/// What the bus does for us, by dbus-broker instead of dbus-daemon: it has systemd start the helper, keeps
+/// its name, says who calls and who has left, and carries polkit's questions.
+#[test]
+fn another_bus_does_the_same() {
+    on_stage_with(Bus::Broker, Flavour::Nftables, |stage| {
+        let debian = &stage.debian;
+        assert!(stage.runs("dbus-broker") && !stage.runs("dbus-daemon"));
+        assert_eq!(stage.helper(), 0, "installed is not started");
+        stage.assert_name_is_kept();
+        stage.assert_refused(ALICE, NO_AGENT, &["password"]);
+        let mut session = stage.asked(ALICE);
+        session.terminal().unwrap().type_line(ADMIN_PASSWORD).unwrap();
+        stage.expect(&mut session, READY, SOON).unwrap();
+        session.terminal().unwrap().interrupt().unwrap();
+        assert_eq!(session.exit(SOON), Ok(DONE), "{:?}", session.said());
+        stage.assert_closed();
+
+        // Gone without a word.
+        let mut session = stage.serving(BOB);
+        session.kill("KILL").unwrap();
+        stage.assert_closed();
+        assert_ne!(session.exit(SOON), Ok(DONE));
+
+        // What only its owner is told, and nobody else.
+        let mut session = stage.serving(BOB);
+        let (code, said) = debian.run(ALICE, &["portcullis", "close", "3"], SOON).unwrap();
+        assert_eq!(code, NO_SUCH_LEASE, "{said}");
+        let (code, said) = debian.run(BOB_REMOTE, &["portcullis", "close"], SOON).unwrap();
+        assert_eq!(code, DONE, "{said}\n{}", stage.journal());
+        assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
+        stage.assert_closed();
+
+        // A new bus knows none of us any more.
+        let mut session = stage.serving(BOB);
+        debian.sh("systemctl restart dbus").unwrap();
         assert_eq!(session.exit(SOON), Ok(ENDED), "{:?}", session.said());
     });
 }

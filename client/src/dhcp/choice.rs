@@ -24,12 +24,12 @@ pub fn boot_data(
     memory: Memory,
     served: &Generation,
 ) -> Result<(dhcp_reply::Boot, OfferForm), Ignore> {
-    let row = row(query, policy)?;
+    let case = Case { query, row: row(query, policy)?, policy, memory, served };
     let item = query.boot_item.filter(|_| port != Port::Dhcp);
-    let boot = match (menu(query, &row, policy, memory, served), item) {
-        (Some(menu), item) => menu_boot(query, port, &row, policy, &menu, item)?,
+    let boot = match (case.menu(), item) {
+        (Some(menu), item) => case.menu_boot(port, &menu, item)?,
         (None, Some(item)) if item.number() != Some(0) => return Err(Ignore::BootItem(item)),
-        (None, _) => boot(query, &row, policy, memory, &served.efi)?,
+        (None, _) => case.boot()?,
     };
     let form = match port {
         Port::Dhcp => boot.form,
@@ -50,15 +50,6 @@ pub fn boot_data(
         file: boot.file,
     };
     Ok((data, form))
-}
-
-/// The EFI program that UEFI can load without iPXE, or why there is none.
-type Efi = Result<EfiImage, NoEfiImage>;
-
-/// Whether machines of this row can run the EFI program, if there is one.
-fn runs(efi: &Efi, row: &Row) -> bool {
-    let machine = efi.as_ref().ok().map(|image| image.machine);
-    machine.is_some() && table::cpu(row.arch).map(Cpu::pe_machine) == machine
 }
 
 /// Whether machines of this row fetch files of a folder, and there is one.
@@ -103,164 +94,169 @@ impl Choice {
     }
 }
 
-/// The items of a menu that this machine's own firmware can show and start, with their numbers; none
-/// if it is given iPXE, which shows all of them. iPXE comes first where there is one, for it needs no
-/// key to show its menu and loads by HTTP; but not before programs that are all signed: Secure Boot
-/// refuses iPXE.
-fn menu<'a>(
-    query: &Query,
-    row: &Row,
-    policy: &Policy,
+/// Everything that a choice depends on: who asks, as what the table knows it, what is set for all
+/// machines, what is remembered of this one, and what there is for it.
+struct Case<'a> {
+    query: &'a Query,
+    row: Row,
+    policy: &'a Policy,
     memory: Memory,
     served: &'a Generation,
-) -> Option<Vec<(usize, &'a MenuItem)>> {
-    let firmware = query.client == Client::Pxe && query.ipxe.is_none();
-    let given = policy.loaders.contains(&Loader::Given(row.arch));
-    if !firmware || given || row.platform != Platform::Uefi {
-        return None;
-    }
-    let items = served.menu.iter().enumerate();
-    let items: Vec<_> = items.filter(|(_, item)| runs(&item.generation.efi, row)).collect();
-    let signed = |item: &MenuItem| item.generation.efi.as_ref().is_ok_and(EfiImage::is_signed);
-    let all_signed = items.len() == served.menu.len() && items.iter().all(|(_, one)| signed(one));
-    let without_ipxe = all_signed || pick(row, row.loaders, policy, memory, &served.efi).is_none();
-    (without_ipxe && !items.is_empty()).then_some(items)
 }
 
-/// The menu itself, or what was chosen from it.
-fn menu_boot(
-    query: &Query,
-    port: Port,
-    row: &Row,
-    policy: &Policy,
-    items: &[(usize, &MenuItem)],
-    chosen: Option<BootItem>,
-) -> Result<Choice, Ignore> {
-    let file = |number| Policy::item_name(query.ask.mac, number);
-    if let Some(item) = chosen {
-        let found = items.iter().find(|(number, _)| item.number() == Some(*number));
-        let (number, _) = found.ok_or(Ignore::BootItem(item))?;
-        return Ok(Choice::of(file(*number), OfferForm::Complete));
+impl<'a> Case<'a> {
+    fn has(&self, loader: Loader) -> bool {
+        self.policy.loaders.contains(&loader)
     }
-    // Asked without a word of the menu, the boot server names the first one.
-    if items.len() < 2 || !policy.boot_server || port != Port::Dhcp {
-        let (first, _) =
-            items.first().ok_or(Ignored::NoLoader { arch: row.arch }).map_err(Ignore::Machine)?;
-        return Ok(Choice::of(file(*first), form(row, policy)));
-    }
-    let line = |(number, item): &(usize, &MenuItem)| {
-        Some(Item { kind: BootItem::kind_of(*number)?, name: item.name.clone() })
-    };
-    let menu = items.iter().filter_map(line).collect();
-    Ok(Choice { file: String::new(), form: OfferForm::Menu, menu })
-}
 
-fn boot(
-    query: &Query,
-    row: &Row,
-    policy: &Policy,
-    memory: Memory,
-    efi: &Efi,
-) -> Result<Choice, Ignore> {
-    let other = efi.as_ref().is_ok_and(EfiImage::is_named) && !runs(efi, row);
-    if other && !has_folder(row, policy) {
-        return Err(Ignore::Machine(Ignored::OtherPlatform { arch: row.arch }));
+    /// The EFI program that UEFI can load without iPXE, or why there is none.
+    fn efi(&self) -> &'a Result<EfiImage, NoEfiImage> {
+        &self.served.efi
     }
-    match (row.client, query.ipxe) {
-        (Client::Http, _) => boot_http(query, row, policy, efi),
-        (Client::Pxe, Some(ipxe)) => Ok(boot_ipxe(query, row, ipxe, policy, memory, efi)),
-        (Client::Pxe, None) => boot_firmware(query, row, policy, memory, efi),
-    }
-}
 
-fn boot_http(query: &Query, row: &Row, policy: &Policy, efi: &Efi) -> Result<Choice, Ignore> {
-    let arch = row.arch;
-    match efi {
-        Ok(_) if runs(efi, row) => Ok(Choice::of(policy.efi_url(query.ask.mac), OfferForm::Http)),
-        Ok(_) => Err(Ignore::Machine(Ignored::OtherPlatform { arch })),
-        Err(reason) => {
-            let reason = reason.to_string();
-            Err(Ignore::Machine(Ignored::NoEfiImage { arch, reason }))
+    /// Whether this machine can run an EFI program, if there is one.
+    fn runs(&self, efi: &Result<EfiImage, NoEfiImage>) -> bool {
+        let machine = efi.as_ref().ok().map(|image| image.machine);
+        machine.is_some() && table::cpu(self.row.arch).map(Cpu::pe_machine) == machine
+    }
+
+    /// The items of a menu that this machine's own firmware can show and start, with their numbers; none
+    /// if it is given iPXE, which shows all of them. iPXE comes first where there is one, for it needs no
+    /// key to show its menu and loads by HTTP; but not before programs that are all signed: Secure Boot
+    /// refuses iPXE.
+    fn menu(&self) -> Option<Vec<(usize, &'a MenuItem)>> {
+        let firmware = self.query.client == Client::Pxe && self.query.ipxe.is_none();
+        let given = self.has(Loader::Given(self.row.arch));
+        if !firmware || given || self.row.platform != Platform::Uefi {
+            return None;
+        }
+        let menu = &self.served.menu;
+        let items = menu.iter().enumerate();
+        let items: Vec<_> = items.filter(|(_, item)| self.runs(&item.generation.efi)).collect();
+        let signed = |item: &MenuItem| item.generation.efi.as_ref().is_ok_and(EfiImage::is_signed);
+        let all_signed = items.len() == menu.len() && items.iter().all(|(_, one)| signed(one));
+        let without_ipxe = all_signed || self.pick(self.row.loaders).is_none();
+        (without_ipxe && !items.is_empty()).then_some(items)
+    }
+
+    /// The menu itself, or what was chosen from it.
+    fn menu_boot(
+        &self,
+        port: Port,
+        items: &[(usize, &MenuItem)],
+        chosen: Option<BootItem>,
+    ) -> Result<Choice, Ignore> {
+        let file = |number| Policy::item_name(self.query.ask.mac, number);
+        if let Some(item) = chosen {
+            let found = items.iter().find(|(number, _)| item.number() == Some(*number));
+            let (number, _) = found.ok_or(Ignore::BootItem(item))?;
+            return Ok(Choice::of(file(*number), OfferForm::Complete));
+        }
+        // Asked without a word of the menu, the boot server names the first one.
+        if items.len() < 2 || !self.policy.boot_server || port != Port::Dhcp {
+            let (first, _) = items.first().ok_or(self.no_loader())?;
+            return Ok(Choice::of(file(*first), self.form()));
+        }
+        let line = |(number, item): &(usize, &MenuItem)| {
+            Some(Item { kind: BootItem::kind_of(*number)?, name: item.name.clone() })
+        };
+        let menu = items.iter().filter_map(line).collect();
+        Ok(Choice { file: String::new(), form: OfferForm::Menu, menu })
+    }
+
+    fn boot(&self) -> Result<Choice, Ignore> {
+        let efi = self.efi();
+        let other = efi.as_ref().is_ok_and(EfiImage::is_named) && !self.runs(efi);
+        if other && !has_folder(&self.row, self.policy) {
+            return Err(self.other_platform());
+        }
+        match (self.row.client, self.query.ipxe) {
+            (Client::Http, _) => self.boot_http(),
+            (Client::Pxe, Some(ipxe)) => Ok(self.boot_ipxe(ipxe)),
+            (Client::Pxe, None) => self.boot_firmware(),
         }
     }
-}
 
-fn boot_ipxe(
-    query: &Query,
-    row: &Row,
-    ipxe: Ipxe,
-    policy: &Policy,
-    memory: Memory,
-    efi: &Efi,
-) -> Choice {
-    let loader = pick(row, row.ipxe_loaders, policy, memory, efi)
-        .filter(|_| !row.can_run_script(ipxe) && !memory.chained);
-    match loader {
-        Some(loader) => Choice::of(Policy::loader_name(query.ask.mac, loader), OfferForm::Complete),
-        None => Choice::of(policy.script_url(query.ask.mac), OfferForm::Script),
-    }
-}
-
-/// How firmware is told of one file.
-fn form(row: &Row, policy: &Policy) -> OfferForm {
-    match (row.platform, policy.uefi_offer) {
-        // The machine's whole attempt fails when nobody answers on 4011.
-        _ if !policy.boot_server => OfferForm::Complete,
-        (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
-        (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
-        _ => row.offer,
-    }
-}
-
-fn boot_firmware(
-    query: &Query,
-    row: &Row,
-    policy: &Policy,
-    memory: Memory,
-    efi: &Efi,
-) -> Result<Choice, Ignore> {
-    let given = Loader::Given(row.arch);
-    let form = form(row, policy);
-    if let Some((cpu, file)) = &policy.chain
-        && table::cpu(row.arch) == Some(*cpu)
-        && !policy.loaders.contains(&given)
-    {
-        let file = format!("{}/{file}", query.ask.mac.hyphenated());
-        return Ok(Choice::of(file, form));
-    }
-    // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
-    let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && runs(efi, row);
-    let loader = [(given, true), (Loader::Image, signed)]
-        .into_iter()
-        .find(|(loader, fits)| *fits && policy.loaders.contains(loader))
-        .map(|(loader, _)| loader)
-        .or_else(|| pick(row, row.loaders, policy, memory, efi))
-        .ok_or(Ignore::Machine(Ignored::NoLoader { arch: row.arch }))?;
-    if loader == Loader::Folder {
-        // The files' names are the machine's own.
-        return Ok(Choice::of(String::new(), row.offer));
-    }
-    Ok(Choice::of(Policy::loader_name(query.ask.mac, loader), form))
-}
-
-/// The first loader that we have, or a later one after failures, in turn. Without any, the EFI
-/// program itself, if TFTP has it.
-fn pick(
-    row: &Row,
-    loaders: &[Loader],
-    policy: &Policy,
-    memory: Memory,
-    efi: &Efi,
-) -> Option<Loader> {
-    let have = || loaders.iter().filter(|loader| policy.loaders.contains(loader));
-    match memory.failed_loaders.checked_rem(have().count()) {
-        Some(turn) => have().nth(turn).copied(),
-        None => {
-            let whole = Loader::Whole(row.arch);
-            let programs = [(whole, true), (Loader::Image, runs(efi, row))];
-            let mut fit =
-                programs.into_iter().filter(|(one, runs)| *runs && policy.loaders.contains(one));
-            fit.next().map(|(loader, _)| loader)
+    fn boot_http(&self) -> Result<Choice, Ignore> {
+        match self.efi() {
+            efi @ Ok(_) if self.runs(efi) => {
+                Ok(Choice::of(self.policy.efi_url(self.query.ask.mac), OfferForm::Http))
+            }
+            Ok(_) => Err(self.other_platform()),
+            Err(reason) => {
+                let reason = reason.to_string();
+                Err(Ignore::Machine(Ignored::NoEfiImage { arch: self.row.arch, reason }))
+            }
         }
+    }
+
+    fn boot_ipxe(&self, ipxe: Ipxe) -> Choice {
+        let mac = self.query.ask.mac;
+        let loader = self
+            .pick(self.row.ipxe_loaders)
+            .filter(|_| !self.row.can_run_script(ipxe) && !self.memory.chained);
+        match loader {
+            Some(loader) => Choice::of(Policy::loader_name(mac, loader), OfferForm::Complete),
+            None => Choice::of(self.policy.script_url(mac), OfferForm::Script),
+        }
+    }
+
+    fn boot_firmware(&self) -> Result<Choice, Ignore> {
+        let mac = self.query.ask.mac;
+        let given = Loader::Given(self.row.arch);
+        if let Some((cpu, file)) = &self.policy.chain
+            && table::cpu(self.row.arch) == Some(*cpu)
+            && !self.has(given)
+        {
+            return Ok(Choice::of(format!("{}/{file}", mac.hyphenated()), self.form()));
+        }
+        // What the user signed goes before iPXE, which is not: Secure Boot would refuse it.
+        let efi = self.efi();
+        let signed = efi.as_ref().is_ok_and(EfiImage::is_signed) && self.runs(efi);
+        let loader = [(given, true), (Loader::Image, signed)]
+            .into_iter()
+            .find(|(loader, fits)| *fits && self.has(*loader))
+            .map(|(loader, _)| loader)
+            .or_else(|| self.pick(self.row.loaders))
+            .ok_or(self.no_loader())?;
+        if loader == Loader::Folder {
+            // The files' names are the machine's own.
+            return Ok(Choice::of(String::new(), self.row.offer));
+        }
+        Ok(Choice::of(Policy::loader_name(mac, loader), self.form()))
+    }
+
+    /// How firmware is told of one file.
+    fn form(&self) -> OfferForm {
+        match (self.row.platform, self.policy.uefi_offer) {
+            // The machine's whole attempt fails when nobody answers on 4011.
+            _ if !self.policy.boot_server => OfferForm::Complete,
+            (Platform::Uefi, UefiOffer::Complete) => OfferForm::Complete,
+            (Platform::Uefi, UefiOffer::BootServer) => OfferForm::BootServer,
+            _ => self.row.offer,
+        }
+    }
+
+    /// The first of these loaders that we have, or a later one after failures, in turn. Without any, the
+    /// EFI program itself, if TFTP has it.
+    fn pick(&self, loaders: &[Loader]) -> Option<Loader> {
+        let have = || loaders.iter().filter(|loader| self.has(**loader));
+        match self.memory.failed_loaders.checked_rem(have().count()) {
+            Some(turn) => have().nth(turn).copied(),
+            None => {
+                let whole = Loader::Whole(self.row.arch);
+                let programs = [(whole, true), (Loader::Image, self.runs(self.efi()))];
+                let mut fit = programs.into_iter().filter(|(one, runs)| *runs && self.has(*one));
+                fit.next().map(|(loader, _)| loader)
+            }
+        }
+    }
+
+    fn no_loader(&self) -> Ignore {
+        Ignore::Machine(Ignored::NoLoader { arch: self.row.arch })
+    }
+
+    fn other_platform(&self) -> Ignore {
+        Ignore::Machine(Ignored::OtherPlatform { arch: self.row.arch })
     }
 }

@@ -2,7 +2,9 @@
 //! what its name says.
 
 /// A file, and tests in it.
-pub type Proofs = &'static [(&'static str, &'static [&'static str])];
+pub type Proof = (&'static str, &'static [&'static str]);
+/// Those of one column.
+pub type Proofs = &'static [Proof];
 
 /// One promise and what proves it.
 pub struct Promise {
@@ -20,10 +22,13 @@ pub struct Promise {
     pub gap: &'static str,
 }
 
-const ATTACKS: &str = "tests/tests/attacks.rs";
 const BOOT: &str = "tests/tests/boot.rs";
 const SECURE: &str = "tests/tests/secureboot.rs";
-const FIREWALL: &str = "tests/tests/firewall.rs";
+const FW_BESIDE: &str = "tests/tests/firewall/beside.rs";
+const FW_CHANGES: &str = "tests/tests/firewall/changes.rs";
+const FW_DOORS: &str = "tests/tests/firewall/doors.rs";
+const FW_ENDS: &str = "tests/tests/firewall/ends.rs";
+const FW_OTHERS: &str = "tests/tests/firewall/others.rs";
 const INJECT: &str = "tests/tests/inject.rs";
 const KEEP: &str = "tests/tests/keep.rs";
 pub const KILL: &str = "tests/tests/kill.rs";
@@ -42,35 +47,50 @@ const REAL: &str = "helper/tests/contract/real.rs";
 const SHAPE: &str = "helper/tests/contract/shape.rs";
 const SOCKETS: &str = "helper/tests/contract/sockets.rs";
 
-/// Every attack is a test of its own; each runs behind both flavours.
-const EVERY_ATTACK: &[&str] = &[
-    "p8_disconnect_and_bind_to_another_device",
-    "p8_packet_info_names_another_interface",
-    "p8_packet_info_names_a_foreign_source",
-    "p8_segmentation_offload_smuggles_a_second_message",
-    "p8_a_datagram_that_must_be_fragmented",
-    "p8_a_large_datagram_from_the_tftp_port",
-    "p8_ip_options",
-    "p8_an_address_from_the_boot_server_port",
-    "p8_an_address_from_the_dhcp_port",
-    "p8_a_nak",
-    "p8_a_message_without_cookie",
-    "p8_a_request_in_the_name_of_a_client",
-    "p8_the_dhcp_port_to_any_other_port",
-    "p8_the_tftp_port_to_dhcp_clients",
-    "p8_an_unmarked_socket_to_dhcp_clients",
-    "p8_to_the_host_itself",
-    "p8_another_mark",
-    "p8_a_locked_filter_stays",
-    "p8_an_accepted_connection_connects_elsewhere",
-    "p8_ipv6",
-    "p8_a_lease_that_has_ended_is_mute",
-    "p8_full_dhcp_from_its_port_alone",
-    "p8_addresses_are_handed_out_with_full_dhcp_alone",
-    "p8_a_shared_socket_gives_no_more_than_another",
-    "p8_a_raw_socket_hears_and_sends_nothing",
-    "p8_the_boot_server_sends_boot_answers_alone_from_the_shared_port",
-];
+// Every attack is a test of its own; each runs behind both flavours.
+const ATTACKS_BESIDE: Proof = (
+    "tests/tests/attacks/beside.rs",
+    &[
+        "p8_a_shared_socket_gives_no_more_than_another",
+        "p8_a_raw_socket_hears_and_sends_nothing",
+        "p8_the_boot_server_sends_boot_answers_alone_from_the_shared_port",
+    ],
+);
+const ATTACKS_DATAGRAMS: Proof = (
+    "tests/tests/attacks/datagrams.rs",
+    &[
+        "p8_disconnect_and_bind_to_another_device",
+        "p8_packet_info_names_another_interface",
+        "p8_packet_info_names_a_foreign_source",
+        "p8_segmentation_offload_smuggles_a_second_message",
+        "p8_a_datagram_that_must_be_fragmented",
+        "p8_a_large_datagram_from_the_tftp_port",
+        "p8_ip_options",
+        "p8_an_address_from_the_boot_server_port",
+        "p8_an_address_from_the_dhcp_port",
+        "p8_a_nak",
+        "p8_a_message_without_cookie",
+        "p8_a_request_in_the_name_of_a_client",
+        "p8_the_dhcp_port_to_any_other_port",
+        "p8_the_tftp_port_to_dhcp_clients",
+        "p8_an_unmarked_socket_to_dhcp_clients",
+        "p8_to_the_host_itself",
+        "p8_ipv6",
+    ],
+);
+const ATTACKS_FULL: Proof = (
+    "tests/tests/attacks/full.rs",
+    &["p8_full_dhcp_from_its_port_alone", "p8_addresses_are_handed_out_with_full_dhcp_alone"],
+);
+const ATTACKS_HOLDER: Proof = (
+    "tests/tests/attacks/holder.rs",
+    &[
+        "p8_another_mark",
+        "p8_a_locked_filter_stays",
+        "p8_an_accepted_connection_connects_elsewhere",
+        "p8_a_lease_that_has_ended_is_mute",
+    ],
+);
 
 /// Each system call of the helper fails once, behind both flavours.
 const EVERY_FAULT: &[&str] = &[
@@ -127,20 +147,22 @@ pub const PROMISES: [Promise; 12] = [
         text: "Client exit, SIGKILL, or leaving the bus: refused again from outside at once, and the ruleset is what it was, within 1 s.",
         nftables: &[
             (KILL, &["p2_client_killed_nftables", "p2_client_killed_at_any_moment_nftables"]),
-            (FIREWALL, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
+            (FW_ENDS, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
         ],
         iptables: &[
             (KILL, &["p2_client_killed_iptables", "p2_client_killed_at_any_moment_iptables"]),
             (SYSTEM, &["p2_a_lease_ends_with_its_program_its_session_and_the_bus"]),
-            (FIREWALL, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
+            (FW_ENDS, &["p2_no_conntrack_entry_keeps_the_port_open_for_an_earlier_peer"]),
         ],
-        none: &[(
-            FIREWALL,
-            &[
-                "p2_without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf",
-                "p2_a_lease_is_closed_even_when_its_rules_cannot_be_removed",
-            ],
-        )],
+        none: &[
+            (
+                FW_OTHERS,
+                &[
+                    "p2_without_a_firewall_there_is_nothing_to_open_and_an_ended_lease_is_still_deaf",
+                ],
+            ),
+            (FW_ENDS, &["p2_a_lease_is_closed_even_when_its_rules_cannot_be_removed"]),
+        ],
         apart: &[
             (ENDING, &["p2_the_owner_leaves_and_only_its_lease_ends"]),
             (ONCE, &["p2_it_ends_with_its_caller_and_everything_with_it"]),
@@ -159,7 +181,7 @@ pub const PROMISES: [Promise; 12] = [
                 ],
             ),
             (
-                FIREWALL,
+                FW_ENDS,
                 &[
                     "p3_without_its_holder_the_port_is_closed",
                     "p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds",
@@ -186,7 +208,7 @@ pub const PROMISES: [Promise; 12] = [
                 ],
             ),
             (
-                FIREWALL,
+                FW_ENDS,
                 &[
                     "p3_without_its_holder_the_port_is_closed",
                     "p3_where_a_raw_socket_hears_a_helper_that_hangs_lets_in_for_ten_seconds",
@@ -205,13 +227,8 @@ pub const PROMISES: [Promise; 12] = [
     Promise {
         text: "Nothing of ours is left and everything else is unchanged (`nft -s -a list ruleset`, counters aside).",
         nftables: &[
-            (
-                FIREWALL,
-                &[
-                    "p4_closed_open_closed_and_nothing_is_left",
-                    "p4_a_table_left_by_a_restored_listing_is_replaced_and_swept",
-                ],
-            ),
+            (FW_DOORS, &["p4_closed_open_closed_and_nothing_is_left"]),
+            (FW_ENDS, &["p4_a_table_left_by_a_restored_listing_is_replaced_and_swept"]),
             (REAL, &["p4_a_lease_lives_and_leaves_the_firewall_as_it_was"]),
             (VIA, &["p4_a_run_through_pkexec_and_its_text_agent_leaves_nothing_whatever_ends_it"]),
             (DEB, &["p4_purged_the_package_leaves_nothing"]),
@@ -237,7 +254,7 @@ pub const PROMISES: [Promise; 12] = [
         ],
         iptables: &[
             (VIA, &["p4_a_run_through_sudo_leaves_nothing_whatever_ends_it"]),
-            (FIREWALL, &["p4_closed_open_closed_and_nothing_is_left"]),
+            (FW_DOORS, &["p4_closed_open_closed_and_nothing_is_left"]),
             (
                 BOOT,
                 &[
@@ -257,16 +274,13 @@ pub const PROMISES: [Promise; 12] = [
                 ],
             ),
         ],
-        none: &[(FIREWALL, &["p4_without_a_firewall_nothing_is_left"])],
+        none: &[(FW_OTHERS, &["p4_without_a_firewall_nothing_is_left"])],
         apart: &[],
         gap: "Every test of `kill.rs` and `system.rs` compares the ruleset, too.",
     },
     Promise {
         text: "An opening is one transaction; a fault at any step leaves nothing.",
-        nftables: &[
-            (FIREWALL, &["p5_a_refused_transaction_leaves_nothing"]),
-            (INJECT, EVERY_FAULT),
-        ],
+        nftables: &[(FW_ENDS, &["p5_a_refused_transaction_leaves_nothing"]), (INJECT, EVERY_FAULT)],
         iptables: &[(INJECT, EVERY_FAULT)],
         none: &[],
         apart: &[(
@@ -282,7 +296,7 @@ pub const PROMISES: [Promise; 12] = [
         text: "Firewall reload during a lease: served again within 1 s, the reload never disturbed.",
         nftables: &[
             (
-                FIREWALL,
+                FW_CHANGES,
                 &[
                     "p6_the_rules_come_back_and_the_reload_is_never_disturbed",
                     "p6_a_reload_is_told_from_a_revocation_and_is_repaired",
@@ -294,7 +308,7 @@ pub const PROMISES: [Promise; 12] = [
         ],
         iptables: &[
             (
-                FIREWALL,
+                FW_CHANGES,
                 &[
                     "p6_the_rules_come_back_and_the_reload_is_never_disturbed",
                     "p6_a_reload_is_told_from_a_revocation_and_is_repaired",
@@ -311,7 +325,7 @@ pub const PROMISES: [Promise; 12] = [
         text: "Only these ports, only this interface; the neighbour port and the second interface stay closed.",
         nftables: &[
             (
-                FIREWALL,
+                FW_DOORS,
                 &[
                     "p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed",
                     "p7_a_foreign_mark_opens_nothing",
@@ -320,7 +334,7 @@ pub const PROMISES: [Promise; 12] = [
             (KEEP, &["p7_a_lease_does_not_outlive_its_interface_or_address"]),
         ],
         iptables: &[(
-            FIREWALL,
+            FW_DOORS,
             &[
                 "p7_neighbour_ports_the_second_interface_and_ipv6_stay_closed",
                 "p7_a_foreign_mark_opens_nothing",
@@ -333,14 +347,20 @@ pub const PROMISES: [Promise; 12] = [
     Promise {
         text: "A socket that was handed over gives no other privilege, hands out no address (full DHCP granted apart), and is cut when its lease ends.",
         nftables: &[
-            (ATTACKS, EVERY_ATTACK),
-            (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"]),
+            ATTACKS_BESIDE,
+            ATTACKS_DATAGRAMS,
+            ATTACKS_FULL,
+            ATTACKS_HOLDER,
+            (FW_ENDS, &["p8_an_ended_lease_is_cut_both_ways"]),
             (REAL, &["p8_a_socket_that_is_moved_ends_its_lease"]),
             (KEEP, &["p8_revoked_from_a_hostile_client_nftables"]),
         ],
         iptables: &[
-            (ATTACKS, EVERY_ATTACK),
-            (FIREWALL, &["p8_an_ended_lease_is_cut_both_ways"]),
+            ATTACKS_BESIDE,
+            ATTACKS_DATAGRAMS,
+            ATTACKS_FULL,
+            ATTACKS_HOLDER,
+            (FW_ENDS, &["p8_an_ended_lease_is_cut_both_ways"]),
             (
                 KEEP,
                 &[
@@ -362,12 +382,12 @@ pub const PROMISES: [Promise; 12] = [
     Promise {
         text: "One user cannot end, read or starve another's lease; quotas hold.",
         nftables: &[
-            (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
+            (FW_DOORS, &["p9_one_lease_ends_and_the_other_goes_on"]),
             (ONCE, &["p9_one_beside_another_is_refused_and_takes_nothing_from_it"]),
             (KEEP, &["p9_two_users_serve_two_networks_and_neither_touches_the_other"]),
         ],
         iptables: &[
-            (FIREWALL, &["p9_one_lease_ends_and_the_other_goes_on"]),
+            (FW_DOORS, &["p9_one_lease_ends_and_the_other_goes_on"]),
             (SYSTEM, &["p9_a_lease_is_its_users_and_the_managers"]),
         ],
         none: &[
@@ -380,7 +400,7 @@ pub const PROMISES: [Promise; 12] = [
                 ],
             ),
             (
-                FIREWALL,
+                FW_BESIDE,
                 &[
                     "p9_nothing_that_its_holder_does_with_a_shared_socket_makes_the_other_server_deaf",
                 ],
@@ -432,7 +452,7 @@ pub const PROMISES: [Promise; 12] = [
         nftables: &[
             (ONCE, &["p10_both_of_its_processes_have_an_unused_uid_and_two_capabilities"]),
             (SYSTEM, &["p10_neither_client_nor_helper_has_more_than_it_needs"]),
-            (FIREWALL, &["p10_net_admin_alone_is_enough"]),
+            (FW_DOORS, &["p10_net_admin_alone_is_enough"]),
         ],
         iptables: &[],
         none: &[(
