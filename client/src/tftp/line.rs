@@ -22,9 +22,10 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
 };
+use rustix::net::{RecvFlags, recvfrom};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::session::Mail;
+use super::{glance::Glance, session::Mail};
 use crate::wire::tftp::{DATA_HEADER, data_header};
 
 /// Most datagrams that a kernel makes of one (UDP_MAX_SEGMENTS before Linux 6.9, include/linux/udp.h).
@@ -66,6 +67,8 @@ pub(super) struct Line {
     segments: bool,
     /// How long the socket waits, once it was told.
     patience: Option<Duration>,
+    /// Before the socket waits.
+    glance: Glance,
 }
 
 impl Line {
@@ -78,12 +81,12 @@ impl Line {
         socket.bind(&SocketAddr::from((address, 0)).into())?;
         socket.set_write_timeout(Some(LOOK))?;
         let socket = Arc::new(socket.into());
-        Ok(Self { socket, shared: false, segments: true, patience: None })
+        Ok(Self { socket, shared: false, segments: true, patience: None, glance: Glance::new() })
     }
 
     /// The socket of port 69. What comes back is read by whoever reads that.
     pub fn shared(socket: Arc<UdpSocket>) -> Self {
-        Self { socket, shared: true, segments: false, patience: None }
+        Self { socket, shared: true, segments: false, patience: None, glance: Glance::new() }
     }
 
     /// Waits for what comes next, at most for `limit`.
@@ -111,11 +114,15 @@ impl Line {
     }
 
     fn receive(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<(usize, SocketAddr)> {
+        let socket = &self.socket;
+        if let Some(found) = self.glance.at(|| receive(socket, buffer, RecvFlags::DONTWAIT)) {
+            return found;
+        }
         if self.patience != Some(wait) {
             self.socket.set_read_timeout(Some(wait))?;
             self.patience = Some(wait);
         }
-        self.socket.recv_from(buffer)
+        receive(&self.socket, buffer, RecvFlags::empty())
     }
 
     /// Sends one datagram.
@@ -185,6 +192,17 @@ impl Line {
             }
         }
     }
+}
+
+/// So many octets, and who sent them.
+fn receive(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, SocketAddr)> {
+    let (_, count, sender) = recvfrom(socket, buffer, flags)?;
+    let sender = sender.map(SocketAddr::try_from).transpose()?.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((count, sender))
 }
 
 /// What port 69 has passed on, without waiting for it.

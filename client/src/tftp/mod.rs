@@ -2,13 +2,14 @@
 //! read only.
 //!
 //! The data's way: datagram on port 69 -> `wire::tftp` -> `name` and admission -> one thread per
-//! machine (`session`, `line`) around a state machine (`transfer`).
+//! machine (`session`, `line`, `glance`) around a state machine (`transfer`).
 //!
 //! Guarantees: at most 256 transfers at once, and 16 of one machine, each with bounded memory and
 //! time; every transfer ends within a tenth of a second when the future is dropped, or at the end of
 //! a read from the disk. Never writes, never opens a file but the
 //! kernel's table of neighbours.
 
+mod glance;
 mod line;
 pub mod name;
 mod session;

@@ -6,7 +6,8 @@
 //! and a small stack. The socket is not connected to the machine, because a connected one would
 //! never see strangers.
 //!
-//! Why a thread: a window costs two system calls, and an ACK wakes the one thread that answers it.
+//! Why a thread: a window costs two system calls, and an ACK wakes the one thread that answers it, or
+//! finds it looking (`glance`).
 //! What waits for many sockets in turn is woken, asks which one it was, and then reads.
 
 use std::{
