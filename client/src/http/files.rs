@@ -41,7 +41,7 @@ const STRIDE: usize = 128 * 1024;
 
 /// Octets between two looks as long as all were there: a look touches the octet, which costs more than
 /// the call.
-const LONG_STRIDE: usize = 1 << 20;
+const LONG_STRIDE: usize = 4 << 20;
 
 /// The smallest page.
 const PAGE: usize = 4096;

@@ -11,8 +11,8 @@
 //!   chain input {                        # input, -5: before every firewall's own chain
 //!     meta mark & MASK == TAG  meta mark set meta mark & ~MASK      # a foreign mark opens nothing
 //!     ipv4, iif @hearing, udp dport 67, to 255.255.255.255 -> packet mark TAG, accept
+//!     tcp|udp, socket mark & MASK == TAG  jump admit
 //!     tcp, socket mark & MASK == TAG, socket mark != @live  reject with tcp reset
-//!     udp|tcp, socket mark & MASK == TAG  jump admit
 //!     udp, socket mark @shared, dport 67  accept      # the other server's, too: as if we were not
 //!     udp, socket mark . iif != @homes, dport 67  accept  # moved: its filter drops it, others hear it
 //!     udp|tcp, socket mark & MASK == TAG  drop                      # deaf for everything else
@@ -116,9 +116,9 @@ pub fn skeleton(marks: Marks) -> Vec<Change> {
     let rules = [
         (INPUT, format!("{packet_tagged}, {untag}")),
         (INPUT, format!("protocol udp, dport {DHCP_PORT}, {heard}")),
-        (INPUT, format!("protocol tcp, {tagged}, socket-mark not-in live, reset")),
-        (INPUT, format!("protocol udp, {tagged}, jump admit")),
         (INPUT, format!("protocol tcp, {tagged}, jump admit")),
+        (INPUT, format!("protocol udp, {tagged}, jump admit")),
+        (INPUT, format!("protocol tcp, {tagged}, socket-mark not-in live, reset")),
         (INPUT, format!("protocol udp, socket-mark in shared, dport {DHCP_PORT}, accept")),
         (INPUT, format!("protocol udp, socket-mark . iif not-in homes, dport {DHCP_PORT}, accept")),
         (INPUT, format!("protocol udp, {tagged}, drop")),

@@ -12,7 +12,7 @@ use portcullis_lab::{
     process::{Process, wait_until},
 };
 
-use crate::servers::{Body, IMAGE, Images, Server, address, mac};
+use crate::servers::{Body, IMAGE, Images, Server, address, alone, mac};
 
 /// Its address on the LAN.
 const ADDRESS: &str = "192.0.2.3";
@@ -51,7 +51,7 @@ server {{ listen {ADDRESS}:80; root {}; }}",
             images.path().display()
         );
         let (configuration, _) = images.nginx(&format!("{label}-origin"), &http)?;
-        let nginx = netns.daemon("nginx", &["-e", "/dev/null", "-c", &configuration])?;
+        let nginx = alone(&netns, "nginx", &["-e", "/dev/null", "-c", &configuration])?;
         let ready =
             || netns.sh("ss -Hlnt 'sport = :80'").is_ok_and(|listening| !listening.is_empty());
         if !wait_until(SOON, ready) {

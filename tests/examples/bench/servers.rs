@@ -183,6 +183,11 @@ fn settle_tcp(netns: &Netns) -> Result<()> {
     })
 }
 
+/// Starts a server in a process namespace of its own: its workers end with it, even if this program is killed.
+pub fn alone(netns: &Netns, program: &str, arguments: &[&str]) -> Result<Process> {
+    netns.daemon("unshare", &[&["--fork", "--pid", "--kill-child", program], arguments].concat())
+}
+
 /// The machines get their addresses once the server has its own: the server is port 0 of the switch.
 fn plug_machines(lan: &Lan, machines: &Netns) -> Result<()> {
     lan.attach(machines, "eth0", None)?;
@@ -207,10 +212,8 @@ impl Server {
         settle_tcp(&netns)?;
         lan.attach(&netns, "eth0", Some("192.0.2.2/24"))?;
         plug_machines(&lan, &machines)?;
-        // A process namespace of its own: its workers end with it, even if this program is killed.
-        let alone = ["--fork", "--pid", "--kill-child", program];
-        let words: Vec<_> = alone.into_iter().chain(arguments.iter().map(String::as_str)).collect();
-        let keeper = netns.daemon("unshare", &words)?;
+        let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let keeper = alone(&netns, program, &words)?;
         let ready =
             || netns.sh(&format!("ss -Hlntu {listens}")).is_ok_and(|lines| !lines.is_empty());
         let how = format!("{program} {}", arguments.join(" "));
