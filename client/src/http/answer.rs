@@ -211,7 +211,7 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 pub(super) enum Content {
     Blob(Blob, &'static str),
     /// A copy of what lies on another server, and its octets.
-    Shared(Shared, u64),
+    Shared(Box<Shared>, u64),
     Text {
         text: Bytes,
         etag: String,
@@ -226,9 +226,9 @@ impl Content {
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
             },
-            Self::Shared(Shared { held, .. }, length) => Validators {
-                etag: &held.copy.tag,
-                last_modified: held.copy.terms.last_modified.as_deref(),
+            Self::Shared(shared, length) => Validators {
+                etag: &shared.held.copy.tag,
+                last_modified: shared.held.copy.terms.last_modified.as_deref(),
                 length: *length,
             },
             Self::Text { text, etag } => Validators {

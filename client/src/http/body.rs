@@ -43,7 +43,7 @@ pub(super) struct Part {
     /// Not yet handed over.
     pub rest: Range<u64>,
     /// What `content` is the present state of, if that changes.
-    shared: Option<Shared>,
+    shared: Option<Box<Shared>>,
     download: Option<Download>,
 }
 
@@ -57,7 +57,7 @@ impl Part {
     }
 
     /// The octets `part` of a copy that may still grow, or be looked at.
-    pub fn of(shared: Shared, part: Range<u64>, download: Option<Download>) -> Self {
+    pub fn of(shared: Box<Shared>, part: Range<u64>, download: Option<Download>) -> Self {
         Self { shared: Some(shared), ..Self::new(Content::new(Vec::new()), part, download) }
     }
 

@@ -80,7 +80,7 @@ pub(super) async fn pass_on(
     let whole = match copy(request, remote, &tell).await {
         Ok(Opened::Shared(held)) => match held.copy.length() {
             Some(length) => {
-                let shared = Shared { held, remote: remote.clone(), tell };
+                let shared = Box::new(Shared { held, remote: remote.clone(), tell });
                 let content = Content::Shared(shared, length);
                 return respond(server, request, mac, role, &content);
             }
