@@ -77,8 +77,10 @@ impl Look {
         };
     }
 
-    fn say(&self, fact: Fact) {
+    /// Whether nothing was said before.
+    fn say(&self, fact: Fact) -> bool {
         let mut voice = self.voice.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = matches!(*voice, Voice::Nobody | Voice::Machine(_));
         *voice = match replace(&mut *voice, Voice::Silent) {
             Voice::Nobody => Voice::Next(fact),
             Voice::Machine(tell) => {
@@ -87,6 +89,7 @@ impl Look {
             }
             said @ (Voice::Next(_) | Voice::Silent) => said,
         };
+        is_first
     }
 }
 
@@ -142,9 +145,11 @@ impl Kept {
                 Ok(_) => "is not what was written there".to_owned(),
                 Err(error) => format!("cannot be read: {error}"),
             };
-            self.store.discard(&self.url);
-            look.say(self.lost(&what));
-            look.parts.damage();
+            // Once: what lies there later is what was fetched anew.
+            if look.say(self.lost(&what)) {
+                self.store.discard(&self.url);
+                look.parts.damage();
+            }
         }
     }
 }
