@@ -229,6 +229,10 @@ impl Board {
 }
 
 fn short(line: &Line) -> String {
+    // As a rule all of it; characters take an octet at least.
+    if line.text.len() <= LINE {
+        return line.text.clone();
+    }
     let end = line.text.char_indices().nth(LINE).map_or(line.text.len(), |(at, _)| at);
     line.text.get(..end).unwrap_or_default().to_owned()
 }

@@ -433,6 +433,119 @@ fn a_kept_copy_of_what_was_chosen_at_the_start_is_looked_at_before_a_machine_ask
     assert_eq!(origin.log().last().unwrap(), "GET 200");
 }
 
+/// The one file in the folder, to be damaged.
+fn only_copy(folder: &Path) -> std::fs::File {
+    let mut files = std::fs::read_dir(folder.join("portcullis")).unwrap();
+    let path = files.next().unwrap().unwrap().path();
+    assert!(files.next().is_none());
+    std::fs::File::options().write(true).open(path).unwrap()
+}
+
+/// A run for what was chosen at the start and has this tag, with an earlier run's copy to be looked at.
+fn chosen(origin: &Origin, folder: &Path, length: usize, etag: &str) -> Run {
+    let facts = fetch::Facts { length: Some(length as u64), etag: Some(etag.to_owned()) };
+    let run = Run::start(origin, settings(folder), Wanted { path: "/k", facts });
+    run.runtime.block_on(run.remote.cache.prepare(&run.remote));
+    run
+}
+
+#[test]
+fn an_octet_that_changed_in_the_middle_of_a_kept_copy_reaches_no_machine() {
+    let all = content(12 * MIB + 7);
+    for etag in ["\"a\"", "W/\"a\""] {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = Origin::start(Manner::new(all.clone(), etag));
+        let first = chosen(&origin, folder.path(), all.len(), etag);
+        assert!(first.get(&[]) == (all.clone(), 0));
+        first.wait(1, fetched);
+        drop(first);
+
+        let sound = chosen(&origin, folder.path(), all.len(), etag);
+        let machines: Vec<_> = (0..8).map(|_| sound.curl(&[])).collect();
+        // Behind what was looked at until now, or not: what is asked for is looked at.
+        assert_eq!(sound.get(&["-r", "9000000-9000004"]).0, all[9_000_000..9_000_005]);
+        assert_eq!(sound.get(&["-r", "-5"]).0, all[all.len() - 5..]);
+        for machine in machines {
+            assert!(machine.wait_with_output().unwrap().stdout == all, "the octets differ");
+        }
+        assert_eq!((sound.facts(reused), sound.facts(fetched)), (1, 0));
+        assert_eq!(origin.log().len(), 2, "{:?}", origin.log());
+        drop(sound);
+
+        only_copy(folder.path()).write_all_at(&[!all[7_777_777]], 7_777_777).unwrap();
+        // Two programs at once.
+        let runs = [(); 2].map(|()| chosen(&origin, folder.path(), all.len(), etag));
+        let machines: Vec<_> = (0..6).map(|number| runs[number % 2].curl(&[])).collect();
+        for machine in machines {
+            let output = machine.wait_with_output().unwrap();
+            assert!(all.starts_with(&output.stdout), "no other octet is passed on");
+            let is_whole = output.stdout.len() == all.len() && output.status.success();
+            // Where its server says no more than that it may be the same, it begins anew.
+            assert!(is_whole || etag.starts_with('W') && !output.status.success());
+        }
+        for run in &runs {
+            assert!(run.get(&[]) == (all.clone(), 0), "the octets fetched anew differ");
+            // The one may have what the other has fetched.
+            run.wait(1, |fact| fetched(fact) || reused(fact));
+            assert!(run.facts(|fact| upstream(fact, "fetched anew")) < 2);
+        }
+        let sum = |wanted: &dyn Fn(&Fact) -> bool| runs.iter().map(|run| run.facts(wanted)).sum();
+        let (said, new): (usize, usize) = (sum(&|it| upstream(it, "fetched anew")), sum(&fetched));
+        assert!(said > 0 && new > 0, "{said} {new}");
+        drop(runs);
+        assert_eq!((kept(folder.path()).len(), left(folder.path())), (1, 1));
+        let again = chosen(&origin, folder.path(), all.len(), etag);
+        assert!(again.get(&[]) == (all.clone(), 0) && again.facts(reused) == 1);
+    }
+}
+
+#[test]
+fn a_kept_copy_that_is_shorter_or_whose_hashes_changed_is_fetched_anew() {
+    let all = content(3 * MIB);
+    type Damage = fn(&std::fs::File);
+    let damages: [(Damage, usize); 3] = [
+        (|file| file.set_len(2 * MIB as u64).unwrap(), 0),
+        // Its end tells nothing more of it.
+        (|file| file.set_len(file.metadata().unwrap().len() - 1).unwrap(), 0),
+        // The hash of the second part.
+        (|file| file.write_all_at(&[0; 4], 3 * MIB as u64 + 40).unwrap(), 1),
+    ];
+    for (damage, said) in damages {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = Origin::start(Manner::new(all.clone(), "\"a\""));
+        let run = chosen(&origin, folder.path(), all.len(), "\"a\"");
+        assert!(run.get(&[]) == (all.clone(), 0));
+        run.wait(1, fetched);
+        drop(run);
+        damage(&only_copy(folder.path()));
+        let run = chosen(&origin, folder.path(), all.len(), "\"a\"");
+        assert!(run.get(&[]) == (all.clone(), 0), "the octets fetched anew differ");
+        run.wait(1, fetched);
+        assert_eq!(run.facts(|fact| upstream(fact, "fetched anew")), said);
+        assert_eq!((run.facts(reused), kept(folder.path()).len(), left(folder.path())), (0, 1, 1));
+    }
+}
+
+#[test]
+fn a_kept_copy_that_gets_shorter_while_it_is_looked_at_is_never_filled_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = content(40 * MIB);
+    let origin = Origin::start(Manner::new(all.clone(), "\"a\""));
+    let run = chosen(&origin, folder.path(), all.len(), "\"a\"");
+    assert!(run.get(&[]) == (all.clone(), 0));
+    run.wait(1, fetched);
+    drop(run);
+    let run = chosen(&origin, folder.path(), all.len(), "\"a\"");
+    let mut machine = run.open("");
+    assert!(body(&mut machine, 1000) == all[..1000]);
+    only_copy(folder.path()).set_len(MIB as u64).unwrap();
+    let mut rest = Vec::new();
+    // Broken off, or from what is fetched anew.
+    let _ = machine.set_read_timeout(Some(Duration::from_secs(2)));
+    let _ = machine.read_to_end(&mut rest);
+    assert!(all[1000..].starts_with(&rest), "octets that nobody has sent");
+}
+
 #[test]
 fn chunks_are_shared_while_they_come_and_kept_with_their_length() {
     let folder = tempfile::tempdir().unwrap();

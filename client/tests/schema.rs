@@ -221,7 +221,7 @@ fn objects() -> Vec<Value> {
             etag: None,
             last_modified: None,
             tag: text(),
-            sha256: text(),
+            parts_sha256: text(),
         },
         Duration::from_secs(7),
     ));

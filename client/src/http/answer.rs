@@ -27,7 +27,7 @@ use crate::{
     ipxe,
     mac::MacAddr,
     rpi::neighbour,
-    source::{Step, cache::Held, efi_program},
+    source::{Step, cache::Shared, efi_program},
     template::{Machine, Said},
 };
 
@@ -210,8 +210,8 @@ fn missing(server: &Server, mac: MacAddr, file: &str) -> Response<Body> {
 /// What is sent.
 pub(super) enum Content {
     Blob(Blob, &'static str),
-    /// A copy of what lies on another server, its octets, and its name.
-    Held(Arc<Held>, u64, String),
+    /// A copy of what lies on another server, and its octets.
+    Shared(Box<Shared>, u64),
     Text {
         text: Bytes,
         etag: String,
@@ -226,9 +226,9 @@ impl Content {
                 last_modified: Some(&blob.last_modified),
                 length: blob.length,
             },
-            Self::Held(held, length, _) => Validators {
-                etag: &held.copy.tag,
-                last_modified: held.copy.terms.last_modified.as_deref(),
+            Self::Shared(shared, length) => Validators {
+                etag: &shared.held.copy.tag,
+                last_modified: shared.held.copy.terms.last_modified.as_deref(),
                 length: *length,
             },
             Self::Text { text, etag } => Validators {
@@ -243,7 +243,7 @@ impl Content {
     fn name(&self, role: Role) -> &str {
         match self {
             Self::Blob(blob, _) => &blob.name,
-            Self::Held(_, _, name) => name,
+            Self::Shared(shared, _) => &shared.remote.name,
             Self::Text { .. } if role == Role::Autoexec => "autoexec.ipxe",
             Self::Text { .. } => "boot.ipxe",
         }
@@ -252,7 +252,7 @@ impl Content {
     fn media_type(&self) -> &'static str {
         match self {
             Self::Blob(_, media_type) => media_type,
-            Self::Held(..) => "application/octet-stream",
+            Self::Shared(..) => "application/octet-stream",
             Self::Text { .. } => "text/plain; charset=utf-8",
         }
     }
@@ -260,7 +260,7 @@ impl Content {
     fn body(&self, part: Range<u64>, download: Option<Download>) -> Body {
         match self {
             Self::Blob(blob, _) => Body::Part(Part::new(blob.content.clone(), part, download)),
-            Self::Held(held, ..) => Body::Part(Part::of(Arc::clone(held), part, download)),
+            Self::Shared(shared, _) => Body::Part(Part::of(shared.clone(), part, download)),
             Self::Text { text, .. } => {
                 if let Some(mut download) = download {
                     download.progress(part.end);

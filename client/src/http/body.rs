@@ -3,7 +3,7 @@
 //! Guarantees: a [`Part`] is told to its download as it goes, and to its end; of what still grows, it
 //! gives what is there.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{io, ops::Range};
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::remote::RemoteBody;
 use crate::{
     download::Download,
     read::{Content, Piece},
-    source::cache::Held,
+    source::cache::Shared,
 };
 
 /// Octets that are enough not to ask how much more is there.
@@ -42,23 +42,23 @@ pub(super) struct Part {
     pub content: Content,
     /// Not yet handed over.
     pub rest: Range<u64>,
-    /// What `content` is the present state of, if that grows.
-    held: Option<Arc<Held>>,
+    /// What `content` is the present state of, if that changes.
+    shared: Option<Box<Shared>>,
     download: Option<Download>,
 }
 
 impl Part {
     /// The octets `part` of `content`, told to `download` as they go.
     pub fn new(content: Content, part: Range<u64>, download: Option<Download>) -> Self {
-        let mut new = Self { content, rest: part, held: None, download };
+        let mut new = Self { content, rest: part, shared: None, download };
         // Tells that it began; an empty file is done with that.
         new.handed_over(0);
         new
     }
 
-    /// The octets `part` of a copy that may still grow.
-    pub fn of(held: Arc<Held>, part: Range<u64>, download: Option<Download>) -> Self {
-        Self { held: Some(held), ..Self::new(Content::new(Vec::new()), part, download) }
+    /// The octets `part` of a copy that may still grow, or be looked at.
+    pub fn of(shared: Box<Shared>, part: Range<u64>, download: Option<Download>) -> Self {
+        Self { shared: Some(shared), ..Self::new(Content::new(Vec::new()), part, download) }
     }
 
     /// What comes next, up to the end of a piece; nothing, if that was all.
@@ -69,11 +69,11 @@ impl Part {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        if let Some(held) = &self.held
+        if let Some(shared) = &mut self.shared
             && self.content.length() < self.rest.end
             && self.content.length() < self.rest.start.saturating_add(ENOUGH)
         {
-            match held.beyond(self.rest.start).await {
+            match shared.beyond(self.rest.start).await {
                 Ok(content) => self.content = content,
                 Err(error) => return Err(self.failed(error)),
             }

@@ -27,7 +27,7 @@ use crate::{
     image::Remote,
     mac::MacAddr,
     read::Piece,
-    source::cache::{AHEAD, Held, NO_LENGTH, Opened, Problem, STALL},
+    source::cache::{AHEAD, Held, NO_LENGTH, Opened, Problem, STALL, Shared, Tell},
 };
 
 /// Octets of a copy without a length that go at a time.
@@ -75,10 +75,13 @@ pub(super) async fn pass_on(
         }
     }
     let method = request.method.clone();
-    let whole = match copy(server, request, mac, remote).await {
+    let witness = Arc::clone(&server.witness);
+    let tell: Tell = Arc::new(move |fact| witness.fact(mac, fact));
+    let whole = match copy(request, remote, &tell).await {
         Ok(Opened::Shared(held)) => match held.copy.length() {
             Some(length) => {
-                let content = Content::Held(held, length, remote.name.clone());
+                let shared = Box::new(Shared { held, remote: remote.clone(), tell });
+                let content = Content::Shared(shared, length);
                 return respond(server, request, mac, role, &content);
             }
             None if method == Method::GET && headers.is_empty() => {
@@ -147,17 +150,11 @@ pub(super) async fn pass_on(
 /// The copy that answers this request. What only looks at a part of a file, or begins far behind what is
 /// there of it, is answered from a copy that has that part, and else by the file's own server: nobody waits for all
 /// of a file to see its end, and nothing is fetched whole for a look at it.
-async fn copy(
-    server: &Server,
-    request: &Request,
-    mac: MacAddr,
-    remote: &Remote,
-) -> Result<Opened, Problem> {
+async fn copy(request: &Request, remote: &Remote, tell: &Tell) -> Result<Opened, Problem> {
     let is_get = request.method == Method::GET;
     let asked = beginning(&request.headers).filter(|_| is_get);
     if asked.is_some_and(|(start, to_the_end)| start <= AHEAD && to_the_end) {
-        let witness = Arc::clone(&server.witness);
-        return remote.cache.open(remote, Arc::new(move |fact| witness.fact(mac, fact))).await;
+        return remote.cache.open(remote, Arc::clone(tell)).await;
     }
     let held = remote.cache.peek(remote).await.filter(|held| {
         let is_near = |(start, _)| start <= held.copy.there().saturating_add(AHEAD);

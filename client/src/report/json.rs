@@ -163,7 +163,7 @@ pub fn copy(record: &Record, age: Duration) -> Value {
         "event": "copy",
         "url": record.url,
         "bytes": record.length,
-        "sha256": record.sha256,
+        "parts_sha256": record.parts_sha256,
         "unused_seconds": age.as_secs(),
     })
 }

@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     grow::{PATIENCE, QUEUED, Writer, Written, give_back},
     held::{Copied, Held, Progress},
+    parts::List,
     record::{Record, Terms},
     store::{NoRoom, Partial, Store},
 };
@@ -40,8 +41,8 @@ pub const STALL: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 5;
 /// Before it is.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Stack of the thread that writes: it calls nothing deep.
-const STACK: usize = 256 * 1024;
+/// Stack of a thread that writes, or looks at what was written: it calls nothing deep.
+pub const STACK: usize = 256 * 1024;
 
 /// Tells a person, in the name of the machine for which a file is fetched.
 pub type Tell = Arc<dyn Fn(Fact) + Send + Sync>;
@@ -74,6 +75,7 @@ impl Fetch {
             terms: self.terms.clone(),
             progress,
             places: watch::Sender::default(),
+            look: None,
             _claim: partial.claim.clone(),
         });
         let held = copy.read();
@@ -84,7 +86,7 @@ impl Fetch {
             let Some(written) = written else { return };
             let spilled = partial_of.has_spilled();
             let end = match end {
-                Ok(()) => self.finish(written.partial, written.length, written.sha256, begun).await,
+                Ok(()) => self.finish(written.partial, written.length, written.list, begun).await,
                 Err(problem) => Err(problem),
             };
             written.progress.send_modify(|progress| progress.end = Some(end));
@@ -215,20 +217,23 @@ impl Fetch {
         &self,
         mut partial: Partial,
         length: u64,
-        sha256: Option<String>,
+        list: Option<List>,
         begun: Instant,
     ) -> Result<Option<SystemTime>, String> {
         let url = self.address.to_string();
-        let record = sha256.map(|sha256| Record {
-            url: url.clone(),
-            length,
-            etag: self.terms.etag.clone(),
-            last_modified: self.terms.last_modified.clone(),
-            tag: self.tag.clone(),
-            sha256,
+        let kept = list.map(|list| {
+            let record = Record {
+                url: url.clone(),
+                length,
+                etag: self.terms.etag.clone(),
+                last_modified: self.terms.last_modified.clone(),
+                tag: self.tag.clone(),
+                parts_sha256: list.sha256(),
+            };
+            (record, list)
         });
         let finished = spawn_blocking(move || {
-            let kept = record.is_some_and(|record| partial.keep(&record).is_ok());
+            let kept = kept.is_some_and(|(record, list)| partial.keep(&record, &list).is_ok());
             (kept, partial.file.metadata().and_then(|facts| facts.modified()).ok())
         });
         let (kept, modified) = finished.await.map_err(|error| error.to_string())?;

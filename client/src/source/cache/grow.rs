@@ -1,4 +1,4 @@
-//! Writes a copy while it is fetched: a thread that takes pieces, adds them to the file and its hash, and says
+//! Writes a copy while it is fetched: a thread that takes pieces, adds them to the file and their hashes, and says
 //! how far it is.
 //!
 //! Guarantees: pieces are in the file before anybody is told of them; memory is [`QUEUED`] pieces and one [`BATCH`].
@@ -17,12 +17,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use ring::digest::{Context, SHA256};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     held::{Copied, Progress, Spill},
-    record::hex,
+    parts::{Hasher, List},
     store::{NoRoom, Partial, Store},
 };
 
@@ -56,8 +55,8 @@ pub struct Written {
     pub progress: watch::Sender<Progress>,
     /// Octets.
     pub length: u64,
-    /// Of a file that can be kept.
-    pub sha256: Option<String>,
+    /// The hashes of a file that can be kept.
+    pub list: Option<List>,
 }
 
 impl Writer {
@@ -66,7 +65,7 @@ impl Writer {
     /// # Errors
     /// Why nobody gets any more of it.
     pub fn run(mut self, mut queue: mpsc::Receiver<Bytes>) -> (Written, Result<(), String>) {
-        let mut hash = self.partial.is_named().then(|| Context::new(&SHA256));
+        let mut hash = self.partial.is_named().then(Hasher::new);
         let mut at = 0;
         let mut batch = Vec::new();
         let mut result = Ok(());
@@ -104,9 +103,9 @@ impl Writer {
             }
             at = end;
         }
-        let sha256 = hash.map(|hash| hex(hash.finish().as_ref()));
+        let list = hash.map(Hasher::finish);
         let Self { copy, partial, progress, .. } = self;
-        (Written { partial, progress, length: copy.there(), sha256 }, result)
+        (Written { partial, progress, length: copy.there(), list }, result)
     }
 
     fn write(&mut self, batch: &[Bytes], at: u64, end: u64) -> Result<(), NoRoom> {
@@ -207,6 +206,7 @@ mod tests {
             terms: Terms::default(),
             progress,
             places: watch::Sender::default(),
+            look: None,
             _claim: None,
         });
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -262,7 +262,7 @@ mod tests {
         sending.await.unwrap();
         let (written, result) = thread.join().unwrap();
         assert_eq!((result, written.length), (Ok(()), 200 * PIECE as u64));
-        assert_eq!(written.sha256, None, "it cannot be kept");
+        assert_eq!(written.list, None, "it cannot be kept");
         assert!(kept(&copy) <= usize::try_from(KEPT).unwrap());
         assert_eq!(*said.lock().unwrap(), ["the cache's disk has no room for it"]);
     }

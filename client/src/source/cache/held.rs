@@ -1,7 +1,7 @@
 //! A copy of another server's file, as machines read it, while it grows and when it is whole.
 //!
 //! Guarantees: whoever reads has what is there, and waits for what is not; what is not there in the right order is
-//! an error, never other octets. Where each machine is, is known to whoever writes (`grow`).
+//! an error, never other octets; what an earlier run has kept is given out part by part, as it is looked at (`look`). Where each machine is, is known to whoever writes (`grow`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,6 +15,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    bring::Tell,
+    look::Look,
+    parts::List,
     record::{Record, Terms},
     store::Claim,
 };
@@ -107,13 +110,15 @@ pub struct Copied {
     pub terms: Terms,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) places: watch::Sender<Places>,
+    /// Of a copy that an earlier run has kept.
+    pub(super) look: Option<Look>,
     pub(super) _claim: Option<Arc<Claim>>,
 }
 
 impl Copied {
-    /// A whole copy, whose octets were looked at.
+    /// A copy that an earlier run has kept, whose octets nobody has looked at.
     #[must_use]
-    pub fn whole(file: File, record: &Record) -> Self {
+    pub fn kept(file: File, record: &Record, list: List) -> Self {
         let modified = file.metadata().and_then(|facts| facts.modified()).ok();
         let progress = Progress { there: record.length, spill: None, end: Some(Ok(modified)) };
         Self {
@@ -123,6 +128,7 @@ impl Copied {
             terms: record.terms(),
             progress: watch::channel(progress).1,
             places: watch::Sender::default(),
+            look: Some(Look::new(&record.url, record.length, list)),
             _claim: None,
         }
     }
@@ -134,9 +140,22 @@ impl Copied {
         let is_lost = self.progress.has_changed().is_err();
         match self.progress.borrow().end {
             None => is_lost,
-            Some(Ok(_)) => false,
+            Some(Ok(_)) => self.is_damaged(),
             Some(Err(_)) => true,
         }
+    }
+
+    /// A machine wants it: what is found in it is said in its name.
+    pub(super) fn lend(&self, tell: &Tell) {
+        if let Some(look) = &self.look {
+            look.lend(tell);
+        }
+    }
+
+    /// It is not what it was when it was kept.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.look.as_ref().is_some_and(|look| look.parts.is_damaged())
     }
 
     /// The disk did not take all of it: only those who read it already get the rest.
@@ -149,7 +168,7 @@ impl Copied {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let progress = self.progress.borrow();
-        matches!(progress.end, Some(Ok(_))) && progress.spill.is_none()
+        matches!(progress.end, Some(Ok(_))) && progress.spill.is_none() && !self.is_damaged()
     }
 
     /// Octets that are there.
@@ -201,6 +220,15 @@ impl Held {
             let place = places.at.get_mut(&self.id).filter(|place| **place != at);
             place.map(|place| *place = at).is_some()
         });
+        if let Some(look) = &self.copy.look {
+            let end = look.parts.readable(at).await?;
+            if end < self.copy.there() {
+                let file = Arc::clone(&self.copy.file);
+                // Whether it was written to is asked at its end.
+                let sound = Piece::File { file, start: 0, length: end, modified: None };
+                return Ok(Content::new(vec![sound]));
+            }
+        }
         let mut progress = self.copy.progress.clone();
         let reached = |now: &Progress| now.there > at || now.end.is_some();
         let waited = progress.wait_for(reached).await;

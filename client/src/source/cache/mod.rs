@@ -1,16 +1,19 @@
 //! Files of other web servers, fetched once for all machines that ask, and kept for later runs.
 //!
 //! The data's way: `http/remote` -> [`Cache::open`] -> a question to the file's server -> `bring` -> `grow` (a file that
-//! grows, in the folder of `store`) -> `held` -> `http/files`. What may be kept, and what goes, is decided in `record`.
+//! grows, in the folder of `store`) -> `held` -> `http/files`. What an earlier run has kept goes by `look` and `parts` instead
+//! of `bring` and `grow`. What may be kept, and what goes, is decided in `record`.
 //!
 //! Guarantees: of one address one copy is fetched at a time, however many machines ask; a copy of an
-//! earlier run is used only if the file's server says that it is still the same, and if its octets
+//! earlier run is used only if the file's server says that it is still the same, and each part of it if its octets
 //! have the hash that they had; nothing is stored that may not be stored. Where no copy can be made (no
 //! end that could be told from a connection's, no room, no folder), [`Opened::Direct`] says so, and each machine is sent what its own question brings.
 
 mod bring;
 mod grow;
 mod held;
+mod look;
+mod parts;
 mod record;
 mod store;
 
@@ -31,14 +34,16 @@ use crate::{
     event::Fact,
     fetch::{ANSWER, Facts, FetchError, Fetcher},
     image::Remote,
+    read::Content,
     source::token,
 };
 use bring::{Fetch, identity};
 pub use bring::{STALL, Tell};
 pub use held::{Copied, Held};
+use look::Kept;
 use record::Terms;
 pub use record::{Budget, Record};
-use store::{NoRoom, is_sound};
+use store::NoRoom;
 pub use store::{Store, place};
 
 /// Octets of all copies together, if the user says nothing else.
@@ -114,6 +119,52 @@ pub enum Opened {
     Shared(Arc<Held>),
     /// By what its own question brings: here is the answer, if its server was asked for the whole.
     Direct(Option<Box<Response<Incoming>>>),
+}
+
+/// A copy as one machine reads it, and what is asked if it turns out to be damaged.
+#[derive(Clone)]
+pub struct Shared {
+    /// What it reads.
+    pub held: Arc<Held>,
+    /// What it is a copy of.
+    pub remote: Remote,
+    /// In this machine's name.
+    pub tell: Tell,
+}
+
+impl Shared {
+    /// What is there, once the octet at `at` is, which is the first that this machine has not taken. From a
+    /// copy that turns out to be damaged it goes over to the one that is fetched anew.
+    ///
+    /// # Errors
+    /// It will never be there.
+    pub async fn beyond(&mut self, at: u64) -> io::Result<Content> {
+        match self.held.beyond(at).await {
+            Err(_) if self.held.copy.is_damaged() => {
+                self.held = self.anew(at).await?;
+                self.held.beyond(at).await
+            }
+            result => result,
+        }
+    }
+
+    /// Another copy of the same file, of which the machine has the first `at` octets.
+    async fn anew(&self, at: u64) -> io::Result<Arc<Held>> {
+        let old = &self.held.copy;
+        let opened = self.remote.cache.open(&self.remote, Arc::clone(&self.tell)).await;
+        match opened.map_err(io::Error::other)? {
+            Opened::Shared(new)
+                if new.copy.length() == old.length()
+                    && (at == 0 || old.terms.is_surely(&new.copy.terms)) =>
+            {
+                Ok(new)
+            }
+            _ => Err(io::Error::other(
+                "the copy in the cache is damaged, and its server does not say surely that the rest which it \
+                 sends belongs to the beginning: start the machine again",
+            )),
+        }
+    }
 }
 
 /// Why it gets none.
@@ -194,6 +245,7 @@ impl Cache {
         here.untold.drain(..).for_each(|fact| tell(fact));
         let Some(store) = self.store(&tell).await else { return Ok(Opened::Direct(None)) };
         if let Some(copy) = &here.copy {
+            copy.lend(&tell);
             if will_do(copy, remote) {
                 return Ok(Opened::Shared(copy.read()));
             }
@@ -235,6 +287,7 @@ impl Cache {
             if !held.copy.facts().agrees(&remote.facts) {
                 return Err(Problem::Changed);
             }
+            held.copy.lend(&tell);
             here.copy = Some(Arc::clone(&held.copy));
             return Ok(Opened::Shared(held));
         }
@@ -296,34 +349,33 @@ impl Cache {
         self.0.store.get_or_init(|| opening).await.clone()
     }
 
-    /// Looks at the octets of a copy of an earlier run; one that is damaged goes.
+    /// Begins to look at the octets of a copy of an earlier run; one whose hashes are damaged goes.
     async fn sound(
         &self,
-        store: &Store,
+        store: &Arc<Store>,
         file: std::fs::File,
         record: Record,
         remote: &Remote,
         tell: &Tell,
     ) -> Option<Arc<Copied>> {
-        let url = remote.address.to_string();
-        let looking = spawn_blocking(move || match is_sound(&file, &record) {
-            Ok(true) => Ok(Arc::new(Copied::whole(file, &record))),
-            Ok(false) => Err("is not what was written there".to_owned()),
-            Err(error) => Err(format!("cannot be read: {error}")),
+        let (url, name) = (remote.address.to_string(), remote.name.clone());
+        let kept = Kept { store: Arc::clone(store), url, name };
+        let looking = kept.clone();
+        let begun = spawn_blocking(move || match store::list(&file, &record)? {
+            Some(list) => {
+                let copy = Arc::new(Copied::kept(file, &record, list));
+                looking.start(&copy).map(|()| Some(copy))
+            }
+            None => Ok(None),
         });
-        match looking.await.map_err(|error| error.to_string()).flatten() {
-            Ok(copy) => {
-                tell(Fact::Reused { file: url, octets: copy.there() });
-                Some(copy)
-            }
-            Err(what) => {
-                store.discard(&url);
-                let problem =
-                    format!("the copy of {} in the cache {what}: it is fetched anew", remote.name);
-                tell(Fact::Upstream { file: url, problem });
-                None
-            }
-        }
+        let what = match begun.await.map_err(io::Error::other).flatten() {
+            Ok(Some(copy)) => return Some(copy),
+            Ok(None) => "is not what was written there".to_owned(),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        store.discard(&kept.url);
+        tell(kept.lost(&what));
+        None
     }
 
     /// Begins a copy of what is being sent, or gives that back, if there can be none.

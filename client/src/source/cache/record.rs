@@ -2,7 +2,7 @@
 //! be kept, is it still what it was, and which copies go when there is no room.
 //!
 //! Guarantees: pure. An octet that was changed in a record makes it unreadable, or another record,
-//! which then does not fit its file: what is read is never trusted without the hash being looked at.
+//! which then does not fit its file: what is read is never trusted without the hashes being looked at.
 
 use std::{fmt::Write as _, time::SystemTime};
 
@@ -13,8 +13,12 @@ use http::{
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use super::parts::List;
+
 /// Ends every copy that is kept. The number is that of the form of records.
-const MAGIC: &[u8] = b"portcullis-copy-1";
+const MAGIC: &[u8] = b"portcullis-copy-2";
+/// Ended the copies of earlier versions, which had one hash for all: nobody reads them any more.
+pub const OUTDATED: &[u8] = b"portcullis-copy-1";
 /// Octets of a record at most, all of its end included: addresses and entity tags are short.
 pub const TAIL: usize = 16 * 1024;
 /// Longest address of which a copy is kept.
@@ -63,6 +67,12 @@ impl Terms {
         self.etag.as_deref().filter(|tag| tag.starts_with('"'))
     }
 
+    /// Whether octets of the one are those of the other, wherever they are.
+    #[must_use]
+    pub fn is_surely(&self, other: &Self) -> bool {
+        self.strong().is_some() && self.strong() == other.strong()
+    }
+
     /// Whether its server can be asked if it is still the same.
     #[must_use]
     pub fn can_be_asked(&self) -> bool {
@@ -90,7 +100,7 @@ impl Terms {
     }
 }
 
-/// What is written behind the octets of a copy.
+/// What is written behind the octets of a copy, and the list of the hashes of their parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -104,8 +114,8 @@ pub struct Record {
     pub last_modified: Option<String>,
     /// Strong entity tag for machines.
     pub tag: String,
-    /// Of the octets, in hexadecimal digits.
-    pub sha256: String,
+    /// Names the octets: of the list of the SHA-256 of each MiB, in hexadecimal digits.
+    pub parts_sha256: String,
 }
 
 impl Record {
@@ -127,7 +137,8 @@ impl Record {
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let text = rest.get(rest.len().checked_sub(length)?..)?;
         let record: Self = serde_json::from_slice(text).ok()?;
-        let whole = u64::try_from(length + 4 + MAGIC.len()).ok()?.checked_add(record.length)?;
+        let own = u64::try_from(length + 4 + MAGIC.len()).ok()?;
+        let whole = own.checked_add(record.length)?.checked_add(List::size(record.length))?;
         (whole == size && file_name(&record.url) == name).then_some(record)
     }
 
@@ -237,7 +248,7 @@ mod tests {
             etag: Some("\"a\"".to_owned()),
             last_modified: None,
             tag: "\"a\"".to_owned(),
-            sha256: hex(&[0xab; 32]),
+            parts_sha256: hex(&[0xab; 32]),
         }
     }
 
@@ -245,8 +256,8 @@ mod tests {
     fn a_record_is_read_back_from_the_end_of_its_file_alone() {
         let (record, name) = (record(), file_name("http://h/k"));
         let tail = record.tail().unwrap();
-        let size = 10 + tail.len() as u64;
-        let end = [b"0123456789".as_slice(), &tail].concat();
+        let size = 10 + 32 + tail.len() as u64;
+        let end = [b"0123456789".as_slice(), &[0; 32], &tail].concat();
         assert_eq!(Record::read(&end, size, &name), Some(record.clone()));
         assert_eq!(Record::read(&tail, size, &name), Some(record.clone()));
         for (end, size, name) in [
@@ -291,7 +302,7 @@ mod tests {
         fn a_changed_octet_never_gives_the_same_record(at in 0_usize..300, to: u8) {
             let record = record();
             let mut tail = record.tail().unwrap();
-            let size = 10 + tail.len() as u64;
+            let size = 10 + 32 + tail.len() as u64;
             let at = at % tail.len();
             prop_assume!(tail[at] != to);
             tail[at] = to;

@@ -6,11 +6,11 @@
 //! is killed leaves nothing that is used later, and what it leaves is removed by the next one. A file
 //! that any process has open here is locked (flock(2)), and not removed to make room. Blocks: call it off the
 //! runtime's own threads. Trusts the user's other programs not to write into the folder: what they
-//! spoil is found by its hash, once in a run.
+//! spoil is found by its hashes, once in a run.
 
 use std::{
     fs::{DirBuilder, File, Permissions},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io,
     os::{
         fd::OwnedFd,
         unix::fs::{
@@ -26,7 +26,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ring::digest::{Context, SHA256};
 use rustix::{
     fs::{
         AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps,
@@ -36,12 +35,13 @@ use rustix::{
     process::geteuid,
 };
 
-use super::record::{Budget, Record, Shelved, TAIL, file_name, hex, oldest_first};
+use super::{
+    parts::List,
+    record::{Budget, OUTDATED, Record, Shelved, TAIL, file_name, hex, oldest_first},
+};
 
 /// What begins the names of files that grow.
 const PARTIAL: &str = "partial-";
-/// Octets that are read at a time to look at a hash.
-const READ: usize = 1 << 20;
 /// Octets of which room is made at a time for a file whose length nobody has told.
 const STEP: u64 = 16 << 20;
 /// The part of the file system that stays free for others: a twentieth.
@@ -115,7 +115,7 @@ impl<E: Into<io::Error>> From<E> for NoRoom {
 }
 
 impl Store {
-    /// Opens the folder, makes it if there is none, and removes what killed processes have left.
+    /// Opens the folder, makes it if there is none, and removes what killed processes and earlier versions have left.
     ///
     /// # Errors
     /// It cannot be made or used, or it is somebody else's.
@@ -136,7 +136,8 @@ impl Store {
         let (nameless, taking) = (Arc::default(), Mutex::default());
         let name = path.display().to_string();
         let store = Self { folder: folder.into(), name, budget, nameless, taking };
-        for name in store.names()?.iter().filter(|name| name.starts_with(PARTIAL)) {
+        let is_left = |name: &&String| name.starts_with(PARTIAL) || store.is_outdated(name);
+        for name in store.names()?.iter().filter(is_left) {
             store.remove(name);
         }
         Ok(store)
@@ -161,8 +162,9 @@ impl Store {
 
     /// A regular file of the user's.
     fn file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        // O_NONBLOCK: a FIFO must not hold the program; no effect on files.
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // O_NONBLOCK: a FIFO must not hold the program; no effect on files. O_NOATIME: when it was used is written by
+        // who uses it, not by who looks what there is.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOATIME;
         let file = File::from(openat(&self.folder, name, flags, Mode::empty())?);
         let facts = file.metadata()?;
         if facts.is_file() && facts.uid() == geteuid().as_raw() {
@@ -170,6 +172,17 @@ impl Store {
         } else {
             Err(io::Error::other("not a file of this user's"))
         }
+    }
+
+    /// Whether an earlier version has kept it, which nobody can read any more.
+    fn is_outdated(&self, name: &str) -> bool {
+        let mut end = [0; OUTDATED.len()];
+        let read = self.file(name, OFlags::RDONLY).and_then(|file| {
+            let start =
+                file.metadata()?.len().saturating_sub(u64::try_from(end.len()).unwrap_or_default());
+            file.read_exact_at(&mut end, start)
+        });
+        read.is_ok() && end == OUTDATED
     }
 
     /// Removes a file that nobody uses. Whether it is gone.
@@ -207,7 +220,8 @@ impl Store {
         let mut octets = [0; 16];
         rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())?;
         let name = format!("{PARTIAL}{}", hex(&octets));
-        let needed = length.saturating_add(u64::try_from(TAIL).unwrap_or_default());
+        let end = List::size(length).saturating_add(u64::try_from(TAIL).unwrap_or_default());
+        let needed = length.saturating_add(end);
         let mut shelf = self.make_way(1, needed)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -376,25 +390,15 @@ fn record(file: &File, name: &str) -> Option<Record> {
     Record::read(&end, size, name)
 }
 
-/// Whether the first octets of a copy are those that its record tells of. Reads all of them.
+/// The hashes of the parts of a copy, if they are those that its record tells of.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn is_sound(mut file: &File, record: &Record) -> io::Result<bool> {
-    file.seek(SeekFrom::Start(0))?;
-    let (mut context, mut left) = (Context::new(&SHA256), record.length);
-    let mut buffer = vec![0; READ];
-    while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(READ).min(READ);
-        let room = buffer.get_mut(..wanted).unwrap_or_default();
-        let count = file.read(room)?;
-        if count == 0 {
-            return Ok(false);
-        }
-        context.update(room.get(..count).unwrap_or_default());
-        left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
-    }
-    Ok(hex(context.finish().as_ref()) == record.sha256)
+pub fn list(file: &File, record: &Record) -> io::Result<Option<List>> {
+    let size = usize::try_from(List::size(record.length)).map_err(io::Error::other)?;
+    let mut octets = vec![0; size];
+    file.read_exact_at(&mut octets, record.length)?;
+    Ok(Some(List::new(octets)).filter(|list| list.sha256() == record.parts_sha256))
 }
 
 /// Octets that files without a name take, until the last one who has such a file is gone.
@@ -433,8 +437,9 @@ impl Partial {
     ///
     /// # Errors
     /// The record cannot be written, or the folder takes no more.
-    pub fn keep(&mut self, record: &Record) -> io::Result<()> {
+    pub fn keep(&mut self, record: &Record, list: &List) -> io::Result<()> {
         let tail = record.tail().ok_or_else(|| io::Error::other("its address is too long"))?;
+        let tail = [list.octets(), &tail].concat();
         self.file.write_all_at(&tail, record.length)?;
         // Room that it does not need is given back (fallocate(2): what lies behind the end).
         let end = record.length.saturating_add(u64::try_from(tail.len()).unwrap_or_default());
@@ -467,29 +472,31 @@ impl Drop for Partial {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use super::*;
+    use super::{super::parts::Hasher, *};
 
     const BUDGET: Budget = Budget { octets: 1 << 20, files: 8 };
 
-    fn record(url: &str, octets: &[u8]) -> Record {
-        let mut context = Context::new(&SHA256);
-        context.update(octets);
-        Record {
+    fn record(url: &str, octets: &[u8]) -> (Record, List) {
+        let mut hasher = Hasher::new();
+        hasher.update(octets);
+        let list = hasher.finish();
+        let record = Record {
             url: url.to_owned(),
             length: u64::try_from(octets.len()).unwrap(),
             etag: Some("\"a\"".to_owned()),
             last_modified: None,
             tag: "\"a\"".to_owned(),
-            sha256: hex(context.finish().as_ref()),
-        }
+            parts_sha256: list.sha256(),
+        };
+        (record, list)
     }
 
     /// Keeps a copy, and gives it back open.
     fn keep(store: &Store, url: &str, octets: &[u8]) -> Partial {
-        let record = record(url, octets);
+        let (record, list) = record(url, octets);
         let mut partial = store.create(record.length, true).unwrap();
         partial.file.write_all_at(octets, 0).unwrap();
-        partial.keep(&record).unwrap();
+        partial.keep(&record, &list).unwrap();
         partial
     }
 
@@ -525,14 +532,15 @@ mod tests {
         let path = folder.join(file_name("u"));
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         let (file, found) = store.find("u").unwrap();
-        assert_eq!(found, record("u", b"octets"));
-        assert!(is_sound(&file, &found).unwrap());
+        let (kept, hashes) = record("u", b"octets");
+        assert_eq!((&found, list(&file, &found).unwrap()), (&kept, Some(hashes)));
         let listed = store.list().unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].0, found);
-        File::options().write(true).open(&path).unwrap().write_all_at(b"x", 3).unwrap();
+        // An octet of the list is another one.
+        File::options().write(true).open(&path).unwrap().write_all_at(b"x", 6 + 3).unwrap();
         let (file, found) = store.find("u").unwrap();
-        assert!(!is_sound(&file, &found).unwrap());
+        assert_eq!(list(&file, &found).unwrap(), None);
         store.discard("u");
         assert!(store.find("u").is_none());
     }
@@ -553,6 +561,24 @@ mod tests {
         assert_eq!(other.nameless.load(Ordering::Relaxed), 10);
         drop(nameless);
         assert_eq!(other.nameless.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_kept_goes_unless_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), BUDGET).unwrap();
+        drop(keep(&store, "u", b"octets"));
+        let old = [b"octets{}".as_slice(), &2_u32.to_le_bytes(), OUTDATED].concat();
+        for name in ["old", "used"] {
+            std::fs::write(folder.path().join(name), &old).unwrap();
+        }
+        let used = File::open(folder.path().join("used")).unwrap();
+        flock(&used, FlockOperation::NonBlockingLockShared).unwrap();
+        let mut left = [file_name("u"), "used".to_owned()];
+        left.sort();
+        assert_eq!(names(&Store::open(folder.path(), BUDGET).unwrap()), left);
+        drop(used);
+        assert_eq!(names(&Store::open(folder.path(), BUDGET).unwrap()), [file_name("u")]);
     }
 
     #[test]
