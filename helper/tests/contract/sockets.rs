@@ -52,6 +52,24 @@ fn take(bound: &mut Bound, key: &str) -> UdpSocket {
     socket
 }
 
+/// What `attempt` gives once it is what it should be, after sockets were closed: a program that another test
+/// of this process is just starting has copies of them until its exec. In the end, what it is.
+fn settled<T>(attempt: impl Fn() -> T, is_it: impl Fn(&T) -> bool) -> T {
+    for _ in 0..200 {
+        let result = attempt();
+        if is_it(&result) {
+            return result;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    attempt()
+}
+
+/// The sockets, where others were closed just now.
+fn bind_again(opening: &Opening) -> Bound {
+    settled(|| sockets::bind(opening, ADDRESS), Result::is_ok).unwrap()
+}
+
 fn send(peer: &Peer, from: &'static str, to: &'static str, times: u8) {
     peer.run(move || {
         for number in 0..times {
@@ -181,7 +199,7 @@ fn packets_go_to_the_lease_and_never_to_the_placeholder() {
         assert_eq!(received(&socket, 100), 100, "{key}");
     }
     drop(bound);
-    let mut bound = sockets::bind(&opening(), ADDRESS).unwrap();
+    let mut bound = bind_again(&opening());
     let dhcp = take(&mut bound, "dhcp");
     send(&peer, "192.0.2.2", "255.255.255.255:67", 3);
     assert_eq!(received(&dhcp, 3), 3);
@@ -254,7 +272,8 @@ fn p9_nobody_can_move_a_socket_onto_a_lease() {
     assert!(nobody_binds("198.51.100.1", 4011, "pc-svc1", false), "another address is free");
     drop(bound);
     for (address, device) in ways {
-        assert!(nobody_binds(address, 4011, device, false), "{address} {device}: free again");
+        let binds = settled(|| nobody_binds(address, 4011, device, false), |binds| *binds);
+        assert!(binds, "{address} {device}: free again");
     }
 }
 
@@ -283,14 +302,15 @@ fn p9_a_socket_that_was_there_before_is_refused_and_never_shared_with() {
             let mut said = [0; 6];
             squatter.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
             let case = format!("{address}:{port} {device} {reuse}");
-            let error = sockets::bind(&opening(), ADDRESS).expect_err(&case);
+            let refused = || sockets::bind(&opening(), ADDRESS).expect_err(&case);
+            let error = settled(refused, |error| error.port == port);
             assert_eq!((error.protocol, error.port), (Protocol::Udp, port), "{case}");
             let holders = Linux::default().holders(Protocol::Udp, port).unwrap();
             assert!(holders.iter().any(|holder| holder.uid == 65534), "{case}: {holders:?}");
             drop(squatter.stdin.take());
             squatter.wait().unwrap();
             // With it gone, nothing is in the way.
-            drop(sockets::bind(&opening(), ADDRESS).expect(&case));
+            drop(bind_again(&opening()));
         }
     }
 }
@@ -303,28 +323,21 @@ fn a_squatter_on_the_wildcard_is_in_the_way_and_one_on_the_loopback_is_not() {
     drop(loopback);
 
     let squatter = TcpListener::bind("0.0.0.0:64172").unwrap();
-    let error = sockets::bind(&opening(), ADDRESS).unwrap_err();
+    let refused = || sockets::bind(&opening(), ADDRESS).unwrap_err();
+    let error = settled(refused, |error| error.port == 64172);
     assert_eq!((error.protocol, error.port), (Protocol::Tcp, 64172));
     assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
-    // What was bound before it is free again; at once, but for the moment in which a program that
-    // another test starts has a copy of every descriptor, before it is that program.
+    // What was bound before it is free again.
     for address in ["0.0.0.0:67", "0.0.0.0:4011"] {
-        let free = || UdpSocket::bind(address).is_ok();
-        assert!(
-            (0..100).any(|_| free() || {
-                thread::sleep(Duration::from_millis(50));
-                false
-            }),
-            "{address}"
-        );
+        assert!(settled(|| UdpSocket::bind(address).is_ok(), |free| *free), "{address}");
     }
     let holders = Linux::default().holders(Protocol::Tcp, 64172).unwrap();
     assert_eq!(holders.len(), 1);
     assert!(holders[0].address.is_unspecified());
     drop(squatter);
 
-    let _udp = UdpSocket::bind("0.0.0.0:69").unwrap();
-    let error = sockets::bind(&opening(), ADDRESS).unwrap_err();
+    let _udp = settled(|| UdpSocket::bind("0.0.0.0:69"), Result::is_ok).unwrap();
+    let error = settled(refused, |error| error.port == 69);
     assert_eq!((error.protocol, error.port), (Protocol::Udp, 69));
 }
 
